@@ -1,0 +1,229 @@
+//! What a model file holds, as plain values: tensors, the units that can be placed, and the shape of the model.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Bytes, QuantType};
+
+/// The place of a unit in [`Inventory::units`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct UnitId(pub u32);
+
+/// What a tensor does in the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The table of token vectors. Where the model has no output matrix it serves as that too.
+    Embedding,
+    /// Projections of attention with their biases, and rope factors.
+    Attention,
+    /// The feed-forward matrices of a dense layer.
+    DenseFfn,
+    /// An expert that every token passes.
+    SharedExpert,
+    /// An expert that the router may choose.
+    RoutedExpert,
+    /// The matrix that chooses experts.
+    Router,
+    /// Weights of norms.
+    Norm,
+    /// The matrix that makes logits.
+    Output,
+    /// Layers that predict further tokens. They are known, and not run.
+    MultiToken,
+}
+
+impl Role {
+    /// Every role, in the order of tables.
+    pub const ALL: [Self; 9] = [
+        Self::Embedding,
+        Self::Attention,
+        Self::DenseFfn,
+        Self::SharedExpert,
+        Self::RoutedExpert,
+        Self::Router,
+        Self::Norm,
+        Self::Output,
+        Self::MultiToken,
+    ];
+
+    /// The name in profiles and tables: `routed_expert`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Embedding => "embedding",
+            Self::Attention => "attention",
+            Self::DenseFfn => "dense_ffn",
+            Self::SharedExpert => "shared_expert",
+            Self::RoutedExpert => "routed_expert",
+            Self::Router => "router",
+            Self::Norm => "norm",
+            Self::Output => "output",
+            Self::MultiToken => "multi_token",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// One tensor of the model, where it lies in which file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tensor {
+    /// The name in the file: `blk.3.ffn_down.weight`.
+    pub name: String,
+    /// How its numbers are stored.
+    pub quant: QuantType,
+    /// Dimensions as in the file, the row length (input width) first.
+    pub dims: Vec<u64>,
+    /// The file of a split set, counted from 0.
+    pub file: u32,
+    /// Where its bytes start, from the start of that file.
+    pub offset: u64,
+    /// Its bytes in the file.
+    pub bytes: Bytes,
+}
+
+impl Tensor {
+    /// Numbers in one row (the input width of a matrix).
+    #[must_use]
+    pub fn row_elements(&self) -> u64 {
+        self.dims[0]
+    }
+
+    /// Rows over all further dimensions (the output width of a matrix; 1 for a vector).
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.dims[1..].iter().product()
+    }
+
+    /// Bytes of one row.
+    #[must_use]
+    pub fn row_bytes(&self) -> Bytes {
+        Bytes(self.bytes.0 / self.rows().max(1))
+    }
+}
+
+/// The smallest thing that has a home of its own: a tensor, or one expert's slice of a tensor that holds many.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unit {
+    /// The tensor, as an index into [`Inventory::tensors`].
+    pub tensor: u32,
+    /// What it does.
+    pub role: Role,
+    /// The layer it belongs to, from 0; none for embedding, output and their like.
+    pub layer: Option<u32>,
+    /// The routed expert, from 0.
+    pub expert: Option<u32>,
+    /// Rows of this unit.
+    pub rows: u64,
+    /// Where its bytes start, from the start of the tensor's file.
+    pub offset: u64,
+    /// Its bytes.
+    pub bytes: Bytes,
+}
+
+/// One file of the model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelFile {
+    /// The path as it was opened.
+    pub path: String,
+    /// Its length.
+    pub bytes: Bytes,
+}
+
+/// The sizes of a model that planning needs; everything else about an architecture is the engine's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelShape {
+    /// GGUF's `general.architecture`: `llama`, `deepseek2`.
+    pub architecture: String,
+    /// Layers that are run (multi-token-prediction layers left out).
+    pub layers: u32,
+    /// Width of the residual stream.
+    pub embedding: u32,
+    /// Query heads.
+    pub heads: u32,
+    /// Widest feed-forward inner width of a dense layer or shared expert.
+    pub feed_forward: u32,
+    /// Tokens in the vocabulary.
+    pub vocabulary: u32,
+    /// The context length the model was trained for.
+    pub context_train: u32,
+    /// For each layer, the numbers that one token adds to the K cache and to the V cache.
+    /// MLA layers keep their latent in K and nothing in V.
+    pub kv_per_token: Vec<(u32, u32)>,
+    /// Routed experts per layer; 0 for dense models.
+    pub experts: u32,
+    /// Routed experts that each token uses.
+    pub experts_used: u32,
+}
+
+/// The text side of a model, sized for planning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VocabularySize {
+    /// Tokens listed.
+    pub tokens: u64,
+    /// Merge rules listed.
+    pub merges: u64,
+    /// Bytes of all token texts and merge rules.
+    pub text_bytes: Bytes,
+}
+
+/// What a model holds: `gguf` makes it from a header, `plan` decides over it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// The model's name for people.
+    pub name: String,
+    /// Its files, in the order of the split.
+    pub files: Vec<ModelFile>,
+    /// Its sizes.
+    pub shape: ModelShape,
+    /// Its vocabulary's sizes.
+    pub vocabulary: VocabularySize,
+    /// Every tensor, in file order.
+    pub tensors: Vec<Tensor>,
+    /// Every unit, by tensor and then by expert.
+    pub units: Vec<Unit>,
+}
+
+impl Inventory {
+    /// The unit with this id.
+    #[must_use]
+    pub fn unit(&self, id: UnitId) -> &Unit {
+        &self.units[id.0 as usize]
+    }
+
+    /// The tensor that a unit is, or is a slice of.
+    #[must_use]
+    pub fn tensor_of(&self, unit: &Unit) -> &Tensor {
+        &self.tensors[unit.tensor as usize]
+    }
+
+    /// Every unit with its id.
+    pub fn iter(&self) -> impl Iterator<Item = (UnitId, &Unit)> {
+        self.units.iter().enumerate().map(|(i, unit)| (UnitId(i as u32), unit))
+    }
+
+    /// The first unit of the tensor with this name.
+    #[must_use]
+    pub fn find(&self, tensor: &str) -> Option<UnitId> {
+        self.iter().find(|(_, unit)| self.tensor_of(unit).name == tensor).map(|(id, _)| id)
+    }
+
+    /// Bytes of all units.
+    #[must_use]
+    pub fn bytes(&self) -> Bytes {
+        self.units.iter().map(|unit| unit.bytes).sum()
+    }
+
+    /// Whether the embedding table is the output matrix too.
+    #[must_use]
+    pub fn tied_output(&self) -> bool {
+        !self.units.iter().any(|unit| unit.role == Role::Output && self.tensor_of(unit).dims.len() > 1)
+    }
+}

@@ -1,0 +1,235 @@
+//! The plan as a value: for each unit its home, the device that computes it, and why.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Bytes, UnitId};
+
+/// A place for bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Tier {
+    /// The memory of the GPU with this number.
+    Gpu(u32),
+    /// System memory.
+    Ram,
+    /// The drive that holds the model.
+    Disk,
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gpu(number) => f.pad(&format!("gpu:{number}")),
+            Self::Ram => f.pad("ram"),
+            Self::Disk => f.pad("disk"),
+        }
+    }
+}
+
+/// A name that is no tier.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a tier\n\nhint: tiers are ram, disk and gpu:0, gpu:1, …")]
+pub struct NotATier(pub String);
+
+impl FromStr for Tier {
+    type Err = NotATier;
+
+    fn from_str(text: &str) -> Result<Self, NotATier> {
+        match text {
+            "ram" => Ok(Self::Ram),
+            "disk" => Ok(Self::Disk),
+            _ => text
+                .strip_prefix("gpu:")
+                .and_then(|number| number.parse().ok())
+                .map(Self::Gpu)
+                .ok_or_else(|| NotATier(text.to_owned())),
+        }
+    }
+}
+
+impl From<Tier> for String {
+    fn from(tier: Tier) -> Self {
+        tier.to_string()
+    }
+}
+
+impl TryFrom<String> for Tier {
+    type Error = NotATier;
+    fn try_from(text: String) -> Result<Self, NotATier> {
+        text.parse()
+    }
+}
+
+/// What computes with a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    /// The processor.
+    Cpu,
+    /// The GPU with this number.
+    Gpu(u32),
+}
+
+/// How keys and values are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KvType {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats, the usual choice.
+    #[default]
+    F16,
+    /// 8-bit blocks of 32 with a 16-bit scale.
+    #[serde(rename = "q8_0")]
+    Q8_0,
+}
+
+impl KvType {
+    /// Bytes of `elements` numbers. A row of `q8_0` is padded to whole blocks of 32.
+    #[must_use]
+    pub const fn bytes(self, elements: u64) -> Bytes {
+        Bytes(match self {
+            Self::F32 => elements * 4,
+            Self::F16 => elements * 2,
+            Self::Q8_0 => elements.div_ceil(32) * 34,
+        })
+    }
+
+    /// The name in profiles and flags.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Q8_0 => "q8_0",
+        }
+    }
+}
+
+/// The KV cache of one session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KvPlan {
+    /// Tokens it can hold: the context.
+    pub tokens: u32,
+    /// How keys are kept.
+    pub k_type: KvType,
+    /// How values are kept.
+    pub v_type: KvType,
+    /// Where it lives.
+    pub home: Tier,
+    /// Its size when full.
+    pub bytes: Bytes,
+}
+
+/// The bounded ring through which units homed on disk pass on their way to the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staging {
+    /// Bytes of one slot: at least the longest row of any unit that passes.
+    pub slot: Bytes,
+    /// Slots; 0 where nothing is homed on disk.
+    pub slots: u32,
+}
+
+impl Staging {
+    /// Bytes of the whole ring.
+    #[must_use]
+    pub const fn bytes(self) -> Bytes {
+        Bytes(self.slot.0 * self.slots as u64)
+    }
+}
+
+/// Where one unit lives and what computes with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// The tier that holds its bytes between uses.
+    pub home: Tier,
+    /// The device that computes with it in decode.
+    pub decode: Device,
+    /// The device that computes with it in prefill.
+    pub prefill: Device,
+    /// Why it is there, for people.
+    pub reason: String,
+}
+
+/// One item that occupies a tier besides weights, or the weights themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Load {
+    /// What it is: `weights`, `KV cache`, `ring`, `activations`, `vocabulary`, `process`.
+    pub what: String,
+    /// Its size.
+    pub bytes: Bytes,
+}
+
+/// A tier with its ceiling and what the plan puts there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierPlan {
+    /// Which tier.
+    pub tier: Tier,
+    /// The line it is never loaded over; none for disk.
+    pub ceiling: Option<Bytes>,
+    /// Everything it holds.
+    pub loads: Vec<Load>,
+    /// Bytes of weights read from it for one decoded token.
+    pub read_per_token: Bytes,
+}
+
+impl TierPlan {
+    /// The sum of all loads: the peak that the plan promises.
+    #[must_use]
+    pub fn bytes(&self) -> Bytes {
+        self.loads.iter().map(|load| load.bytes).sum()
+    }
+}
+
+/// What the plan expects, before anything is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Forecast {
+    /// Prompt tokens per second for a prompt of one micro-batch.
+    pub prompt_tokens_per_s: f64,
+    /// Decoded tokens per second at a short context.
+    pub decode_tokens_per_s: f64,
+    /// Seconds to the first token of a prompt of one micro-batch, the model being loaded.
+    pub time_to_first_token_s: f64,
+    /// Seconds to load resident units.
+    pub load_s: f64,
+    /// Whether every rate behind these figures was measured on this machine.
+    pub measured: bool,
+}
+
+/// Where every byte lives and what a token will cost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Every tier in use, nearest to compute first.
+    pub tiers: Vec<TierPlan>,
+    /// By [`UnitId`].
+    pub placements: Vec<Placement>,
+    /// The KV cache.
+    pub kv: KvPlan,
+    /// The ring from disk.
+    pub staging: Staging,
+    /// Prompt tokens computed in one pass.
+    pub micro_batch: u32,
+    /// CPU threads.
+    pub threads: u32,
+    /// What it will cost.
+    pub forecast: Forecast,
+    /// What differs from what was asked, and every estimate used: nothing falls back silently.
+    pub notes: Vec<String>,
+}
+
+impl Plan {
+    /// Where this unit lives.
+    #[must_use]
+    pub fn home(&self, unit: UnitId) -> Tier {
+        self.placements[unit.0 as usize].home
+    }
+
+    /// The tier's part of the plan, if it is used.
+    #[must_use]
+    pub fn tier(&self, tier: Tier) -> Option<&TierPlan> {
+        self.tiers.iter().find(|t| t.tier == tier)
+    }
+}
