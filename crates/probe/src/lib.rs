@@ -1,1 +1,125 @@
-//! Stub.
+//! Sees what a machine has, and measures how fast it is with the code that will run.
+//!
+//! Owns the reading of `/proc` and `/sys`, the measurements and their cache. Must never decide anything: it hands a
+//! [`Machine`] to `plan`.
+
+mod cache;
+mod cgroup;
+mod look;
+
+use std::path::{Path, PathBuf};
+
+use plan::{BytesPerSecond, Machine, Rate, Source};
+use serde::{Deserialize, Serialize};
+
+use cache::Rates;
+use look::{Drive, Seen};
+
+pub use look::{Resident, gpu_names, resident};
+
+/// Repeated measurements of one rate, in bytes or operations per second.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// The highest: what the machine can do when nothing disturbs it. This one is used.
+    pub best: f64,
+    /// The middle one.
+    pub median: f64,
+    /// The lowest.
+    pub worst: f64,
+    /// How many there were.
+    pub runs: u32,
+}
+
+/// Why a measurement could not be made or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The cache of rates could not be written.
+    #[error("cannot keep the measured rates in {path}: {source}", path = path.display())]
+    Cache {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// This machine as seen now: nothing is measured, nothing is written.
+///
+/// `model_dir` is a folder (or file) on the drive that holds the model. `cache` is the folder where
+/// measured rates are kept; rates that are not there are cautious estimates, marked [`Source::Estimated`].
+/// `ram_total` and `ram_available` are in bytes and within the limits of this process's control groups (versions 1 and 2).
+/// GPUs that this build cannot use are not listed; [`gpu_names`] names them.
+#[must_use]
+pub fn machine(model_dir: &Path, cache: Option<&Path>) -> Machine {
+    let seen = Seen::look();
+    let rates = cache.and_then(|folder| Rates::load(folder, &seen));
+    assemble(&seen, Drive::of(model_dir), rates.as_ref())
+}
+
+fn assemble(seen: &Seen, drive: Option<Drive>, rates: Option<&Rates>) -> Machine {
+    let cores = f64::from(seen.cores);
+    let disk_measured = drive.and_then(|drive| rates?.drives.get(&drive.key()));
+    Machine {
+        cpu: seen.cpu.clone(),
+        cores: seen.cores,
+        ram_total: seen.ram_total,
+        ram_available: seen.ram_available,
+        ram_read: rate(rates.map(|r| &r.ram_read), (cores * RAM_PER_CORE).min(RAM_MOST)),
+        cpu_ops_per_second: rates.map_or(cores * OPS_PER_CORE, |r| r.cpu_ops.best),
+        disk_read: rate(disk_measured, disk_estimate(drive)),
+        gpus: Vec::new(),
+    }
+}
+
+// Estimates are chosen so that ordinary desktops of the last ten years are faster: a forecast that is too slow
+// disappoints nobody.
+
+/// One core with AVX2 reads quantized weights at 5 GB/s or more.
+const RAM_PER_CORE: f64 = 5e9;
+/// Two channels of DDR4-2666 give about 30 GB/s in practice.
+const RAM_MOST: f64 = 30e9;
+/// One core with AVX2 does 20 GFLOP/s or more in quantized products.
+const OPS_PER_CORE: f64 = 20e9;
+/// A SATA drive; NVMe is three to ten times as fast.
+const DISK: f64 = 0.5e9;
+/// Platters in sequence.
+const DISK_ROTATING: f64 = 0.1e9;
+
+fn disk_estimate(drive: Option<Drive>) -> f64 {
+    if drive.and_then(Drive::rotates) == Some(true) { DISK_ROTATING } else { DISK }
+}
+
+fn rate(measured: Option<&Spread>, estimate: f64) -> Rate {
+    match measured {
+        Some(spread) => Rate { rate: BytesPerSecond(spread.best), source: Source::Measured },
+        None => Rate { rate: BytesPerSecond(estimate), source: Source::Estimated },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_cache_every_rate_is_an_estimate_that_says_so() {
+        let machine = machine(Path::new("/"), None);
+        assert_eq!(machine.ram_read.source, Source::Estimated);
+        assert_eq!(machine.disk_read.source, Source::Estimated);
+        assert!(machine.cores >= 1 && machine.ram_available <= machine.ram_total, "{machine:?}");
+        assert!(machine.disk_read.rate.0 > 0.0 && machine.cpu_ops_per_second > 0.0);
+    }
+
+    #[test]
+    fn measured_rates_are_used_where_they_are_known() {
+        let seen = Seen::look();
+        let spread = |best| Spread { best, median: best, worst: best, runs: 1 };
+        let mut rates = Rates::new(&seen, spread(7e10), spread(5e11));
+        let here = Drive::of(Path::new("/"));
+        let before = assemble(&seen, here, Some(&rates));
+        assert_eq!((before.ram_read.source, before.disk_read.source), (Source::Measured, Source::Estimated));
+
+        rates.drives.insert(here.expect("a drive").key(), spread(6e9));
+        let after = assemble(&seen, here, Some(&rates));
+        assert_eq!(after.disk_read, Rate { rate: BytesPerSecond(6e9), source: Source::Measured });
+    }
+}
