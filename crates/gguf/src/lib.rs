@@ -3,16 +3,16 @@
 //! Owns the file format. Must never know weights or devices, nor trust a length, offset or count that a file gives.
 
 mod error;
+mod header;
+mod inventory;
+mod layout;
 mod metadata;
+mod reader;
+mod roles;
+mod shape;
+mod split;
+mod vocabulary;
 
-pub use error::GgufError;
+pub use error::{GgufError, Lookalike};
 pub use metadata::{Metadata, Strings, Value};
-
-/// A model's header, read and checked.
-#[derive(Debug)]
-pub struct Model {
-    /// What the model holds.
-    pub inventory: plan::Inventory,
-    /// Its metadata.
-    pub metadata: Metadata,
-}
+pub use split::{Model, open};

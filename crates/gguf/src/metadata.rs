@@ -16,6 +16,12 @@ impl Strings {
         self.ends.push(self.bytes.len() as u32);
     }
 
+    /// Gives back memory beyond what the strings need.
+    pub(crate) fn shrink(&mut self) {
+        self.bytes.shrink_to_fit();
+        self.ends.shrink_to_fit();
+    }
+
     /// How many strings there are.
     #[must_use]
     pub fn len(&self) -> usize {
