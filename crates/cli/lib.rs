@@ -1,1 +1,13 @@
-//! Stub.
+//! Words in, words out: the command line of plimsoll.
+//!
+//! Owns arguments, the environment, standard output and the network. Must never do arithmetic on weights or decide where
+//! a byte lives. The binary (`main.rs`) parses, runs one command of [`commands`] and prints at most one error.
+
+pub mod args;
+pub mod commands;
+pub mod failure;
+pub mod fetch;
+mod open;
+mod output;
+mod show;
+mod signals;

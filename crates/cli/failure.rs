@@ -1,0 +1,142 @@
+//! How a command ends when it fails: one message on stderr, one exit code.
+//!
+//! Owns the exit codes. Must never decide how to go on.
+
+use std::process::ExitCode;
+
+use gguf::GgufError;
+
+use crate::fetch::FetchError;
+
+/// Exit codes that scripts may rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Anything else.
+    Failure = 1,
+    /// Flags or the profile are wrong.
+    Usage = 2,
+    /// The model's file is wrong, or of a kind that is not supported.
+    Model = 3,
+    /// It does not fit.
+    Resources = 4,
+    /// A file, the drive or the network failed.
+    Io = 5,
+    /// Ctrl-C or SIGTERM.
+    Interrupted = 130,
+}
+
+/// Flags or their values do not go together, or not with this model.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// The model is of a kind that this build cannot run.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unsupported(pub String);
+
+/// The user stopped it. What was made so far has been printed.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;
+
+/// Whoever read standard output has gone: there is nothing left to do, and nothing to complain about.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output is closed")]
+pub struct ReaderGone;
+
+/// The exit code of an error: the innermost cause that has one decides.
+#[must_use]
+pub fn exit(error: &anyhow::Error) -> Exit {
+    error.chain().filter_map(classify).last().unwrap_or(Exit::Failure)
+}
+
+fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    if let Some(error) = cause.downcast_ref::<GgufError>() {
+        return Some(if matches!(error, GgufError::Io { .. }) { Exit::Io } else { Exit::Model });
+    }
+    if let Some(error) = cause.downcast_ref::<FetchError>() {
+        return Some(match error {
+            FetchError::Name(_) | FetchError::NoSuchQuant { .. } | FetchError::NotBuilt(_) => Exit::Usage,
+            FetchError::NoGguf { .. } | FetchError::NotWhole { .. } => Exit::Model,
+            FetchError::NoSpace { .. } => Exit::Resources,
+            _ => Exit::Io,
+        });
+    }
+    if cause.is::<Usage>() {
+        return Some(Exit::Usage);
+    }
+    if cause.is::<Unsupported>() {
+        return Some(Exit::Model);
+    }
+    if cause.is::<Interrupted>() {
+        return Some(Exit::Interrupted);
+    }
+    (cause.is::<std::io::Error>() || cause.is::<probe::ProbeError>()).then_some(Exit::Io)
+}
+
+/// Prints the error, unless its cause wants silence, and gives the code to end with.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    if error.chain().any(|cause| cause.is::<ReaderGone>()) {
+        return ExitCode::SUCCESS;
+    }
+    if !error.chain().any(|cause| cause.is::<Interrupted>()) {
+        // Nobody is left to tell where even stderr is closed.
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("error: {}\n", message(error)).as_bytes());
+    }
+    ExitCode::from(exit(error) as u8)
+}
+
+/// The whole chain as one text: causes after colons, hints after a blank line at the end, nothing twice.
+#[must_use]
+pub fn message(error: &anyhow::Error) -> String {
+    let (mut text, mut hints) = (String::new(), String::new());
+    for cause in error.chain().map(ToString::to_string) {
+        let (what, hint) = cause.split_once("\n\nhint: ").unwrap_or((&cause, ""));
+        if !text.contains(what) {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.push_str(what);
+        }
+        if !hint.is_empty() && !hints.contains(hint) {
+            hints.push_str("\n\nhint: ");
+            hints.push_str(hint);
+        }
+    }
+    text + &hints
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::{Context, anyhow};
+
+    #[test]
+    fn each_kind_of_failure_has_its_code() {
+        let io = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        for (error, code) in [
+            (anyhow!("anything"), Exit::Failure),
+            (anyhow::Error::new(Usage("x".into())), Exit::Usage),
+            (anyhow::Error::new(Unsupported("x".into())).context("loading"), Exit::Model),
+            (anyhow::Error::new(GgufError::missing_key("a.b")), Exit::Model),
+            (anyhow::Error::new(GgufError::Io { path: "x".into(), source: io() }), Exit::Io),
+            (anyhow::Error::new(FetchError::Name("x".into())), Exit::Usage),
+            (anyhow::Error::new(io()).context("reading x"), Exit::Io),
+            (anyhow::Error::new(Interrupted), Exit::Interrupted),
+        ] {
+            assert_eq!(exit(&error), code, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_tells_each_cause_once_and_ends_with_the_hint() {
+        let inner = GgufError::missing_key("llama.block_count");
+        let error = Err::<(), _>(inner).context("opening m.gguf").expect_err("an error");
+        let text = message(&error);
+        assert!(text.starts_with("opening m.gguf: metadata key llama.block_count is missing\n\nhint: "), "{text}");
+
+        let source = std::io::Error::other("disk on fire");
+        let error = anyhow::Error::new(GgufError::Io { path: "m.gguf".into(), source });
+        assert_eq!(message(&error), "m.gguf: disk on fire");
+    }
+}

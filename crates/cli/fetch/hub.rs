@@ -1,0 +1,220 @@
+//! The hub itself, over the network, by the `hf-hub` crate.
+
+use std::path::{Component, Path, PathBuf};
+
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
+use hf_hub::{Cache, Repo};
+use plan::Bytes;
+
+use super::{FetchError, HubName, choose};
+use crate::show;
+
+/// A hub and the local cache of its files.
+pub(super) struct Hub {
+    api: Api,
+    cache: PathBuf,
+}
+
+/// One file to come.
+struct Part {
+    path: String,
+    bytes: u64,
+    /// Where it will be found.
+    landed: PathBuf,
+}
+
+impl Hub {
+    /// The hub that `HF_ENDPOINT` names, else Hugging Face's; with `HF_TOKEN`, else the token of the hub's own client.
+    pub(super) fn from_environment(cache: &Path) -> Result<Self, FetchError> {
+        let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self::new(text("HF_ENDPOINT").as_deref(), text("HF_TOKEN"), cache)
+    }
+
+    fn new(endpoint: Option<&str>, token: Option<String>, cache: &Path) -> Result<Self, FetchError> {
+        let mut builder = ApiBuilder::from_cache(Cache::new(cache.to_owned())).with_progress(false).with_retries(3);
+        if let Some(endpoint) = endpoint {
+            builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
+        }
+        if token.is_some() {
+            builder = builder.with_token(token);
+        }
+        let api = builder.build().map_err(|error| transfer("the hub", &error))?;
+        Ok(Self { api, cache: cache.to_owned() })
+    }
+
+    /// Fetches every file of the model that is not here yet and returns the path of the first.
+    pub(super) fn pull(&self, name: &HubName) -> Result<PathBuf, FetchError> {
+        let repo = self.api.repo(Repo::model(name.repo.clone()));
+        let info = repo.info().map_err(|error| transfer(&name.repo, &error))?;
+        let files: Vec<String> = info.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
+        let parts =
+            choose(name, &files)?.into_iter().map(|path| self.ask(name, &repo, path)).collect::<Result<Vec<_>, _>>()?;
+        let missing: Vec<&Part> = parts.iter().filter(|part| !part.is_here()).collect();
+        self.check_space(name, &missing)?;
+        for part in missing {
+            let bar = show::Progress::bytes(&part.path, Bytes(part.bytes));
+            let path = repo
+                .download_with_progress(&part.path, Download { bar })
+                .map_err(|error| transfer(&format!("{} of {}", part.path, name.repo), &error))?;
+            let came = path.metadata().map_or(0, |meta| meta.len());
+            if came != part.bytes {
+                let what = format!("{came} of {} bytes", part.bytes);
+                return Err(FetchError::Answer { what, url: repo.url(&part.path) });
+            }
+        }
+        let first = parts.into_iter().next().ok_or_else(|| FetchError::NoGguf { repo: name.repo.clone() })?;
+        Ok(first.landed)
+    }
+
+    /// Asks the hub about one file. Names that come from the network become paths here, so they are checked.
+    fn ask(&self, name: &HubName, repo: &ApiRepo, path: String) -> Result<Part, FetchError> {
+        let url = repo.url(&path);
+        let known = self.api.metadata(&url).map_err(|error| transfer(&path, &error))?;
+        let plain = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let inside = Path::new(&path).components().all(|part| matches!(part, Component::Normal(_)));
+        if !inside || !plain(known.etag()) || !plain(known.commit_hash()) {
+            return Err(FetchError::Answer { what: format!("unusable name or tag for {path:?}"), url });
+        }
+        let cached = Cache::new(self.cache.clone()).repo(Repo::model(name.repo.clone()));
+        let landed = cached.pointer_path(known.commit_hash()).join(&path);
+        Ok(Part { path, bytes: known.size() as u64, landed })
+    }
+
+    /// Refuses a download that the drive cannot hold. Bytes of an interrupted one are counted again: they are few.
+    fn check_space(&self, name: &HubName, missing: &[&Part]) -> Result<(), FetchError> {
+        let need = Bytes(missing.iter().map(|part| part.bytes).sum());
+        let folder = self.cache.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/")).to_owned();
+        // A file system that cannot say how full it is will say so when it is written to.
+        let Ok(system) = rustix::fs::statvfs(&folder) else { return Ok(()) };
+        let free = Bytes(system.f_bavail.saturating_mul(system.f_frsize));
+        if need > free { Err(FetchError::NoSpace { model: name.to_string(), need, free, folder }) } else { Ok(()) }
+    }
+}
+
+impl Part {
+    fn is_here(&self) -> bool {
+        self.landed.metadata().is_ok_and(|meta| meta.len() == self.bytes)
+    }
+}
+
+/// Shows a download as one bar.
+struct Download {
+    bar: show::Progress,
+}
+
+impl hf_hub::api::Progress for Download {
+    fn init(&mut self, _size: usize, _filename: &str) {
+        // Called again after each retry, followed by an update with all bytes that are here.
+        self.bar.set(Bytes::ZERO);
+    }
+
+    fn update(&mut self, size: usize) {
+        self.bar.add(Bytes(size as u64));
+    }
+
+    fn finish(&mut self) {}
+}
+
+fn transfer(what: &str, error: &ApiError) -> FetchError {
+    let mut why = error.to_string();
+    if why.contains("401") || why.contains("403") {
+        why.push_str(" (no such repository, or one that wants a token in HF_TOKEN)");
+    }
+    FetchError::Transfer { what: what.to_owned(), why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::{Arc, Mutex};
+
+    const FILE: &[u8] = b"GGUF, or nearly";
+
+    /// A hub with one repository `o/r` of one file, on this machine. Returns its address and the ranges that were asked.
+    fn tiny_hub(etag: &'static str) -> (String, Arc<Mutex<Vec<String>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = format!("http://{}", listener.local_addr().expect("an address"));
+        let ranges = Arc::new(Mutex::new(Vec::new()));
+        let asked = ranges.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                // A client that goes away early fails this answer only.
+                let _ = answer(&stream, etag, &asked);
+            }
+        });
+        (address, ranges)
+    }
+
+    fn answer(mut stream: &TcpStream, etag: &str, asked: &Mutex<Vec<String>>) -> std::io::Result<()> {
+        let lines: Vec<String> =
+            BufReader::new(stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+        let target = lines.first().and_then(|line| line.split(' ').nth(1)).unwrap_or("").to_owned();
+        if target.starts_with("/api/models/o/r") {
+            let body = r#"{"siblings":[{"rfilename":"m-Q4_0.gguf"},{"rfilename":"README.md"}],"sha":"c0ffee"}"#;
+            return write!(
+                stream,
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            );
+        }
+        if target != "/o/r/resolve/main/m-Q4_0.gguf" {
+            return write!(stream, "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+        let range =
+            lines.iter().find_map(|line| line.to_ascii_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
+        let range = range.unwrap_or_else(|| "0-".into());
+        asked.lock().expect("no panic").push(range.clone());
+        let (start, end) = range.split_once('-').unwrap_or(("0", ""));
+        let start: usize = start.parse().unwrap_or(0);
+        let end = end.parse().unwrap_or(FILE.len() - 1);
+        let body = &FILE[start..=end];
+        write!(
+            stream,
+            "HTTP/1.1 206 Partial Content\r\netag: \"{etag}\"\r\nx-repo-commit: c0ffee\r\n\
+             content-range: bytes {start}-{end}/{}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            FILE.len(),
+            body.len()
+        )?;
+        stream.write_all(body)
+    }
+
+    #[test]
+    fn a_model_is_fetched_once_and_resumed_where_it_stopped() {
+        let (address, asked) = tiny_hub("abc123");
+        let cache = tempfile::tempdir().expect("a folder");
+        let hub = Hub::new(Some(&address), None, cache.path()).expect("a hub");
+        let blobs = cache.path().join("models--o--r/blobs");
+        std::fs::create_dir_all(&blobs).expect("a folder");
+        std::fs::write(blobs.join("abc123.part"), &FILE[..4]).expect("a part");
+
+        let name = "hf:o/r".parse().expect("a name");
+        let path = hub.pull(&name).expect("a model");
+        assert_eq!(std::fs::read(&path).expect("a file"), FILE);
+        assert_eq!(asked.lock().expect("no panic").last().map(String::as_str), Some("4-"), "goes on where it stopped");
+
+        let before = asked.lock().expect("no panic").len();
+        assert_eq!(hub.pull(&name).expect("a model"), path);
+        assert_eq!(asked.lock().expect("no panic")[before..], ["0-0"], "only its size is asked again");
+        assert_eq!(super::super::cached(&name, cache.path()), Some(path));
+    }
+
+    #[test]
+    fn a_tag_that_leaves_the_cache_is_refused() {
+        let (address, _) = tiny_hub("../../escape");
+        let cache = tempfile::tempdir().expect("a folder");
+        let hub = Hub::new(Some(&address), None, cache.path()).expect("a hub");
+        let error = hub.pull(&"hf:o/r".parse().expect("a name")).expect_err("a bad tag");
+        assert!(matches!(error, FetchError::Answer { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_repository_that_is_not_there_is_named() {
+        let (address, _) = tiny_hub("abc");
+        let cache = tempfile::tempdir().expect("a folder");
+        let hub = Hub::new(Some(&address), None, cache.path()).expect("a hub");
+        let error = hub.pull(&"hf:o/other".parse().expect("a name")).expect_err("no repository");
+        assert!(error.to_string().contains("o/other") && error.to_string().contains("404"), "{error}");
+    }
+}
