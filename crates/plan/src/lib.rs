@@ -4,13 +4,20 @@
 //! Pure: text in, values out. Must never know a file, clock, environment, thread, random number or device.
 
 mod bytes;
+pub mod cost;
+mod forecast;
 mod inventory;
 mod machine;
 mod placement;
+mod planner;
+pub mod profile;
 mod quant;
+mod suggest;
 
 pub use bytes::{Bytes, BytesPerSecond, NotASize};
 pub use inventory::{Inventory, ModelFile, ModelShape, Role, Tensor, Unit, UnitId, VocabularySize};
-pub use machine::{Gpu, Machine, Rate, Source};
+pub use machine::{GPU_CAPABILITY_MIN, Gpu, Machine, Rate, Source};
 pub use placement::{Device, Forecast, KvPlan, KvType, Load, NotATier, Placement, Plan, Staging, Tier, TierPlan};
+pub use planner::{DoesNotFit, Refusal, plan};
+pub use profile::{Overrides, Profile, ProfileError};
 pub use quant::{NotAQuantType, QuantType};

@@ -60,3 +60,6 @@ pub struct Machine {
     /// GPUs, by number.
     pub gpus: Vec<Gpu>,
 }
+
+/// The oldest compute capability that the GPU kernels are built for; older GPUs are refused by name.
+pub const GPU_CAPABILITY_MIN: (u32, u32) = (8, 0);

@@ -1,0 +1,139 @@
+//! What plimsoll occupies besides weights: every constant and formula in one place, to be calibrated against the process.
+//!
+//! The engine sizes its buffers with the same functions, so that what is planned is what is allocated.
+
+use crate::{Bytes, Inventory, KvType, ModelShape, Role, Unit};
+
+/// Code, stacks, allocator and runtime of the process, before any model.
+pub const PROCESS: Bytes = Bytes(24 << 20);
+/// What the CUDA driver adds to the process in RAM.
+pub const PROCESS_CUDA: Bytes = Bytes(256 << 20);
+/// What a CUDA context with its kernels takes on the GPU.
+pub const GPU_CONTEXT: Bytes = Bytes(448 << 20);
+/// Bookkeeping in RAM for one unit: the unit, its placement with the reason, its lease.
+pub const UNIT_RECORD: Bytes = Bytes(256);
+/// Bookkeeping in RAM for one tensor: its name and description.
+pub const TENSOR_RECORD: Bytes = Bytes(320);
+/// Every unit in an arena starts at a multiple of this.
+pub const UNIT_ALIGNMENT: u64 = 64;
+/// Rows of logits that are computed at once where every position is asked for; one row is enough otherwise.
+pub const LOGIT_ROWS: u32 = 8;
+
+/// Slots of the ring from disk, the usual one first; tight ceilings take a later one.
+pub const RINGS: [(Bytes, u32); 4] =
+    [(Bytes(4 << 20), 4), (Bytes(2 << 20), 4), (Bytes(1 << 20), 4), (Bytes(1 << 20), 3)];
+
+/// Prompt tokens computed in one pass, the usual number first; tight ceilings take a later one.
+pub const MICRO_BATCHES: [u32; 6] = [512, 256, 128, 64, 32, 16];
+/// The same where weights are streamed to a GPU, which pays off with more tokens in a pass.
+pub const MICRO_BATCHES_STREAMED: [u32; 8] = [2048, 1024, 512, 256, 128, 64, 32, 16];
+/// Tokens of context where none are asked for (and the model was trained for as many); tight ceilings take a later one.
+pub const CONTEXTS: [u32; 4] = [4096, 2048, 1024, 512];
+
+/// The process with its bookkeeping of this model, in RAM.
+#[must_use]
+pub fn process(inventory: &Inventory, with_gpu: bool) -> Bytes {
+    let records = UNIT_RECORD.0 * inventory.units.len() as u64 + TENSOR_RECORD.0 * inventory.tensors.len() as u64;
+    let cuda = if with_gpu { PROCESS_CUDA } else { Bytes::ZERO };
+    PROCESS + cuda + Bytes(records)
+}
+
+/// The tokenizer built from the model's vocabulary: `2.2 × text + 120 B × tokens + 60 B × merges`.
+///
+/// Texts stand in the table of tokens and in the table that finds them; each token and each merge rule has an entry in
+/// a hash map.
+#[must_use]
+pub fn vocabulary(inventory: &Inventory) -> Bytes {
+    let size = inventory.vocabulary;
+    Bytes(size.text_bytes.0 * 22 / 10 + size.tokens * 120 + size.merges * 60)
+}
+
+/// The KV cache of `tokens` tokens: over layers, `tokens × (row of keys + row of values)`.
+#[must_use]
+pub fn kv_cache(shape: &ModelShape, tokens: u32, k_type: KvType, v_type: KvType) -> Bytes {
+    let row = |(k, v): &(u32, u32)| k_type.bytes(u64::from(*k)) + v_type.bytes(u64::from(*v));
+    let token: Bytes = shape.kv_per_token.iter().map(row).sum();
+    Bytes(token.0 * u64::from(tokens))
+}
+
+/// Bytes that a unit occupies in an arena: its own, rounded up to [`UNIT_ALIGNMENT`].
+#[must_use]
+pub const fn resident(unit: &Unit) -> Bytes {
+    Bytes(unit.bytes.0.next_multiple_of(UNIT_ALIGNMENT))
+}
+
+/// The widest vectors of a model: what one token occupies while a layer is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Widths {
+    /// The residual stream.
+    pub embedding: u64,
+    /// The widest input or output of an attention matrix (a fused one holds queries, keys and values).
+    pub attention: u64,
+    /// Keys and values of one token in one layer.
+    pub kv: u64,
+    /// The widest input or output of a feed-forward matrix, the chosen experts of one token side by side.
+    pub feed_forward: u64,
+    /// Tokens of the vocabulary.
+    pub vocabulary: u64,
+}
+
+impl Widths {
+    /// Reads the widths from the shape and, where matrices are fused, from their tensors.
+    #[must_use]
+    pub fn of(inventory: &Inventory) -> Self {
+        let shape = &inventory.shape;
+        let mut attention = u64::from(shape.embedding);
+        let mut feed_forward = u64::from(shape.feed_forward);
+        let mut expert = 0;
+        for unit in &inventory.units {
+            let tensor = inventory.tensor_of(unit);
+            if tensor.dims.len() < 2 {
+                continue;
+            }
+            let wide = tensor.row_elements().max(unit.rows);
+            match unit.role {
+                Role::Attention => attention = attention.max(wide),
+                Role::DenseFfn | Role::SharedExpert => feed_forward = feed_forward.max(wide),
+                // The inner width, whichever way the matrix lies.
+                Role::RoutedExpert => expert = expert.max(tensor.row_elements() * unit.rows / stream_width(shape)),
+                _ => {}
+            }
+        }
+        let kv = shape.kv_per_token.iter().map(|(k, v)| u64::from(*k) + u64::from(*v)).max().unwrap_or(0);
+        Self {
+            embedding: u64::from(shape.embedding),
+            attention,
+            kv,
+            feed_forward: feed_forward.max(expert * u64::from(shape.experts_used)),
+            vocabulary: u64::from(shape.vocabulary),
+        }
+    }
+}
+
+/// The width of the residual stream, to divide by.
+fn stream_width(shape: &ModelShape) -> u64 {
+    u64::from(shape.embedding).max(1)
+}
+
+/// Buffers of activations, in 32-bit floats unless said:
+///
+/// ```text
+/// micro_batch × ( 4 × embedding      residual, normed, result of a block, spare
+///               + 3 × attention      queries or fused output, rotated queries, attention's output
+///               + kv                 keys and values before they are stored
+///               + 3 × feed_forward   gate, up, product
+///               + 1.125 B × widest   the same row as 8-bit blocks for the integer kernels )
+/// + threads × context                scores of one head
+/// + (rows + 2) × vocabulary          logits, and the sampler's candidates
+/// ```
+///
+/// where `rows` is the smaller of `micro_batch` and [`LOGIT_ROWS`].
+#[must_use]
+pub fn activations(widths: &Widths, micro_batch: u32, threads: u32, context: u32) -> Bytes {
+    let widest = widths.embedding.max(widths.attention).max(widths.feed_forward);
+    let floats = 4 * widths.embedding + 3 * widths.attention + widths.kv + 3 * widths.feed_forward;
+    let token = 4 * floats + widest * 9 / 8;
+    let scores = 4 * u64::from(threads) * u64::from(context);
+    let logits = 4 * (u64::from(micro_batch.min(LOGIT_ROWS)) + 2) * widths.vocabulary;
+    Bytes(u64::from(micro_batch) * token + scores + logits)
+}

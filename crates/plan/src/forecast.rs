@@ -1,0 +1,194 @@
+//! What a token will cost, before anything is loaded.
+//!
+//! A model is a row of stages: its layers, and after them the output. Units of a stage wait for those of the stage
+//! before. Inside a stage the CPU computes while the ring fills; across stages it does not matter how far the ring has
+//! run ahead, for it is small beside a layer. Hence, for decode,
+//!
+//! ```text
+//! seconds per token = Σ stages  max( disk bytes / disk rate , (ram + disk bytes) / ram rate )  +  gpu bytes / gpu rate
+//! ```
+//!
+//! where routed experts count by the share that one token uses, and of an embedding only a row is read. RAM's rate is
+//! the one that the CPU kernels reach with all cores, scaled down where fewer threads are asked for. For a prompt of
+//! one micro-batch of m tokens,
+//!
+//! ```text
+//! seconds = Σ stages  max( disk bytes / disk rate , bytes / ram rate , operations / CPU rate , streamed bytes / link )
+//!                   +  gpu bytes / gpu rate
+//! operations = 2 × weights × m  +  2 × embedding × m²  (causal attention)
+//! ```
+//!
+//! where m tokens touch `1 − (1 − used/experts)^m` of the experts, and the output is computed for the last token only.
+//! Operations on a GPU are not counted: its link is the limit until a batch is very large.
+
+use crate::{Device, Forecast, Inventory, Machine, Plan, QuantType, Role, Source, Tier, Unit};
+
+/// A forecast of nothing, to be replaced.
+pub(crate) const NONE: Forecast = Forecast {
+    prompt_tokens_per_s: 0.0,
+    decode_tokens_per_s: 0.0,
+    time_to_first_token_s: 0.0,
+    load_s: 0.0,
+    measured: false,
+};
+
+/// The share of a unit that `tokens` tokens of one pass touch, on average.
+fn touched(inventory: &Inventory, unit: &Unit, tied: bool, tokens: u32) -> f64 {
+    let shape = &inventory.shape;
+    match unit.role {
+        Role::MultiToken => 0.0,
+        Role::Embedding if !tied => (f64::from(tokens) / unit.rows.max(1) as f64).min(1.0),
+        Role::RoutedExpert => {
+            let share = f64::from(shape.experts_used) / f64::from(shape.experts.max(1));
+            1.0 - (1.0 - share.min(1.0)).powf(f64::from(tokens))
+        }
+        _ => 1.0,
+    }
+}
+
+/// Bytes of this unit that are read for one decoded token, on average.
+pub(crate) fn read_per_token(inventory: &Inventory, unit: &Unit, tied: bool) -> f64 {
+    unit.bytes.as_f64() * touched(inventory, unit, tied, 1)
+}
+
+/// Rates of a machine, none of them zero.
+struct Rates {
+    ram: f64,
+    disk: f64,
+    operations: f64,
+}
+
+/// What the units of one stage cost.
+#[derive(Clone, Copy, Default)]
+struct Stage {
+    disk_bytes: f64,
+    cpu_bytes: f64,
+    link_s: f64,
+    gpu_s: f64,
+    operations: f64,
+}
+
+impl Stage {
+    fn seconds(&self, rates: &Rates) -> f64 {
+        let cpu = (self.cpu_bytes / rates.ram).max(self.operations / rates.operations);
+        cpu.max(self.disk_bytes / rates.disk).max(self.link_s) + self.gpu_s
+    }
+}
+
+/// The forecast of a plan, and notes on every estimate behind it.
+pub(crate) fn forecast(plan: &Plan, inventory: &Inventory, machine: &Machine) -> (Forecast, Vec<String>) {
+    let share = f64::from(plan.threads.min(machine.cores)) / f64::from(machine.cores.max(1));
+    let rates = Rates {
+        ram: (machine.ram_read.rate.0 * share).max(1.0),
+        disk: machine.disk_read.rate.0.max(1.0),
+        operations: (machine.cpu_ops_per_second * share).max(1.0),
+    };
+    let decode_s: f64 = stages(plan, inventory, machine, Pass::Decode).iter().map(|stage| stage.seconds(&rates)).sum();
+    let prompt = stages(plan, inventory, machine, Pass::Prompt(plan.micro_batch));
+    let prompt_s: f64 = prompt.iter().map(|stage| stage.seconds(&rates)).sum();
+    let resident: f64 = inventory
+        .units
+        .iter()
+        .zip(&plan.placements)
+        .filter(|(_, placement)| placement.home != Tier::Disk)
+        .map(|(unit, _)| unit.bytes.as_f64())
+        .sum();
+    let mut sources = vec![("RAM and CPU", machine.ram_read), ("the model's drive", machine.disk_read)];
+    for tier in &plan.tiers {
+        if let Tier::Gpu(number) = tier.tier
+            && let Some(gpu) = machine.gpus.get(number as usize)
+        {
+            sources.extend([("GPU memory", gpu.read), ("the link to the GPU", gpu.link)]);
+        }
+    }
+    let estimated = sources.iter().filter(|(_, rate)| rate.source == Source::Estimated);
+    let estimated: Vec<String> = estimated.map(|(what, rate)| format!("{what} ({})", rate.rate)).collect();
+    let mut notes = Vec::new();
+    if !estimated.is_empty() {
+        let rates = estimated.join(", ");
+        notes.push(format!("the forecast uses estimated rates of {rates}: `plimsoll probe` measures them"));
+    }
+    if share < 1.0 {
+        notes.push(format!("the forecast scales rates of {} cores down to {} threads", machine.cores, plan.threads));
+    }
+    let per_second = |tokens: f64, seconds: f64| if seconds > 0.0 { tokens / seconds } else { 0.0 };
+    let forecast = Forecast {
+        prompt_tokens_per_s: per_second(f64::from(plan.micro_batch), prompt_s),
+        decode_tokens_per_s: per_second(1.0, decode_s),
+        time_to_first_token_s: prompt_s,
+        load_s: resident / rates.disk,
+        measured: estimated.is_empty(),
+    };
+    (forecast, notes)
+}
+
+#[derive(Clone, Copy)]
+enum Pass {
+    Decode,
+    Prompt(u32),
+}
+
+fn stages(plan: &Plan, inventory: &Inventory, machine: &Machine, pass: Pass) -> Vec<Stage> {
+    let tied = inventory.tied_output();
+    let layers = inventory.shape.layers as usize;
+    let tokens = match pass {
+        Pass::Decode => 1,
+        Pass::Prompt(tokens) => tokens,
+    };
+    let mut stages = vec![Stage::default(); layers + 1];
+    for (unit, placement) in inventory.units.iter().zip(&plan.placements) {
+        let stage = unit.layer.map_or(layers, |layer| (layer as usize).min(layers));
+        // After a prompt only the last token's logits are wanted.
+        let tokens = if stage == layers && unit.role != Role::Embedding { 1 } else { tokens };
+        let device = match pass {
+            Pass::Decode => placement.decode,
+            Pass::Prompt(_) => placement.prefill,
+        };
+        let bytes = unit.bytes.as_f64() * touched(inventory, unit, tied, tokens);
+        let stage = &mut stages[stage];
+        if placement.home == Tier::Disk {
+            stage.disk_bytes += bytes;
+        }
+        match device {
+            Device::Cpu => {
+                stage.cpu_bytes += bytes;
+                stage.operations += operations(inventory, unit, tied, tokens);
+            }
+            Device::Gpu(number) => {
+                let Some(gpu) = machine.gpus.get(number as usize) else { continue };
+                if matches!(placement.home, Tier::Gpu(_)) {
+                    stage.gpu_s += bytes / gpu.read.rate.0.max(1.0);
+                } else {
+                    stage.link_s += bytes / gpu.link.rate.0.max(1.0);
+                }
+            }
+        }
+    }
+    if let Pass::Prompt(tokens) = pass
+        && plan.kv.home == Tier::Ram
+    {
+        let attention = 2.0 * f64::from(inventory.shape.embedding) * f64::from(tokens).powi(2);
+        stages[..layers].iter_mut().for_each(|stage| stage.operations += attention);
+    }
+    stages
+}
+
+/// Multiplications and additions with this unit for so many tokens.
+fn operations(inventory: &Inventory, unit: &Unit, tied: bool, tokens: u32) -> f64 {
+    let shape = &inventory.shape;
+    let tensor = inventory.tensor_of(unit);
+    if tensor.dims.len() < 2 || unit.role == Role::MultiToken || (unit.role == Role::Embedding && !tied) {
+        return 0.0;
+    }
+    let used = match unit.role {
+        Role::RoutedExpert => f64::from(shape.experts_used) / f64::from(shape.experts.max(1)),
+        _ => 1.0,
+    };
+    // The tied embedding makes logits of the last token only.
+    let tokens = if unit.role == Role::Embedding { 1 } else { tokens };
+    2.0 * elements(tensor.quant, unit) * used * f64::from(tokens)
+}
+
+fn elements(quant: QuantType, unit: &Unit) -> f64 {
+    unit.bytes.as_f64() / quant.block_bytes() as f64 * quant.block_elements() as f64
+}

@@ -1,0 +1,127 @@
+//! From the draft that was chosen to the plan: devices, reasons, loads, notes.
+
+use super::rules::Wish;
+use super::{Draft, Planner};
+use crate::{Bytes, Device, Placement, Plan, Role, Tier, TierPlan, Unit, cost, forecast};
+
+pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) -> Plan {
+    let Draft { setup, homes, loads, .. } = draft;
+    let placements: Vec<Placement> = homes
+        .iter()
+        .enumerate()
+        .map(|(index, home)| {
+            let decode = match home {
+                Tier::Gpu(number) => Device::Gpu(*number),
+                Tier::Ram | Tier::Disk => Device::Cpu,
+            };
+            let prefill = match setup.stream {
+                Some(number) if planner.is_streamed(index, *home) => Device::Gpu(number),
+                _ => decode,
+            };
+            Placement { home: *home, decode, prefill, reason: reason(planner, index, *home) }
+        })
+        .collect();
+    let mut read = vec![0.0; planner.limits.len()];
+    for (unit, home) in planner.inventory.units.iter().zip(&homes) {
+        if let Some(place) = planner.limits.iter().position(|limit| limit.tier == *home) {
+            read[place] += forecast::read_per_token(planner.inventory, unit, planner.tied);
+        }
+    }
+    let tiers = planner
+        .limits
+        .iter()
+        .zip(loads)
+        .zip(read)
+        .map(|((limit, loads), read)| TierPlan {
+            tier: limit.tier,
+            ceiling: limit.ceiling,
+            loads,
+            read_per_token: Bytes(read as u64),
+        })
+        .filter(|tier| tier.tier != Tier::Disk || tier.bytes() > Bytes::ZERO)
+        .collect();
+    say_settings(planner, &setup, &mut notes);
+    let mut plan = Plan {
+        tiers,
+        placements,
+        kv: setup.kv,
+        staging: setup.staging,
+        micro_batch: setup.micro_batch,
+        threads: planner.threads,
+        forecast: forecast::NONE,
+        notes,
+    };
+    let (forecast, estimates) = forecast::forecast(&plan, planner.inventory, planner.machine);
+    plan.forecast = forecast;
+    plan.notes.extend(estimates);
+    plan
+}
+
+/// Notes about every setting that differs from what was asked or from the usual.
+fn say_settings(planner: &Planner, setup: &super::Setup, notes: &mut Vec<String>) {
+    let (profile, shape) = (planner.profile, &planner.inventory.shape);
+    let usual =
+        if planner.stream_wished().is_some() { cost::MICRO_BATCHES_STREAMED[0] } else { cost::MICRO_BATCHES[0] };
+    if profile.prefill.micro_batch.value().is_none() && setup.micro_batch < usual {
+        let batch = setup.micro_batch;
+        notes.push(format!("micro-batch {batch} instead of {usual}: the ceiling leaves more to weights"));
+    }
+    let tokens = setup.kv.tokens;
+    match profile.context.tokens.value() {
+        None if tokens < shape.context_train => {
+            let trained = shape.context_train;
+            notes.push(format!(
+                "context of {tokens} tokens, and the model was trained for {trained}: ask for more with -c"
+            ));
+        }
+        Some(_) if tokens > shape.context_train => {
+            let trained = shape.context_train;
+            notes.push(format!("context of {tokens} tokens, and the model was trained for only {trained}"));
+        }
+        _ => {}
+    }
+    if planner.threads > planner.machine.cores {
+        notes.push(format!("{} threads on {} cores", planner.threads, planner.machine.cores));
+    }
+    if let Some(ram) = planner.limit(Tier::Ram).and_then(|limit| limit.ceiling)
+        && ram > planner.machine.ram_available
+    {
+        notes.push(format!("ram: {ram} allowed, and {} are available now", planner.machine.ram_available));
+    }
+    if planner.wishes.wish.contains(&Wish::NotRun) {
+        notes.push("layers that predict further tokens are known and not run: they stay in the file".to_owned());
+    }
+}
+
+/// Why a unit lives where it lives.
+fn reason(planner: &Planner, index: usize, home: Tier) -> String {
+    let unit = &planner.inventory.units[index];
+    match planner.wishes.wish[index] {
+        Wish::NotRun => "not run: stays in the file".to_owned(),
+        Wish::Open => open_reason(unit, home, planner.tied),
+        Wish::Pinned(_) => asked(planner, index),
+        Wish::Either(first, _) if first == home => asked(planner, index),
+        Wish::Either(first, _) => format!("{}: {first} is full", asked(planner, index)),
+    }
+}
+
+fn asked(planner: &Planner, index: usize) -> String {
+    match planner.wishes.rule[index] {
+        Some(rule) => planner.profile.rules[rule as usize].origin.short(),
+        None => "default of the profile".to_owned(),
+    }
+}
+
+fn open_reason(unit: &Unit, home: Tier, tied: bool) -> String {
+    let rows_only = unit.role == Role::Embedding && !tied;
+    match (home, unit.role) {
+        (Tier::Disk, _) if rows_only => "only single rows are read: disk costs little".to_owned(),
+        (Tier::Disk, Role::RoutedExpert) => "read by few tokens, and nearer tiers are full".to_owned(),
+        (Tier::Disk, _) => "nearer tiers are full: streamed through the ring".to_owned(),
+        (_, Role::RoutedExpert) => format!("{home} had room after what every token reads"),
+        (_, _) if rows_only => format!("{home} had room left"),
+        (_, Role::Norm | Role::Router) => format!("small and read by every token: first into {home}"),
+        (_, Role::Attention) => format!("read by every token, beside the KV cache: early into {home}"),
+        _ => format!("read by every token: {home} had room"),
+    }
+}

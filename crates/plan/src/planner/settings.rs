@@ -1,0 +1,190 @@
+//! The search over what a profile leaves open: tokens of context, micro-batch, ring and streaming buffers.
+
+use super::refusal::{DoesNotFit, Refusal};
+use super::{Draft, Planner};
+use crate::{Bytes, KvPlan, KvType, Staging, Tier, cost};
+
+/// One choice of everything that the profile leaves open.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setup {
+    pub(super) kv: KvPlan,
+    pub(super) micro_batch: u32,
+    pub(super) staging: Staging,
+    /// The GPU that weights are streamed to in prefill.
+    pub(super) stream: Option<u32>,
+}
+
+const NO_RING: Staging = Staging { slot: Bytes::ZERO, slots: 0 };
+
+/// The best settings that fit: the largest context and micro-batch that are not greedy, else the largest that fit.
+pub(super) fn search(planner: &Planner) -> Result<Draft, Refusal> {
+    let (contexts, batches) = (contexts(planner), micro_batches(planner));
+    let mut fallback = None;
+    for tokens in &contexts {
+        for micro_batch in &batches {
+            let draft = settle(planner, planner.kv(*tokens), *micro_batch);
+            if draft.over.is_some() {
+                continue;
+            }
+            if !greedy(planner, &draft) {
+                return Ok(draft);
+            }
+            fallback.get_or_insert(draft);
+        }
+    }
+    match fallback {
+        Some(draft) => Ok(draft),
+        None => Err(refuse(planner, *contexts.last().unwrap_or(&1), *batches.last().unwrap_or(&1))),
+    }
+}
+
+/// Tokens of context to try, the most wanted first.
+fn contexts(planner: &Planner) -> Vec<u32> {
+    if let Some(tokens) = planner.profile.context.tokens.value() {
+        return vec![*tokens];
+    }
+    let most = cost::CONTEXTS[0].min(planner.inventory.shape.context_train.max(1));
+    let mut tokens = vec![most];
+    tokens.extend(cost::CONTEXTS.into_iter().filter(|tokens| *tokens < most));
+    tokens
+}
+
+/// Micro-batches to try, the most wanted first.
+fn micro_batches(planner: &Planner) -> Vec<u32> {
+    match planner.profile.prefill.micro_batch.value() {
+        Some(tokens) => vec![*tokens],
+        None if planner.stream_wished().is_some() => cost::MICRO_BATCHES_STREAMED.to_vec(),
+        None => cost::MICRO_BATCHES.to_vec(),
+    }
+}
+
+/// Whether settings that nobody asked for take memory that weights need more: while weights are read from disk, the
+/// planner's own choice of context may take a quarter of its tier, and its choice of micro-batch an eighth of RAM and
+/// of the GPU that it is for.
+fn greedy(planner: &Planner, draft: &Draft) -> bool {
+    if draft.setup.staging.slots == 0 {
+        return false;
+    }
+    let setup = &draft.setup;
+    let context =
+        planner.profile.context.tokens.value().is_none() && setup.kv.bytes.0 > planner.ceiling(setup.kv.home).0 / 4;
+    let activations = cost::activations(&planner.widths, setup.micro_batch, planner.threads, setup.kv.tokens);
+    let batch =
+        planner.profile.prefill.micro_batch.value().is_none() && activations.0 > planner.ceiling(Tier::Ram).0 / 8;
+    context || batch
+}
+
+/// The smallest reservation of ring and streaming buffers that covers what the homes then need.
+///
+/// Reservations are tried from none at all to the usual ring, then smaller rings, of which the last is taken wherever
+/// it fits; a larger one only while it takes at most a quarter of what is left for it and weights.
+fn settle(planner: &Planner, kv: KvPlan, micro_batch: u32) -> Draft {
+    let stream = planner.stream_wished();
+    let setup = |stream: Option<u32>, staging: Staging| Setup { kv, micro_batch, staging, stream };
+    let bare = planner.draft(setup(None, NO_RING));
+    if covers(planner, &bare) {
+        return trimmed(planner, bare);
+    }
+    if stream.is_some() {
+        let streamed = planner.draft(setup(stream, NO_RING));
+        if covers(planner, &streamed) {
+            return trimmed(planner, streamed);
+        }
+    }
+    let fixed: Bytes = planner.fixed(&setup(stream, NO_RING), Tier::Ram).iter().map(|load| load.bytes).sum();
+    let share = planner.ceiling(Tier::Ram).saturating_sub(fixed).0 / 4;
+    let mut last = bare;
+    for (place, ring) in cost::RINGS.into_iter().enumerate() {
+        let staging = planner.ring(ring);
+        let smallest = place + 1 == cost::RINGS.len();
+        if staging.bytes().0 > share && !smallest {
+            continue;
+        }
+        last = planner.draft(setup(stream, staging));
+        if covers(planner, &last) {
+            return trimmed(planner, last);
+        }
+    }
+    last
+}
+
+/// Whether a draft fits, and reserves what its homes need.
+fn covers(planner: &Planner, draft: &Draft) -> bool {
+    let needs_ring = || planner.any(&draft.homes, Planner::uses_ring);
+    let needs_stream = || planner.stream_wished().is_some() && planner.any(&draft.homes, Planner::is_streamed);
+    draft.over.is_none()
+        && (draft.setup.staging.slots > 0 || !needs_ring())
+        && (draft.setup.stream.is_some() || !needs_stream())
+}
+
+/// Gives back what was reserved and is not needed after all.
+fn trimmed(planner: &Planner, mut draft: Draft) -> Draft {
+    let mut changed = false;
+    if draft.setup.staging.slots > 0 && !planner.any(&draft.homes, Planner::uses_ring) {
+        draft.setup.staging = NO_RING;
+        changed = true;
+    }
+    if draft.setup.stream.is_some() && !planner.any(&draft.homes, Planner::is_streamed) {
+        draft.setup.stream = None;
+        changed = true;
+    }
+    if changed {
+        for (limit, loads) in planner.limits.iter().zip(&mut draft.loads) {
+            let weights = loads.pop();
+            *loads = planner.fixed(&draft.setup, limit.tier);
+            loads.extend(weights);
+        }
+    }
+    draft
+}
+
+/// The refusal of the most modest settings, with what would help.
+fn refuse(planner: &Planner, tokens: u32, micro_batch: u32) -> Refusal {
+    let draft = settle(planner, planner.kv(tokens), micro_batch);
+    let place = draft.over.unwrap_or(0);
+    let limit = &planner.limits[place];
+    let fits = |kv: KvPlan, micro_batch: u32| settle(planner, kv, micro_batch).over.is_none();
+    let mut ways_out = Vec::new();
+
+    let fewer = [32_768, 16_384, 8192, 4096, 2048, 1024, 512, 256].into_iter().filter(|fewer| *fewer < tokens);
+    if let Some(fewer) = fewer.into_iter().find(|fewer| fits(planner.kv(*fewer), micro_batch)) {
+        let saved = planner.kv(tokens).bytes.saturating_sub(planner.kv(fewer).bytes);
+        ways_out.push(format!("`context: {{ tokens: {fewer} }}` (-c {fewer}) saves {saved}"));
+    }
+    let mut kv = planner.kv(tokens);
+    if (kv.k_type, kv.v_type) != (KvType::Q8_0, KvType::Q8_0) {
+        let before = kv.bytes;
+        kv.bytes = cost::kv_cache(&planner.inventory.shape, tokens, KvType::Q8_0, KvType::Q8_0);
+        if fits(kv, micro_batch) {
+            let saved = before.saturating_sub(kv.bytes);
+            ways_out.push(format!("`context: {{ kv_type: q8_0 }}` (-ctk q8_0 -ctv q8_0) saves {saved}"));
+        }
+    }
+    let smaller = cost::MICRO_BATCHES.into_iter().filter(|smaller| *smaller < micro_batch);
+    if let Some(smaller) = smaller.into_iter().find(|smaller| fits(planner.kv(tokens), *smaller)) {
+        let of = |batch: u32| cost::activations(&planner.widths, batch, planner.threads, tokens);
+        let saved = of(micro_batch).saturating_sub(of(smaller));
+        ways_out.push(format!("`prefill: {{ micro_batch: {smaller} }}` (-ub {smaller}) saves {saved}"));
+    }
+    let needed: Bytes = draft.loads[place].iter().map(|load| load.bytes).sum();
+    if planner.limit(Tier::Disk).is_none() {
+        ways_out.push("add `disk: {}` under `tiers`: what does not fit is then read from the model's file".to_owned());
+    }
+    ways_out.push(raise(limit.tier, needed));
+    let ceiling = limit.ceiling.unwrap_or_default();
+    let origin = limit.origin.clone();
+    Refusal::DoesNotFit(Box::new(DoesNotFit {
+        tier: limit.tier,
+        ceiling,
+        origin,
+        loads: draft.loads[place].clone(),
+        ways_out,
+    }))
+}
+
+/// How to allow this much.
+fn raise(tier: Tier, needed: Bytes) -> String {
+    let mib = needed.0.div_ceil(1 << 20);
+    let flag = if tier == Tier::Ram { "--ram" } else { "--gpu-mem" };
+    format!("`{tier}: {{ memory: {mib}MiB }}` ({flag} {mib}MiB), if the machine has it")
+}

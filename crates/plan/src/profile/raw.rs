@@ -1,0 +1,143 @@
+//! The profile as it is written: every key optional, every value a text with its place.
+//!
+//! Scalars are kept as texts so that `memory: 12` and `layers: 5` meet the same checks, and the same messages, as
+//! `memory: 12GiB` and `layers: 3..`. The types also give the JSON Schema that editors use.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde_saphyr::Spanned;
+
+/// A scalar with its place.
+pub(super) type Text = Spanned<String>;
+
+/// Placement profile of plimsoll: what may be used, what is asked for, and where units of the model live.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Plimsoll placement profile")]
+pub(super) struct RawProfile {
+    /// The version of this format: 1.
+    #[schemars(with = "u32", range(min = 1, max = 1), required)]
+    pub(super) version: Option<Text>,
+    /// Ceilings of the tiers that may be used: `gpu:0`, `gpu:1`, …, `ram`, `disk`. What is not named is not used.
+    #[schemars(with = "BTreeMap<String, RawTier>", required)]
+    pub(super) tiers: Option<Spanned<RawTiers>>,
+    /// The context and how its keys and values are kept.
+    pub(super) context: Option<RawContext>,
+    /// Rules; the first that matches a unit gives it its home.
+    #[schemars(with = "Option<Vec<RawRule>>")]
+    pub(super) placement: Option<Vec<Spanned<RawRule>>>,
+    /// Where units go that no rule names: `auto`, `ram`, `disk` or `gpu:N`.
+    #[schemars(with = "Option<String>")]
+    pub(super) default: Option<Text>,
+    /// How prompts are computed.
+    pub(super) prefill: Option<RawPrefill>,
+}
+
+/// One tier's ceiling.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTier {
+    /// Bytes that plimsoll may occupy there, with a unit: `11.5GiB`.
+    #[schemars(with = "Option<String>", regex(pattern = r"^[0-9.]+ ?([KMGTkmgt]([iI]?[bB])?|[bB])$"))]
+    pub(super) memory: Option<Text>,
+    /// CPU threads (`ram` only): `auto` or a number.
+    #[schemars(schema_with = "auto_or_number")]
+    pub(super) threads: Option<Text>,
+}
+
+/// The context.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawContext {
+    /// Tokens that a session can hold: `auto` or a number.
+    #[schemars(schema_with = "auto_or_number")]
+    pub(super) tokens: Option<Text>,
+    /// How keys and values are kept: `f32`, `f16` or `q8_0`.
+    #[schemars(with = "Option<crate::KvType>")]
+    pub(super) kv_type: Option<Text>,
+    /// How keys are kept, where that differs.
+    #[schemars(with = "Option<crate::KvType>")]
+    pub(super) k_type: Option<Text>,
+    /// How values are kept, where that differs.
+    #[schemars(with = "Option<crate::KvType>")]
+    pub(super) v_type: Option<Text>,
+    /// The tier that holds the KV cache: `auto`, `ram` or `gpu:N`.
+    #[schemars(with = "Option<String>")]
+    pub(super) kv_home: Option<Text>,
+}
+
+/// One rule: a unit must meet every condition that is given.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRule {
+    /// What the unit does in the model.
+    #[schemars(with = "Option<crate::Role>")]
+    pub(super) role: Option<Text>,
+    /// Layers from 0: `5`, `3..`, `0..=9`, `3..10`, or several with commas.
+    #[schemars(schema_with = "ranges")]
+    pub(super) layers: Option<Text>,
+    /// Routed experts from 0, written as layers are: `0-31`.
+    #[schemars(schema_with = "ranges")]
+    pub(super) experts: Option<Text>,
+    /// A regular expression that matches anywhere in the tensor's name.
+    #[schemars(with = "Option<String>")]
+    pub(super) tensors: Option<Text>,
+    /// The tier these units live in.
+    #[schemars(with = "String", required)]
+    pub(super) home: Option<Text>,
+    /// The tier for those that do not fit there any more.
+    #[schemars(with = "Option<String>")]
+    pub(super) overflow: Option<Text>,
+}
+
+/// How prompts are computed.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPrefill {
+    /// The GPU to which weights are streamed for large batches: `auto`, `none` or `gpu:N`.
+    #[schemars(with = "Option<String>")]
+    pub(super) stream_to: Option<Text>,
+    /// Prompt tokens computed in one pass: `auto` or a number.
+    #[schemars(schema_with = "auto_or_number")]
+    pub(super) micro_batch: Option<Text>,
+}
+
+/// The tiers in the order in which they are written, with the places of their names.
+#[derive(Debug, Default)]
+pub(super) struct RawTiers(pub(super) Vec<(Text, RawTier)>);
+
+impl<'de> Deserialize<'de> for RawTiers {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = RawTiers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a mapping of tiers, such as `ram: {{ memory: 8GiB }}`")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawTiers, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(name) = map.next_key::<Text>()? {
+                    // `disk:` with nothing after it is as clear as `disk: {}`.
+                    let tier = map.next_value::<Option<RawTier>>()?.unwrap_or_default();
+                    pairs.push((name, tier));
+                }
+                Ok(RawTiers(pairs))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
+}
+
+fn auto_or_number(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [{ "const": "auto" }, { "type": "integer", "minimum": 1 }] })
+}
+
+fn ranges(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": r"^[0-9.,=\s-]+$" }] })
+}
