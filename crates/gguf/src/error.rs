@@ -10,7 +10,7 @@ use plan::Bytes;
 pub enum Lookalike {
     /// Hugging Face's tensor format.
     Safetensors,
-    /// PyTorch's checkpoint: a zip archive with a pickle inside, or a bare pickle.
+    /// A checkpoint of torch: a zip archive with a pickle inside, or a bare pickle.
     Pickle,
     /// A web page, such as a login or error page that was saved under the model's name.
     WebPage,

@@ -11,8 +11,12 @@ mod reader;
 mod roles;
 mod shape;
 mod split;
+mod summary;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod vocabulary;
 
 pub use error::{GgufError, Lookalike};
 pub use metadata::{Metadata, Strings, Value};
 pub use split::{Model, open};
+pub use summary::{Share, Summary, TemplateMark, Unsupported, summary, template_mark, unsupported};

@@ -49,6 +49,7 @@ impl Strings {
     }
 
     /// All strings in order.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         (0..self.len()).map(|i| self.get(i).unwrap_or_default())
     }
@@ -132,8 +133,9 @@ impl Metadata {
     /// The full name of `key`: a leading dot stands for the architecture.
     #[must_use]
     pub fn full_key(&self, key: &str) -> String {
-        match (key.strip_prefix('.'), self.architecture()) {
-            (Some(own), Ok(architecture)) => format!("{architecture}.{own}"),
+        // The architecture is looked up only for a key of its own: its own error names a key, too.
+        match key.strip_prefix('.').map(|own| (own, self.architecture())) {
+            Some((own, Ok(architecture))) => format!("{architecture}.{own}"),
             _ => key.to_owned(),
         }
     }

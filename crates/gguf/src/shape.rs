@@ -25,8 +25,11 @@ pub(crate) struct Sizes {
 
 /// Reads the sizes. A file without tensors (a vocabulary alone) need not have any.
 pub(crate) fn sizes(metadata: &Metadata, tensors: &[Tensor]) -> Result<Sizes, GgufError> {
+    refuse_other_files(metadata)?;
     let architecture = metadata.architecture()?.to_owned();
-    refuse_other_files(metadata, &architecture)?;
+    if architecture.is_empty() {
+        return Err(GgufError::wrong_value("general.architecture", "a name".into(), "an empty string".into()));
+    }
     finite(metadata, &architecture)?;
     if tensors.is_empty() {
         return Ok(vocabulary_alone(metadata, architecture));
@@ -68,13 +71,13 @@ pub(crate) fn sizes(metadata: &Metadata, tensors: &[Tensor]) -> Result<Sizes, Gg
 }
 
 /// GGUF files also hold adapters, vision projectors and statistics; each is refused by what it is.
-fn refuse_other_files(metadata: &Metadata, architecture: &str) -> Result<(), GgufError> {
+fn refuse_other_files(metadata: &Metadata) -> Result<(), GgufError> {
     let found = match metadata.text("general.type")? {
         Some("adapter") => "a LoRA adapter",
         Some("mmproj") => "a vision or audio projector",
         Some("imatrix") => "an importance matrix",
         Some("controlvector") => "a control vector",
-        _ if architecture == "clip" => "a vision or audio projector",
+        _ if metadata.text("general.architecture")? == Some("clip") => "a vision or audio projector",
         _ => return Ok(()),
     };
     Err(GgufError::NotAModel { found: found.to_owned() })
@@ -218,12 +221,11 @@ fn kv_per_token(metadata: &Metadata, blocks: u64, embedding: u64, heads: &[u64])
         _ if metadata.get(".attention.key_length_mla").is_some() => (key_length, 0),
         _ => (latent + rotated, 0),
     });
-    each.map(|(k, v)| match (u32::try_from(k), u32::try_from(v)) {
-        (Ok(k), Ok(v)) => Ok((k, v)),
-        _ => {
+    each.map(|(k, v)| {
+        u32::try_from(k).and_then(|k| Ok((k, u32::try_from(v)?))).map_err(|_| {
             let key = metadata.full_key(".attention.key_length");
-            Err(GgufError::wrong_value(&key, "heads below 2^32 numbers together".into(), k.max(v).to_string()))
-        }
+            GgufError::wrong_value(&key, "heads below 2^32 numbers together".into(), k.max(v).to_string())
+        })
     })
     .collect()
 }
