@@ -1,0 +1,124 @@
+//! Gated activations and softmax.
+
+use super::Pool;
+use super::isa::Kernel;
+use super::simd::{LANES, Lanes, Simd};
+
+/// Numbers of one task: below this a second thread costs more than it brings.
+const TASK_NUMBERS: usize = 8 * 1024;
+
+/// `out = gate · sigmoid(gate) · up`: `SwiGLU`'s inner part.
+///
+/// # Panics
+/// Where the lengths differ.
+pub fn silu_mul(pool: &Pool, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    gated(pool, gate, up, out, Gate::Silu);
+}
+
+/// `out = gelu(gate) · up` with the tanh form of GELU, exactly: no table of halves.
+///
+/// ½·x·(1 + tanh(y)) with y = √(2/π)·(x + 0.044715·x³) is x·sigmoid(2y), and so it is computed.
+///
+/// # Panics
+/// Where the lengths differ.
+pub fn gelu_tanh_mul(pool: &Pool, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    gated(pool, gate, up, out, Gate::GeluTanh);
+}
+
+/// Each row of `n` numbers becomes `exp(x − max) / Σ exp(x − max)`.
+///
+/// # Panics
+/// Where `x` is not rows of `n`.
+pub fn softmax(pool: &Pool, x: &mut [f32], n: usize) {
+    assert!(n > 0 && x.len().is_multiple_of(n), "{} numbers are not rows of {n}", x.len());
+    let piece = (TASK_NUMBERS / n).max(1) * n;
+    pool.run_pieces(x, piece, &|_, x| x.chunks_exact_mut(n).for_each(|row| pool.isa().run(Softmax(row))));
+}
+
+#[derive(Clone, Copy)]
+enum Gate {
+    Silu,
+    GeluTanh,
+}
+
+fn gated(pool: &Pool, gate: &[f32], up: &[f32], out: &mut [f32], kind: Gate) {
+    assert!(gate.len() == out.len() && up.len() == out.len(), "gate, up and out differ in length");
+    pool.run_pieces(out, TASK_NUMBERS, &|i, out| {
+        let part = i * TASK_NUMBERS..i * TASK_NUMBERS + out.len();
+        pool.isa().run(Gated { gate: &gate[part.clone()], up: &up[part], out, kind });
+    });
+}
+
+struct Gated<'a> {
+    gate: &'a [f32],
+    up: &'a [f32],
+    out: &'a mut [f32],
+    kind: Gate,
+}
+
+impl Kernel for Gated<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for ((gate, up), out) in self.gate.chunks(LANES).zip(self.up.chunks(LANES)).zip(self.out.chunks_mut(LANES)) {
+            let x = load(s, gate);
+            let y = match self.kind {
+                Gate::Silu => x,
+                Gate::GeluTanh => gelu_sigmoid_argument(s, x),
+            };
+            let sigmoid = s.div(s.splat(1.0), s.add(s.splat(1.0), s.exp(s.sub(s.splat(0.0), y))));
+            store(s, s.mul(s.mul(x, sigmoid), load(s, up)), out);
+        }
+    }
+}
+
+/// 2·√(2/π)·(x + 0.044715·x³)
+#[inline(always)]
+fn gelu_sigmoid_argument<S: Simd>(s: S, x: S::F) -> S::F {
+    const TWICE_ROOT_2_BY_PI: f32 = 1.595_769_1;
+    let cubic = s.mul(s.mul(x, x), s.mul(x, s.splat(0.044_715)));
+    s.mul(s.splat(TWICE_ROOT_2_BY_PI), s.add(x, cubic))
+}
+
+struct Softmax<'a>(&'a mut [f32]);
+
+impl Kernel for Softmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let max = self.0.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut sum = s.splat(0.0);
+        for part in self.0.chunks_mut(LANES) {
+            let mut lanes: Lanes = [f32::NEG_INFINITY; LANES];
+            lanes[..part.len()].copy_from_slice(part);
+            s.store(s.exp(s.sub(s.load(&lanes), s.splat(max))), &mut lanes);
+            part.copy_from_slice(&lanes[..part.len()]);
+            sum = s.add(sum, s.load_part(part));
+        }
+        let scale = 1.0 / s.sum(sum);
+        self.0.iter_mut().for_each(|x| *x *= scale);
+    }
+}
+
+/// Up to sixteen numbers, zeros after them.
+#[inline(always)]
+fn load<S: Simd>(s: S, from: &[f32]) -> S::F {
+    match from.try_into() {
+        Ok(lanes) => s.load(lanes),
+        Err(_) => s.load_part(from),
+    }
+}
+
+/// As many lanes as `to` takes.
+#[inline(always)]
+fn store<S: Simd>(s: S, x: S::F, to: &mut [f32]) {
+    if let Ok(lanes) = to.try_into() {
+        s.store(x, lanes);
+    } else {
+        let mut lanes: Lanes = [0.0; LANES];
+        s.store(x, &mut lanes);
+        to.copy_from_slice(&lanes[..to.len()]);
+    }
+}

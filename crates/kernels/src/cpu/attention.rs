@@ -1,0 +1,274 @@
+//! Causal attention with grouped heads over a [`KvStore`].
+//!
+//! For each query and head, positions are taken in blocks of [`BLOCK`] from position 0, with a running maximum
+//! (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018). The blocks lie at fixed positions and
+//! values are added in order of position, so the result depends on the query alone.
+
+use super::isa::Kernel;
+use super::matmul::{CHUNK, Scattered, dot_tile};
+use super::simd::{LANES, Simd};
+use super::{KvStore, Pool};
+
+/// Positions whose scores are held at a time.
+const BLOCK: usize = 64;
+
+/// Queries (of one KV head) that share what is read of K and V.
+const TASK_QUERIES: usize = 16;
+
+/// Positions that are read from K and V together.
+const TOGETHER: usize = 4;
+
+/// The sizes and rules of one attention.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Heads of K and V; a divisor of `heads`.
+    pub kv_heads: usize,
+    /// Numbers of a head in Q and K.
+    pub dim_k: usize,
+    /// Numbers of a head in V and the output; where V's rows are longer, their first ones count.
+    pub dim_v: usize,
+    /// What scores are multiplied with.
+    pub scale: f32,
+    /// How many positions back a query sees, itself included.
+    pub window: Option<u32>,
+    /// Scores become `cap · tanh(score / cap)`.
+    pub softcap: Option<f32>,
+}
+
+/// `out` (m × heads × `dim_v`) of queries `q` (m × heads × `dim_k`): query i stands at `first_position + i` and sees
+/// the positions up to its own, within the window. All those must have been written to `k` and `v`.
+///
+/// `sinks` has a score for each head that takes part in its softmax and carries no value.
+///
+/// # Panics
+/// Where lengths and sizes do not fit each other.
+#[allow(clippy::too_many_arguments)]
+pub fn attention(
+    pool: &Pool,
+    shape: &AttentionShape,
+    q: &[f32],
+    k: &KvStore,
+    v: &KvStore,
+    first_position: usize,
+    sinks: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let AttentionShape { heads, kv_heads, dim_k, dim_v, .. } = *shape;
+    assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{heads} query heads over {kv_heads}");
+    assert!(k.heads() == kv_heads && v.heads() == kv_heads, "{} and {} KV heads for {kv_heads}", k.heads(), v.heads());
+    assert!(k.dim() == dim_k && v.dim() >= dim_v && dim_k > 0, "heads of {} and {}", k.dim(), v.dim());
+    let m = q.len() / (heads * dim_k);
+    assert_eq!(q.len(), m * heads * dim_k, "queries are not whole tokens");
+    assert_eq!(out.len(), m * heads * dim_v, "the output's length");
+    let end = first_position + m;
+    assert!(end <= k.capacity() && end <= v.capacity(), "{end} positions in a store of {}", k.capacity());
+    assert!(sinks.is_none_or(|s| s.len() == heads), "sinks are not one for each head");
+
+    let queries = m * (heads / kv_heads);
+    let spread = (queries * kv_heads).div_ceil(2 * pool.threads());
+    let task_queries = spread.clamp(1, TASK_QUERIES);
+    let tasks = queries.div_ceil(task_queries);
+    let out = &Scattered::new(out);
+    let job = Job { shape, q, k, v, first_position, sinks, out };
+    pool.run(tasks * kv_heads, &|i| {
+        let first = i % tasks * task_queries;
+        let kv_head = i / tasks;
+        pool.isa().run(Task { job, kv_head, first, count: task_queries.min(queries - first) });
+    });
+}
+
+/// What all tasks share.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    shape: &'a AttentionShape,
+    q: &'a [f32],
+    k: &'a KvStore,
+    v: &'a KvStore,
+    first_position: usize,
+    sinks: Option<&'a [f32]>,
+    out: &'a Scattered<'a>,
+}
+
+/// `count` queries of one KV head; the n-th belongs to token n / group and head n % group of the group.
+struct Task<'a> {
+    job: Job<'a>,
+    kv_head: usize,
+    first: usize,
+    count: usize,
+}
+
+/// One query on its way through the positions.
+#[derive(Clone, Copy)]
+struct Query<'a> {
+    q: &'a [f32],
+    /// Positions it sees.
+    from: usize,
+    to: usize,
+    /// The largest score yet, and the sum of the powers relative to it.
+    max: f32,
+    sum: f32,
+}
+
+impl Kernel for Task<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut queries: [Query; TASK_QUERIES] = std::array::from_fn(|n| self.query(n.min(self.count - 1)));
+        let queries = &mut queries[..self.count];
+        let from = queries.iter().map(|q| q.from).min().unwrap_or(0);
+        let to = queries.iter().map(|q| q.to).max().unwrap_or(0);
+        for n in 0..self.count {
+            self.out(n).fill(0.0);
+        }
+        let mut scores = [[0.0; BLOCK]; TASK_QUERIES];
+        for block in (from / BLOCK * BLOCK..to).step_by(BLOCK) {
+            self.scores(s, queries, block, &mut scores);
+            for (n, (query, scores)) in queries.iter_mut().zip(&mut scores).enumerate() {
+                self.weigh(s, n, query, block, scores);
+            }
+            self.gather(s, queries, block, &scores);
+        }
+        for (n, query) in queries.iter().enumerate() {
+            let scale = 1.0 / query.sum;
+            self.out(n).iter_mut().for_each(|x| *x *= scale);
+        }
+    }
+}
+
+impl<'a> Task<'a> {
+    /// Token and head of the task's `n`-th query.
+    #[inline(always)]
+    fn place(&self, n: usize) -> (usize, usize) {
+        let group = self.job.shape.heads / self.job.shape.kv_heads;
+        ((self.first + n) / group, self.kv_head * group + (self.first + n) % group)
+    }
+
+    #[inline(always)]
+    fn query(&self, n: usize) -> Query<'a> {
+        let AttentionShape { heads, dim_k, window, .. } = *self.job.shape;
+        let (token, head) = self.place(n);
+        let to = self.job.first_position + token + 1;
+        let from = window.map_or(0, |window| to.saturating_sub(window as usize));
+        let q = &self.job.q[(token * heads + head) * dim_k..][..dim_k];
+        // A sink is a score met before any position: e^0 relative to itself.
+        let sink = self.job.sinks.map(|sinks| sinks[head]);
+        Query { q, from, to, max: sink.unwrap_or(f32::NEG_INFINITY), sum: if sink.is_some() { 1.0 } else { 0.0 } }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)]
+    fn out(&self, n: usize) -> &mut [f32] {
+        let AttentionShape { heads, dim_v, .. } = *self.job.shape;
+        let (token, head) = self.place(n);
+        // SAFETY: each query belongs to one task, and a task holds one of these at a time.
+        unsafe { self.job.out.slice((token * heads + head) * dim_v, dim_v) }
+    }
+
+    /// Dot products of all queries with the keys of a block, as far as some query sees them.
+    #[inline(always)]
+    fn scores<S: Simd>(&self, s: S, queries: &[Query], block: usize, scores: &mut [[f32; BLOCK]; TASK_QUERIES]) {
+        let dim = self.job.shape.dim_k;
+        let to = queries.iter().map(|q| q.to).max().unwrap_or(0).min(block + BLOCK);
+        let mut keys = [[0.0; CHUNK]; TOGETHER];
+        for start in (0..dim).step_by(CHUNK) {
+            let length = CHUNK.min(dim - start);
+            for position in (block..to).step_by(TOGETHER) {
+                for (i, key) in keys.iter_mut().enumerate() {
+                    // Beyond the last position the last one is read again; its score is not used.
+                    self.job.k.read(s, self.kv_head, (position + i).min(to - 1), start, &mut key[..length]);
+                }
+                let keys: [&[f32]; TOGETHER] = std::array::from_fn(|i| &keys[i][..length]);
+                for (query, scores) in queries.iter().zip(&mut *scores) {
+                    let dots = dot_tile::<S, TOGETHER, 1>(s, keys, [&query.q[start..][..length]]);
+                    for (score, [dot]) in scores[position - block..].iter_mut().zip(dots) {
+                        *score = if start == 0 { dot } else { *score + dot };
+                    }
+                }
+            }
+        }
+    }
+
+    /// Turns a block's scores into powers relative to the largest yet, and rescales what was gathered before.
+    #[inline(always)]
+    fn weigh<S: Simd>(&self, s: S, n: usize, query: &mut Query, block: usize, scores: &mut [f32; BLOCK]) {
+        let AttentionShape { scale, softcap, .. } = *self.job.shape;
+        let seen = query.from.saturating_sub(block)..query.to.saturating_sub(block).min(BLOCK);
+        if seen.is_empty() {
+            return;
+        }
+        for (i, score) in scores.iter_mut().enumerate() {
+            let scaled = *score * scale;
+            let capped = softcap.map_or(scaled, |cap| cap * (scaled / cap).tanh());
+            *score = if seen.contains(&i) { capped } else { f32::NEG_INFINITY };
+        }
+        let max = scores.iter().copied().fold(query.max, f32::max);
+        let mut sum = s.splat(0.0);
+        let (parts, _) = scores.as_chunks_mut::<LANES>();
+        for (i, part) in parts.iter_mut().enumerate() {
+            s.store(s.exp(s.sub(s.load(part), s.splat(max))), part);
+            for (j, power) in part.iter_mut().enumerate() {
+                // The least power that `exp` gives is not 0.
+                *power = if seen.contains(&(i * LANES + j)) { *power } else { 0.0 };
+            }
+            sum = s.add(sum, s.load(part));
+        }
+        if max > query.max {
+            let shrink = if query.max == f32::NEG_INFINITY { 0.0 } else { (query.max - max).exp() };
+            query.sum *= shrink;
+            self.out(n).iter_mut().for_each(|x| *x *= shrink);
+            query.max = max;
+        }
+        query.sum += s.sum(sum);
+    }
+
+    /// Adds the block's values, each times its power.
+    #[inline(always)]
+    fn gather<S: Simd>(&self, s: S, queries: &[Query], block: usize, powers: &[[f32; BLOCK]; TASK_QUERIES]) {
+        let dim = self.job.shape.dim_v;
+        let to = queries.iter().map(|q| q.to).max().unwrap_or(0).min(block + BLOCK);
+        let mut values = [[0.0; CHUNK]; TOGETHER];
+        for start in (0..dim).step_by(CHUNK) {
+            let length = CHUNK.min(dim - start);
+            for position in (block..to).step_by(TOGETHER) {
+                for (i, value) in values.iter_mut().enumerate() {
+                    self.job.v.read(s, self.kv_head, (position + i).min(to - 1), start, &mut value[..length]);
+                }
+                for (n, (query, powers)) in queries.iter().zip(powers).enumerate() {
+                    let out = &mut self.out(n)[start..][..length];
+                    let powers = &powers[position - block..][..TOGETHER];
+                    if query.from <= position && position + TOGETHER <= query.to {
+                        add_weighted(s, &values, powers, out);
+                    } else {
+                        for i in 0..TOGETHER {
+                            if (query.from..query.to).contains(&(position + i)) {
+                                add_weighted(s, &values[i..=i], &powers[i..=i], out);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `out += Σ power · value`, one value after the other.
+#[inline(always)]
+fn add_weighted<S: Simd>(s: S, values: &[[f32; CHUNK]], powers: &[f32], out: &mut [f32]) {
+    let (whole, rest) = out.as_chunks_mut::<LANES>();
+    let done = whole.len() * LANES;
+    for (i, out) in whole.iter_mut().enumerate() {
+        let mut sum = s.load(out);
+        for (value, power) in values.iter().zip(powers) {
+            sum = s.mul_add(s.splat(*power), s.load(&value.as_chunks().0[i]), sum);
+        }
+        s.store(sum, out);
+    }
+    for (i, out) in rest.iter_mut().enumerate() {
+        for (value, power) in values.iter().zip(powers) {
+            *out += power * value[done + i];
+        }
+    }
+}

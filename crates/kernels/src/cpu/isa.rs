@@ -1,0 +1,151 @@
+//! Which instructions the kernels use: chosen once, carried as a value that proves the processor has them.
+
+use super::simd::{self, Simd};
+
+/// An instruction set that this processor has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Isa(Level);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+/// A name that is no instruction set of this processor.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IsaError {
+    /// No such name.
+    #[error("{0:?} is not an instruction set\n\nhint: portable, avx2 and avx512 are")]
+    Unknown(String),
+    /// The processor lacks it.
+    #[error("this processor lacks {wanted}\n\nhint: its best here is {best}")]
+    Missing {
+        /// What was asked for.
+        wanted: &'static str,
+        /// What the processor has.
+        best: &'static str,
+    },
+}
+
+impl Isa {
+    /// Plain code for any processor.
+    pub const PORTABLE: Self = Self(Level::Portable);
+
+    /// The best that this processor has.
+    #[must_use]
+    pub fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 =
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+            let avx512 = avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq");
+            if avx512 {
+                return Self(Level::Avx512);
+            }
+            if avx2 {
+                return Self(Level::Avx2);
+            }
+        }
+        Self::PORTABLE
+    }
+
+    /// Every instruction set of this processor, the plainest first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let best = Self::best().0;
+        LEVELS.iter().copied().filter(move |level| *level <= best).map(Self)
+    }
+
+    /// The instruction set called `portable`, `avx2` or `avx512`.
+    ///
+    /// # Errors
+    /// [`IsaError`] where there is none of this name, or this processor lacks it.
+    pub fn named(name: &str) -> Result<Self, IsaError> {
+        let unknown = || IsaError::Unknown(name.to_owned());
+        let wanted = LEVELS.iter().copied().map(Self).find(|isa| isa.name() == name).ok_or_else(unknown)?;
+        let best = Self::best();
+        if wanted.0 <= best.0 {
+            Ok(wanted)
+        } else {
+            Err(IsaError::Missing { wanted: wanted.name(), best: best.name() })
+        }
+    }
+
+    /// `portable`, `avx2` or `avx512`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self.0 {
+            Level::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => "avx512",
+        }
+    }
+
+    /// Runs a kernel compiled for this instruction set.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            Level::Portable => kernel.run(simd::Portable),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `best` is the only source of this level beside `named`, which asks it: the features were seen.
+            Level::Avx2 => unsafe { run_avx2(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Level::Avx512 => unsafe { run_avx512(kernel) },
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+const LEVELS: &[Level] = &[Level::Portable, Level::Avx2, Level::Avx512];
+#[cfg(not(target_arch = "x86_64"))]
+const LEVELS: &[Level] = &[Level::Portable];
+
+/// Code that is written over [`Simd`] once and compiled for each instruction set.
+///
+/// `run` and all it calls must be `#[inline(always)]` down to the instructions: only what is inlined into the entry
+/// point with the features is compiled with them.
+pub(crate) trait Kernel {
+    /// What it gives.
+    type Output;
+
+    /// Computes with the instructions that `simd` proves.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: this function's own features are those that the token stands for.
+    kernel.run(unsafe { simd::Avx2::new() })
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: this function's own features are those that the token stands for.
+    kernel.run(unsafe { simd::Avx512::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_find_what_the_processor_has() {
+        for isa in Isa::all() {
+            assert_eq!(Isa::named(isa.name()), Ok(isa));
+        }
+        assert_eq!(Isa::named("mmx"), Err(IsaError::Unknown("mmx".to_owned())));
+        assert!(Isa::all().any(|isa| isa == Isa::best()));
+    }
+}

@@ -1,0 +1,149 @@
+//! The rows of keys or values that attention looks back at.
+
+use plan::KvType;
+
+use super::simd::{LANES, Simd};
+use crate::memory::{AllocError, Buffer};
+use crate::tables::f16_at;
+
+/// Numbers of a `q8_0` block, and its bytes: a half for the scale, then the numbers as signed bytes.
+const Q8_BLOCK: usize = 32;
+const Q8_BYTES: usize = 34;
+
+/// One layer's K or V: for each head, `capacity` rows of `dim` numbers. A head's rows lie together, so that attention
+/// reads one run of memory for each head.
+#[derive(Debug)]
+pub struct KvStore {
+    kind: KvType,
+    heads: usize,
+    dim: usize,
+    capacity: usize,
+    row_bytes: usize,
+    buffer: Buffer,
+}
+
+impl KvStore {
+    /// An empty store for `capacity` positions.
+    ///
+    /// # Errors
+    /// [`AllocError`] where the system gives no memory.
+    pub fn try_new(kind: KvType, heads: usize, dim: usize, capacity: usize) -> Result<Self, AllocError> {
+        let row_bytes = kind.bytes(dim as u64).0 as usize;
+        let bytes = heads.checked_mul(capacity).and_then(|rows| rows.checked_mul(row_bytes));
+        let buffer = Buffer::try_new(bytes.ok_or(AllocError { bytes: usize::MAX })?)?;
+        Ok(Self { kind, heads, dim, capacity, row_bytes, buffer })
+    }
+
+    /// How the numbers are kept.
+    #[must_use]
+    pub fn kind(&self) -> KvType {
+        self.kind
+    }
+
+    /// Heads.
+    #[must_use]
+    pub fn heads(&self) -> usize {
+        self.heads
+    }
+
+    /// Numbers of a row.
+    #[must_use]
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Positions it holds.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Bytes it takes when all its pages are touched.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Keeps the rows of one position, heads × dim.
+    ///
+    /// # Panics
+    /// Where the position is beyond the capacity or `rows` has another length.
+    pub fn write(&mut self, position: usize, rows: &[f32]) {
+        assert!(position < self.capacity, "position {position} of {}", self.capacity);
+        assert_eq!(rows.len(), self.heads * self.dim, "{} heads of {}", self.heads, self.dim);
+        for (head, numbers) in rows.chunks_exact(self.dim).enumerate() {
+            let at = (head * self.capacity + position) * self.row_bytes;
+            let row = &mut self.buffer[at..][..self.row_bytes];
+            match self.kind {
+                KvType::F32 => encode(row.chunks_exact_mut(4), numbers, |x| x.to_le_bytes()),
+                KvType::F16 => encode(row.chunks_exact_mut(2), numbers, |x| half::f16::from_f32(x).to_le_bytes()),
+                KvType::Q8_0 => {
+                    for (block, numbers) in row.chunks_exact_mut(Q8_BYTES).zip(numbers.chunks(Q8_BLOCK)) {
+                        encode_q8(block, numbers);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The bytes of one row.
+    #[inline(always)]
+    fn row(&self, head: usize, position: usize) -> &[u8] {
+        &self.buffer[(head * self.capacity + position) * self.row_bytes..][..self.row_bytes]
+    }
+
+    /// `out.len()` numbers of a row from number `from`, a multiple of 32.
+    #[inline(always)]
+    pub(super) fn read<S: Simd>(&self, s: S, head: usize, position: usize, from: usize, out: &mut [f32]) {
+        let row = self.row(head, position);
+        match self.kind {
+            KvType::F32 => {
+                for (out, bytes) in out.iter_mut().zip(row[4 * from..].chunks_exact(4)) {
+                    *out = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+                }
+            }
+            KvType::F16 => {
+                let (whole, rest) = out.as_chunks_mut::<LANES>();
+                let (lanes, bytes) = row[2 * from..].as_chunks::<{ 2 * LANES }>();
+                for (out, bytes) in whole.iter_mut().zip(lanes) {
+                    s.store(s.from_f16(bytes), out);
+                }
+                let bytes = lanes.get(whole.len()).map_or(bytes, <[u8; 32]>::as_slice);
+                for (i, out) in rest.iter_mut().enumerate() {
+                    *out = f16_at(bytes, 2 * i);
+                }
+            }
+            KvType::Q8_0 => {
+                let blocks = row[from / Q8_BLOCK * Q8_BYTES..].chunks_exact(Q8_BYTES);
+                for (out, block) in out.chunks_mut(Q8_BLOCK).zip(blocks) {
+                    let scale = f16_at(block, 0);
+                    for (out, number) in out.iter_mut().zip(&block[2..]) {
+                        *out = scale * f32::from(*number as i8);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn encode<'a, const N: usize>(
+    places: impl Iterator<Item = &'a mut [u8]>,
+    numbers: &[f32],
+    bytes: impl Fn(f32) -> [u8; N],
+) {
+    for (place, number) in places.zip(numbers) {
+        place.copy_from_slice(&bytes(*number));
+    }
+}
+
+/// Up to 32 numbers as whole multiples of their largest magnitude / 127; missing ones are 0.
+fn encode_q8(block: &mut [u8], numbers: &[f32]) {
+    let largest = numbers.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+    let scale = largest / 127.0;
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    block.fill(0);
+    block[..2].copy_from_slice(&half::f16::from_f32(scale).to_le_bytes());
+    for (place, number) in block[2..].iter_mut().zip(numbers) {
+        *place = (number * inverse).round() as i8 as u8;
+    }
+}

@@ -1,0 +1,32 @@
+//! The operations of a transformer on the CPU, on a [`Pool`] of threads.
+//!
+//! Each operation is written once over sixteen lanes of `f32` ([`simd`]) and compiled for portable code, AVX2 and
+//! AVX-512; a [`Pool`] carries the instruction set that was chosen when it was made. For one instruction set, every
+//! number that comes out depends on its own inputs only: not on the count of threads, on how many columns or rows were
+//! asked for at once, or on how a matrix was cut. Between instruction sets results differ by rounding.
+//!
+//! Lengths that do not fit are mistakes of the caller and panic with both lengths; no content of a file can cause one.
+//! Must never know a model, a plan or a tensor library.
+
+mod activation;
+mod attention;
+mod decode;
+mod elementwise;
+mod isa;
+mod kv;
+mod matmul;
+mod norm;
+mod pool;
+mod rope;
+mod simd;
+
+pub use activation::{gelu_tanh_mul, silu_mul, softmax};
+pub use attention::{AttentionShape, attention};
+pub use decode::{dequantize, supports};
+pub use elementwise::{add, add_bias, scale};
+pub use isa::{Isa, IsaError};
+pub use kv::KvStore;
+pub use matmul::matmul;
+pub use norm::{rms_norm, rms_norm_in_place};
+pub use pool::Pool;
+pub use rope::{RopeShape, RopeStyle, RopeTable, rope};

@@ -1,0 +1,78 @@
+//! Root-mean-square norm.
+
+use super::Pool;
+use super::isa::Kernel;
+use super::simd::{LANES, Simd, lanes};
+
+/// Numbers of one task: below this a second thread costs more than it brings.
+const TASK_NUMBERS: usize = 16 * 1024;
+
+/// Each row of `n` numbers: `out = x / sqrt(mean(x²) + eps) · weight` (no weight: 1).
+///
+/// # Panics
+/// Where `x` and `out` differ in length or are not rows of `n`, or the weight is not `n` long.
+pub fn rms_norm(pool: &Pool, x: &[f32], weight: Option<&[f32]>, n: usize, eps: f32, out: &mut [f32]) {
+    check(x.len(), weight, n);
+    assert_eq!(x.len(), out.len(), "a norm's input and output");
+    let piece = (TASK_NUMBERS / n).max(1) * n;
+    pool.run_pieces(out, piece, &|i, out| {
+        out.copy_from_slice(&x[i * piece..][..out.len()]);
+        pool.isa().run(Norm { x: out, weight, n, eps });
+    });
+}
+
+/// As [`rms_norm`], in place: with the head's width as `n` it is the norm of queries and keys.
+///
+/// # Panics
+/// As [`rms_norm`].
+pub fn rms_norm_in_place(pool: &Pool, x: &mut [f32], weight: Option<&[f32]>, n: usize, eps: f32) {
+    check(x.len(), weight, n);
+    let piece = (TASK_NUMBERS / n).max(1) * n;
+    pool.run_pieces(x, piece, &|_, x| pool.isa().run(Norm { x, weight, n, eps }));
+}
+
+fn check(length: usize, weight: Option<&[f32]>, n: usize) {
+    assert!(n > 0 && length.is_multiple_of(n), "{length} numbers are not rows of {n}");
+    assert!(weight.is_none_or(|w| w.len() == n), "a norm's weight is not {n} long");
+}
+
+struct Norm<'a> {
+    x: &'a mut [f32],
+    weight: Option<&'a [f32]>,
+    n: usize,
+    eps: f32,
+}
+
+impl Kernel for Norm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for row in self.x.chunks_exact_mut(self.n) {
+            let squares = sum_of_squares(s, row);
+            let scale = 1.0 / (squares / self.n as f32 + self.eps).sqrt();
+            match self.weight {
+                Some(weight) => row.iter_mut().zip(weight).for_each(|(x, w)| *x = *x * scale * w),
+                None => row.iter_mut().for_each(|x| *x *= scale),
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn sum_of_squares<S: Simd>(s: S, row: &[f32]) -> f32 {
+    // Four sums side by side: one would wait for itself.
+    const SUMS: usize = 4;
+    let mut sums = [s.splat(0.0); SUMS];
+    let (whole, rest) = lanes(row);
+    for group in whole.chunks(SUMS) {
+        for (sum, x) in sums.iter_mut().zip(group) {
+            let x = s.load(x);
+            *sum = s.mul_add(x, x, *sum);
+        }
+    }
+    debug_assert!(rest.len() < LANES);
+    let rest = s.load_part(rest);
+    let rest = s.mul(rest, rest);
+    s.sum(s.add(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])), rest))
+}

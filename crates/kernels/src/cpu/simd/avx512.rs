@@ -1,0 +1,144 @@
+//! Sixteen lanes as one register of AVX-512 (F, BW, VL, DQ).
+//!
+//! The safety argument of every block is the same: an [`Avx512`] exists only where the processor has these
+//! instructions, and references to arrays are valid for the loads and stores, which need no alignment.
+
+#[allow(clippy::wildcard_imports)] // Thirty intrinsics whose names say where they come from.
+use std::arch::x86_64::*;
+
+use super::{LANES, Lanes, ROUND, Simd};
+
+/// Proves AVX-512 F, BW, VL and DQ, with AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+impl Avx512 {
+    /// # Safety
+    /// The processor has AVX-512 F, BW, VL and DQ, AVX2, FMA and F16C.
+    #[inline(always)]
+    pub(crate) unsafe fn new() -> Self {
+        Self(())
+    }
+}
+
+impl Simd for Avx512 {
+    type F = __m512;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        // SAFETY: see the module.
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn load(self, from: &Lanes) -> __m512 {
+        // SAFETY: see the module; `from` holds 16 numbers.
+        unsafe { _mm512_loadu_ps(from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, x: __m512, to: &mut Lanes) {
+        // SAFETY: see the module; `to` holds 16 numbers.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see the module.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see the module.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see the module.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see the module.
+        unsafe { _mm512_div_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see the module.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see the module.
+        unsafe { _mm512_min_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: see the module.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn power_of_two(self, x: __m512) -> __m512 {
+        // The bits of ROUND vanish in the shift, but for what is taken off here.
+        let bias = 127_i32.wrapping_sub(ROUND.to_bits() as i32);
+        // SAFETY: see the module.
+        unsafe {
+            let n = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(bias));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(n))
+        }
+    }
+
+    #[inline(always)]
+    fn sum(self, x: __m512) -> f32 {
+        // SAFETY: see the module.
+        unsafe {
+            let eight = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x));
+            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    #[inline(always)]
+    fn from_u8(self, bytes: &[u8; LANES]) -> __m512 {
+        // SAFETY: see the module; `bytes` holds 16 bytes.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
+    fn from_i8(self, bytes: &[u8; LANES]) -> __m512 {
+        // SAFETY: see the module; `bytes` holds 16 bytes.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
+    fn from_f16(self, bytes: &[u8; 2 * LANES]) -> __m512 {
+        // SAFETY: see the module; `bytes` holds 32 bytes.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(bytes.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn from_bf16(self, bytes: &[u8; 2 * LANES]) -> __m512 {
+        // SAFETY: see the module; `bytes` holds 32 bytes.
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(bytes.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+
+    #[inline(always)]
+    fn to_f16(self, x: __m512, bytes: &mut [u8; 2 * LANES]) {
+        // SAFETY: see the module; `bytes` holds 32 bytes.
+        unsafe {
+            let halves = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
+            _mm256_storeu_si256(bytes.as_mut_ptr().cast(), halves);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Sixteen lanes of `f32` in portable code, AVX2 (two registers) and AVX-512 (one).
+//!
+//! A value of a type that implements [`Simd`] proves that the processor has the instructions, so the methods are safe.
+//! All implementations add lanes up in the same order.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Avx512;
+pub(crate) use portable::Portable;
+
+/// Lanes of a vector.
+pub(crate) const LANES: usize = 16;
+
+/// The memory image of a vector.
+pub(crate) type Lanes = [f32; LANES];
+
+/// 1.5 · 2^23: adding it to a small `f32` rounds that to an integer, which then stands in the sum's low bits.
+const ROUND: f32 = 12_582_912.0;
+
+/// Instructions on sixteen lanes of `f32`.
+pub(crate) trait Simd: Copy {
+    /// Sixteen lanes.
+    type F: Copy;
+
+    /// All lanes the same.
+    fn splat(self, x: f32) -> Self::F;
+    /// Lanes from memory of any alignment.
+    fn load(self, from: &Lanes) -> Self::F;
+    /// Lanes to memory of any alignment.
+    fn store(self, x: Self::F, to: &mut Lanes);
+    /// a + b
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a − b
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a · b
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a / b
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The larger of each lane.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller of each lane.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a · b + c, rounded once where the processor can, twice in portable code.
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// 2^n, where `x` is `ROUND + n` and n is from −126 to 127.
+    fn power_of_two(self, x: Self::F) -> Self::F;
+    /// The sum of the lanes: lane i with i + 8, then i + 4, i + 2, i + 1.
+    fn sum(self, x: Self::F) -> f32;
+    /// Unsigned bytes as numbers.
+    fn from_u8(self, bytes: &[u8; LANES]) -> Self::F;
+    /// Signed bytes as numbers.
+    fn from_i8(self, bytes: &[u8; LANES]) -> Self::F;
+    /// Little-endian halves as numbers.
+    fn from_f16(self, bytes: &[u8; 2 * LANES]) -> Self::F;
+    /// Little-endian bfloat16 as numbers.
+    fn from_bf16(self, bytes: &[u8; 2 * LANES]) -> Self::F;
+    /// Numbers as little-endian halves, rounded to nearest even.
+    fn to_f16(self, x: Self::F, bytes: &mut [u8; 2 * LANES]);
+
+    /// The first lanes from a slice shorter than a vector, zeros after it.
+    #[inline(always)]
+    fn load_part(self, from: &[f32]) -> Self::F {
+        let mut lanes = [0.0; LANES];
+        lanes[..from.len()].copy_from_slice(from);
+        self.load(&lanes)
+    }
+
+    /// e^x to about one unit in the last place, for x clamped to ±87.
+    ///
+    /// x = n·ln 2 + r with integer n, and e^r by its Taylor series to r^7: |r| ≤ 0.35 leaves 5e-9.
+    #[inline(always)]
+    fn exp(self, x: Self::F) -> Self::F {
+        /// ln 2 in two parts: products of the first with small integers are exact.
+        const LN_2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
+        const SERIES: [f32; 8] = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+        let x = self.min(self.max(x, self.splat(-87.0)), self.splat(87.0));
+        let rounded = self.add(self.mul(x, self.splat(std::f32::consts::LOG2_E)), self.splat(ROUND));
+        let n = self.sub(rounded, self.splat(ROUND));
+        let r = self.mul_add(n, self.splat(-LN_2.0), x);
+        let r = self.mul_add(n, self.splat(-LN_2.1), r);
+        let mut power = self.splat(SERIES[0]);
+        for term in &SERIES[1..] {
+            power = self.mul_add(power, r, self.splat(*term));
+        }
+        self.mul(power, self.power_of_two(rounded))
+    }
+}
+
+/// Splits a slice into whole vectors and the rest.
+#[inline(always)]
+pub(crate) fn lanes(x: &[f32]) -> (&[Lanes], &[f32]) {
+    x.as_chunks()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::isa::{Isa, Kernel};
+    use super::*;
+
+    struct Check;
+
+    impl Kernel for Check {
+        type Output = Vec<f32>;
+
+        fn run<S: Simd>(self, s: S) -> Vec<f32> {
+            let ramp: Lanes = std::array::from_fn(|i| i as f32 - 7.5);
+            let x = s.load(&ramp);
+            let mut all = Vec::new();
+            let mut keep = |x: S::F| {
+                let mut lanes = [f32::NAN; LANES];
+                s.store(x, &mut lanes);
+                all.extend(lanes);
+            };
+            keep(s.add(x, s.splat(1.0)));
+            keep(s.sub(x, s.splat(1.0)));
+            keep(s.mul(x, x));
+            keep(s.div(x, s.splat(4.0)));
+            keep(s.max(x, s.splat(0.0)));
+            keep(s.min(x, s.splat(0.0)));
+            keep(s.mul_add(x, x, x));
+            keep(s.power_of_two(s.add(x, s.splat(ROUND))));
+            keep(s.from_u8(&std::array::from_fn(|i| 17 * i as u8)));
+            keep(s.from_i8(&std::array::from_fn(|i| 17 * i as u8)));
+            let mut halves = [0; 2 * LANES];
+            s.to_f16(s.mul(x, s.splat(0.1)), &mut halves);
+            keep(s.from_f16(&halves));
+            keep(s.from_bf16(&halves));
+            keep(s.load_part(&ramp[..5]));
+            all.push(s.sum(s.mul(x, s.splat(0.1))));
+            all
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_does_the_same() {
+        let portable = Isa::PORTABLE.run(Check);
+        for isa in Isa::all() {
+            assert_eq!(isa.run(Check), portable, "{}", isa.name());
+        }
+    }
+
+    struct Exp(Lanes);
+
+    impl Kernel for Exp {
+        type Output = Lanes;
+
+        fn run<S: Simd>(self, s: S) -> Lanes {
+            let mut out = [0.0; LANES];
+            s.store(s.exp(s.load(&self.0)), &mut out);
+            out
+        }
+    }
+
+    #[test]
+    fn exp_is_within_two_units_in_the_last_place() {
+        for isa in Isa::all() {
+            for step in 0..40_000 {
+                let x: Lanes = std::array::from_fn(|i| (step * 16 + i) as f32 * (174.0 / 640_000.0) - 87.0);
+                for (x, y) in x.iter().zip(isa.run(Exp(x))) {
+                    let exact = f64::from(*x).exp();
+                    assert!((f64::from(y) / exact - 1.0).abs() < 2.5e-7, "{} exp({x}) = {y}", isa.name());
+                }
+            }
+            assert_eq!(isa.run(Exp([0.0; LANES])), [1.0; LANES]);
+            assert!(isa.run(Exp([f32::NEG_INFINITY; LANES]))[0] < 1.7e-38);
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Memory and the bytes of files: owned page-aligned buffers, and the one seam through which file bytes come.
+//!
+//! Must never know what the bytes mean: no tensor, type or layer.
+
+mod buffer;
+mod faulty;
+mod file;
+mod source;
+
+pub use buffer::{AllocError, Buffer, PAGE};
+pub use faulty::{Fault, FaultySource};
+pub use file::FileSource;
+pub use source::{ByteSource, ReadError, read_exact_at};

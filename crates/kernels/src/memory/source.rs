@@ -1,0 +1,153 @@
+//! The seam through which bytes of files come, and the one loop that reads all of a range.
+
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+/// How often a read that the device failed (`EIO`) is tried.
+const DEVICE_TRIES: u32 = 3;
+/// The pause before the second try; it doubles after that.
+const DEVICE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Bytes at offsets: a file, a faulty one for tests, and later direct reads and rings.
+pub trait ByteSource: Send + Sync {
+    /// How many bytes there are, as of the opening.
+    fn len(&self) -> u64;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads into `buf` from `offset`, like `pread`: it may read less than asked; 0 is the end.
+    ///
+    /// # Errors
+    /// What the system says; `Interrupted` may be tried again.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+
+    /// Says that this range need not stay in the page cache. It is advice: nothing may happen.
+    fn forget(&self, offset: u64, len: u64) {
+        let _ = (offset, len);
+    }
+}
+
+/// Why a range could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The file ended inside the range: it is not the file that was opened.
+    #[error(
+        "the file ended after {got} of {wanted} bytes at offset {offset}: it was cut or replaced while in use\n\nhint: \
+         check that its download is complete and that nothing writes to it"
+    )]
+    Changed {
+        /// Where the range starts.
+        offset: u64,
+        /// Bytes asked for.
+        wanted: usize,
+        /// Bytes read before the end.
+        got: usize,
+    },
+    /// The system failed the read, for `EIO` three times.
+    #[error(
+        "reading {wanted} bytes at offset {offset} failed: {cause}\n\nhint: check the drive (dmesg, smartctl) and the file"
+    )]
+    Io {
+        /// Where the range starts.
+        offset: u64,
+        /// Bytes asked for.
+        wanted: usize,
+        /// What the system says.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// Fills `buf` from `offset`.
+///
+/// Short reads go on where they stopped, interrupted ones are tried again, and one that the device failed is tried
+/// three times with a short pause.
+///
+/// # Errors
+/// [`ReadError::Changed`] where the source ends first, [`ReadError::Io`] for what the system refuses.
+pub fn read_exact_at(source: &dyn ByteSource, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+    let wanted = buf.len();
+    let (mut got, mut failures) = (0, 0);
+    while got < wanted {
+        match source.read_at(offset + got as u64, &mut buf[got..]) {
+            Ok(0) => return Err(ReadError::Changed { offset, wanted, got }),
+            Ok(read) => {
+                got += read;
+                failures = 0;
+            }
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => {
+                failures += 1;
+                if !is_device_error(&cause) || failures == DEVICE_TRIES {
+                    return Err(ReadError::Io { offset, wanted, cause });
+                }
+                thread::sleep(DEVICE_PAUSE * (1 << (failures - 1)));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_device_error(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Fault, FaultySource};
+    use super::*;
+
+    struct Bytes(Vec<u8>);
+
+    impl ByteSource for Bytes {
+        fn len(&self) -> u64 {
+            self.0.len() as u64
+        }
+
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+            let rest = &self.0[usize::try_from(offset).unwrap().min(self.0.len())..];
+            let n = rest.len().min(buf.len());
+            buf[..n].copy_from_slice(&rest[..n]);
+            Ok(n)
+        }
+    }
+
+    fn hundred() -> Bytes {
+        Bytes((0..100).collect())
+    }
+
+    #[test]
+    fn short_reads_interrupts_and_two_device_errors_do_not_show() {
+        let faults = [Fault::Short(3), Fault::Interrupted, Fault::Device, Fault::Device, Fault::Short(1), Fault::None];
+        let source = FaultySource::scheduled(hundred(), &faults);
+        let mut buf = [0; 40];
+        read_exact_at(&source, 20, &mut buf).unwrap();
+        assert!(buf.iter().copied().eq(20..60));
+        for seed in 0..200 {
+            let source = FaultySource::seeded(hundred(), seed);
+            let mut buf = [0; 100];
+            read_exact_at(&source, 0, &mut buf).unwrap();
+            assert!(buf.iter().copied().eq(0..100), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_third_device_error_in_a_row_is_said() {
+        let source = FaultySource::scheduled(hundred(), &[Fault::Device]);
+        let error = read_exact_at(&source, 0, &mut [0; 8]).unwrap_err();
+        assert!(matches!(error, ReadError::Io { offset: 0, wanted: 8, .. }), "{error}");
+    }
+
+    #[test]
+    fn an_early_end_is_a_changed_file() {
+        let source = FaultySource::truncated(hundred(), 50);
+        assert_eq!(source.len(), 100);
+        let error = read_exact_at(&source, 40, &mut [0; 20]).unwrap_err();
+        assert!(matches!(error, ReadError::Changed { offset: 40, wanted: 20, got: 10 }), "{error}");
+        read_exact_at(&source, 90, &mut []).unwrap();
+    }
+}

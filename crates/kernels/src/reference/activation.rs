@@ -1,0 +1,31 @@
+//! Functions of one number, and softmax.
+
+/// `out = gate · sigmoid(gate) · up`: SwiGLU's inner part.
+pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((gate, up), out) in gate.iter().zip(up).zip(out) {
+        let gate = f64::from(*gate);
+        *out = (gate / (1.0 + (-gate).exp()) * f64::from(*up)) as f32;
+    }
+}
+
+/// `out = gelu(gate) · up` with the tanh form of GELU:
+/// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715·x³)))` (Hendrycks and Gimpel, 2016).
+pub fn gelu_tanh_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((gate, up), out) in gate.iter().zip(up).zip(out) {
+        let x = f64::from(*gate);
+        let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
+        *out = (0.5 * x * (1.0 + inner.tanh()) * f64::from(*up)) as f32;
+    }
+}
+
+/// Each row of `n` numbers becomes `exp(x − max) / Σ exp(x − max)`.
+pub fn softmax(x: &mut [f32], n: usize) {
+    for row in x.chunks_exact_mut(n) {
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let powers: Vec<f64> = row.iter().map(|v| (f64::from(*v) - f64::from(max)).exp()).collect();
+        let sum: f64 = powers.iter().sum();
+        for (x, power) in row.iter_mut().zip(powers) {
+            *x = (power / sum) as f32;
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Each operation as its definition reads: scalar, one value at a time, sums in `f64`.
+//!
+//! This is what the fast operations are tested against, and the first place to read what an operation means. The files
+//! have the same names as those in [`cpu`](crate::cpu). It must never grow fast.
+
+mod activation;
+mod attention;
+mod dequantize;
+mod matmul;
+mod norm;
+mod rope;
+
+pub use activation::{gelu_tanh_mul, silu_mul, softmax};
+pub use attention::attention;
+pub use dequantize::{dequantize, supports, value};
+pub use matmul::matmul;
+pub use norm::rms_norm;
+pub use rope::rope;

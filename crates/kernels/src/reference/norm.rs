@@ -1,0 +1,19 @@
+//! Root-mean-square norm.
+
+/// Each row of `n` numbers: `out = x / sqrt(mean(x²) + eps) · weight` (no weight: 1).
+///
+/// Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
+///
+/// # Panics
+/// Where the lengths do not fit.
+pub fn rms_norm(x: &[f32], weight: Option<&[f32]>, n: usize, eps: f32, out: &mut [f32]) {
+    assert_eq!(x.len(), out.len());
+    for (x, out) in x.chunks_exact(n).zip(out.chunks_exact_mut(n)) {
+        let squares: f64 = x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+        let scale = 1.0 / (squares / n as f64 + f64::from(eps)).sqrt();
+        for i in 0..n {
+            let weight = weight.map_or(1.0, |w| f64::from(w[i]));
+            out[i] = (f64::from(x[i]) * scale * weight) as f32;
+        }
+    }
+}
