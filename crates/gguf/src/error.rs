@@ -1,6 +1,7 @@
 //! What can be wrong with a model file.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use plan::Bytes;
@@ -67,7 +68,7 @@ impl fmt::Display for Lookalike {
 #[derive(Debug, thiserror::Error)]
 pub enum GgufError {
     /// The file could not be read.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {source}\n\nhint: {hint}", path = path.display(), hint = io_hint(source.kind()))]
     Io {
         /// The file.
         path: PathBuf,
@@ -402,6 +403,14 @@ impl GgufError {
             Self::Io { .. } | Self::NotAFile { .. } | Self::PathNotText { .. } | Self::InFile { .. } => self,
             cause => Self::InFile { path: path.to_owned(), cause: Box::new(cause) },
         }
+    }
+}
+
+const fn io_hint(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::NotFound => "check the path; `plimsoll pull` gets models from the hub",
+        ErrorKind::PermissionDenied => "check who may read the file and its folders",
+        _ => "the drive or the share that holds the file failed; the system's log may say more",
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{GgufError, Metadata, Value};
 /// Most metadata entries; real models have some 30.
 const ENTRIES_MAX: u64 = 64 << 10;
 /// Most tensors; the largest models have some thousands.
-const TENSORS_MAX: u64 = 1 << 20;
+pub(crate) const TENSORS_MAX: u64 = 1 << 20;
 /// Longest metadata key, the specification's cap.
 const KEY_BYTES_MAX: u64 = (64 << 10) - 1;
 /// Longest tensor name; ggml itself keeps 63 bytes.

@@ -10,7 +10,9 @@ use crate::GgufError;
 ///
 /// Bytes behind the last tensor are allowed: some tools pad there.
 pub(crate) fn place(tensors: &mut [Tensor], data_start: u64, alignment: u64, length: u64) -> Result<(), GgufError> {
-    unique(tensors)?;
+    if let Some(twice) = repeated(tensors) {
+        return Err(GgufError::DuplicateTensor { tensor: twice.name.clone() });
+    }
     let mut need = 0;
     for tensor in tensors.iter_mut() {
         let given = tensor.offset;
@@ -30,13 +32,10 @@ pub(crate) fn place(tensors: &mut [Tensor], data_start: u64, alignment: u64, len
     in_order(tensors, data_start, alignment, length, need)
 }
 
-/// Refuses a name that comes twice.
-pub(crate) fn unique(tensors: &[Tensor]) -> Result<(), GgufError> {
+/// The first tensor whose name has come before.
+pub(crate) fn repeated(tensors: &[Tensor]) -> Option<&Tensor> {
     let mut seen = HashSet::with_capacity(tensors.len());
-    match tensors.iter().find(|tensor| !seen.insert(tensor.name.as_str())) {
-        None => Ok(()),
-        Some(twice) => Err(GgufError::DuplicateTensor { tensor: twice.name.clone() }),
-    }
+    tensors.iter().find(|tensor| !seen.insert(tensor.name.as_str()))
 }
 
 /// Checks that tensors, taken by offset, follow each other with no more than padding between, up to the file's end.

@@ -185,3 +185,80 @@ impl<R: Read> Reader<R> {
         Ok(numbers)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Cursor, Error};
+
+    use super::*;
+
+    const WHAT: What = What::Value("k");
+
+    fn reader<R: Read>(inner: R, length: u64) -> Reader<R> {
+        Reader::new(inner, "model.gguf".into(), length)
+    }
+
+    /// Gives one byte at a time.
+    struct Drip<R>(R);
+
+    impl<R: Read> Read for Drip<R> {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            let one = into.len().min(1);
+            self.0.read(&mut into[..one])
+        }
+    }
+
+    /// Always fails.
+    struct Broken;
+
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            Err(Error::other("the drive is gone"))
+        }
+    }
+
+    #[test]
+    fn short_reads_change_nothing() {
+        let bytes: Vec<u8> = [2u64, 3].iter().flat_map(|n| n.to_le_bytes()).chain(*b"abc").collect();
+        let mut drip = reader(Drip(Cursor::new(&bytes)), bytes.len() as u64);
+        assert_eq!(drip.u64(WHAT).unwrap(), 2);
+        assert_eq!(drip.string(8, WHAT).unwrap(), b"abc");
+        assert_eq!(drip.position(), 19);
+    }
+
+    #[test]
+    fn memory_is_refused_before_it_is_taken() {
+        // Bytes that are there, of which each would take eight in memory.
+        let mut endless = reader(std::io::repeat(1), u64::MAX);
+        endless.spend(1).unwrap();
+        let error = endless.numbers(ARRAY_ELEMENTS_MAX, WHAT, |[byte]: [u8; 1]| i64::from(byte)).unwrap_err();
+        assert_eq!(error.name(), "Limit", "{error}");
+        assert_eq!(endless.position(), 0);
+    }
+
+    #[test]
+    fn strings_end_at_the_cap_of_memory() {
+        // Every string claims 0x0101…01 bytes, beyond the longest.
+        let mut endless = reader(std::io::repeat(1), u64::MAX);
+        let error = endless.strings(1 << 20, WHAT).unwrap_err();
+        assert_eq!(error.name(), "Limit", "{error}");
+        // Empty strings: a place for the end of each, and nothing more.
+        let mut empty = reader(std::io::repeat(0), u64::MAX);
+        assert_eq!(empty.strings(1 << 20, WHAT).unwrap().len(), 1 << 20);
+    }
+
+    #[test]
+    fn a_file_that_shrinks_is_cut() {
+        let mut shrunk = reader(Cursor::new([0; 10]), 100);
+        shrunk.u64(WHAT).unwrap();
+        let error = shrunk.u64(WHAT).unwrap_err();
+        assert!(matches!(error, GgufError::HeaderCut { offset: 8, need: 8, left: 0, .. }), "{error}");
+    }
+
+    #[test]
+    fn failures_of_the_drive_name_the_file() {
+        let text = reader(Broken, 100).u32(WHAT).unwrap_err().to_string();
+        assert!(text.starts_with("model.gguf: the drive is gone\n\nhint: "), "{text}");
+        assert_eq!(reader(Broken, 100).peek(4).unwrap_err().name(), "Io");
+    }
+}

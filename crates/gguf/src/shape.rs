@@ -85,7 +85,8 @@ fn refuse_other_files(metadata: &Metadata) -> Result<(), GgufError> {
 
 /// Infinite and undefined hyperparameters would spread silently through every logit.
 fn finite(metadata: &Metadata, architecture: &str) -> Result<(), GgufError> {
-    for (key, value) in metadata.iter().filter(|(key, _)| key.starts_with(architecture)) {
+    let own = format!("{architecture}.");
+    for (key, value) in metadata.iter().filter(|(key, _)| key.starts_with(&own)) {
         let bad = match value {
             Value::Float(x) => (!x.is_finite()).then_some(*x),
             Value::Floats(list) => list.iter().find(|x| !x.is_finite()).map(|x| f64::from(*x)),
@@ -204,7 +205,7 @@ fn kv_per_token(metadata: &Metadata, blocks: u64, embedding: u64, heads: &[u64])
     let most_heads = heads.iter().copied().max().unwrap_or(0).max(1);
     let width = |key: &str| {
         let own = optional(metadata, &format!(".attention.{key}"), 1..=WIDTH_MAX)?.unwrap_or(embedding / most_heads);
-        // Layers with a window may have heads of another width; the wider is kept for all: never too little.
+        // Layers with a window may have heads of another width. The wider counts for all: never too little.
         let window = optional(metadata, &format!(".attention.{key}_swa"), 1..=WIDTH_MAX)?.unwrap_or(0);
         Ok::<u64, GgufError>(own.max(window))
     };

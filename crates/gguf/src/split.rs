@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use plan::{Bytes, Inventory, ModelFile, Tensor};
 
-use crate::header::{self, Header};
+use crate::header::{self, Header, TENSORS_MAX};
 use crate::reader::Reader;
 use crate::{GgufError, Metadata};
 
@@ -53,19 +53,18 @@ pub fn open(path: &Path) -> Result<Model, GgufError> {
             Some(whole) => join(whole, header, number as u64).map_err(|error| error.in_file(path))?,
         });
     }
-    let first_path = &paths[0];
     // A set has two parts or more, so that `whole` is there.
-    let Some((header, first)) = whole else { return Err(GgufError::missing_key("split.count").in_file(path)) };
-    if header.tensors.len() as u64 != first.tensors {
-        let found = header.tensors.len().to_string();
-        let error = GgufError::wrong_value(
-            "split.tensors.count",
-            format!("{found}, as all parts hold"),
-            first.tensors.to_string(),
-        );
-        return Err(error.in_file(first_path));
+    let Some((header, set)) = whole else { return Err(GgufError::missing_key("split.count").in_file(path)) };
+    if let Some(twice) = crate::layout::repeated(&header.tensors) {
+        let error = GgufError::DuplicateTensor { tensor: twice.name.clone() };
+        return Err(error.in_file(&paths[twice.file as usize]));
     }
-    model(files, header).map_err(|error| error.in_file(first_path))
+    if header.tensors.len() as u64 != set.tensors {
+        let expected = format!("{}, as all parts hold", header.tensors.len());
+        let error = GgufError::wrong_value("split.tensors.count", expected, set.tensors.to_string());
+        return Err(error.in_file(&paths[0]));
+    }
+    model(files, header).map_err(|error| error.in_file(&paths[0]))
 }
 
 fn model(files: Vec<ModelFile>, header: Header) -> Result<Model, GgufError> {
@@ -115,7 +114,12 @@ impl Part {
         if number >= count {
             return Err(GgufError::wrong_value("split.no", format!("a number below {count}"), number.to_string()));
         }
-        Ok(Some(Self { number, count, tensors: metadata.require_unsigned("split.tensors.count")? }))
+        let tensors = metadata.require_unsigned("split.tensors.count")?;
+        if tensors > TENSORS_MAX {
+            let what = "tensors of a split set".to_owned();
+            return Err(GgufError::Limit { what, found: tensors, limit: TENSORS_MAX });
+        }
+        Ok(Some(Self { number, count, tensors }))
     }
 }
 
@@ -206,8 +210,12 @@ fn join(whole: (Header, Part), part: Header, number: u64) -> Result<(Header, Par
         let (expected, found) = (header.version.to_string(), part.version.to_string());
         return Err(GgufError::ForeignShard { what: "GGUF version".into(), expected, found });
     }
+    let joined = header.tensors.len() + part.tensors.len();
+    if joined as u64 > set.tensors {
+        let expected = format!("{joined} or more, as the parts hold");
+        return Err(GgufError::wrong_value("split.tensors.count", expected, set.tensors.to_string()));
+    }
     header.tensors.extend(part.tensors.into_iter().map(|tensor| Tensor { file: number as u32, ..tensor }));
-    crate::layout::unique(&header.tensors)?;
     Ok((header, set))
 }
 

@@ -29,8 +29,15 @@ fn every_fixture_opens() {
         let length = inventory.files[0].bytes;
         let tensors: u64 = inventory.tensors.iter().map(|tensor| tensor.bytes.0).sum();
         assert_eq!(inventory.bytes().0, tensors, "{}: units cover every tensor once", path.display());
-        let start = inventory.tensors.iter().map(|tensor| tensor.offset).min().unwrap_or(0);
-        assert!(start + tensors <= length.0, "{}", path.display());
-        println!("{} {:?}", path.display(), inventory.shape);
+        // Writers pad behind the last tensor up to the alignment, and add nothing else.
+        let end = inventory.tensors.iter().map(|tensor| tensor.offset + tensor.bytes.0).max().unwrap_or(length.0);
+        assert!((end..end + 32).contains(&length.0), "{}: data end at {end} of {length:?}", path.display());
+        let shape = &inventory.shape;
+        if !inventory.tensors.is_empty() {
+            assert_eq!(shape.kv_per_token.len(), shape.layers as usize, "{}", path.display());
+            assert!(shape.heads > 0 && shape.vocabulary > 0 && shape.context_train > 0, "{}", path.display());
+            let experts = inventory.units.iter().filter_map(|unit| unit.expert).max();
+            assert_eq!(experts.map_or(0, |last| last + 1), shape.experts, "{}", path.display());
+        }
     }
 }

@@ -1,17 +1,21 @@
 //! Malformed files end in one typed error each: never a panic, nor memory for a claim that no byte backs.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use gguf::GgufError;
 use gguf::testing::{bad_sets, dense, malformed, mixture};
 use proptest::prelude::*;
 
+/// Writes a file. One that is there is written over, not cut to nothing first: file systems flush those, slowly.
 fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = folder.join(name);
-    std::fs::write(&path, bytes).unwrap();
+    let mut file = File::options().write(true).create(true).truncate(false).open(&path).unwrap();
+    file.write_all(bytes).unwrap();
+    file.set_len(bytes.len() as u64).unwrap();
     path
 }
 
@@ -98,15 +102,19 @@ fn a_file_cut_anywhere_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     for (name, draft) in [("dense", dense()), ("mixture", mixture())] {
         let (header, bytes) = (draft.header().len(), draft.bytes());
-        // Each byte of the header, and a sample of the data with both its ends.
+        let path = write(folder.path(), name, &bytes);
+        gguf::open(&path).unwrap();
+        // Each byte of the header, and a sample of the data with both its ends; from the end, so as to cut one file.
         let data = (header..bytes.len()).step_by(97).chain([bytes.len() - 1]);
-        for cut in (0..header).chain(data) {
-            let path = write(folder.path(), "cut.gguf", &bytes[..cut]);
+        let mut cuts: Vec<usize> = (0..header).chain(data).collect();
+        cuts.sort_unstable();
+        let file = File::options().write(true).open(&path).unwrap();
+        for cut in cuts.into_iter().rev() {
+            file.set_len(cut as u64).unwrap();
             let (error, _) = refusal(&path, name);
             let expected = if cut < header { "HeaderCut" } else { "DataCut" };
             assert_eq!(error.name(), expected, "{name} cut at {cut} of {header}: {error}");
         }
-        gguf::open(&write(folder.path(), "whole.gguf", &bytes)).unwrap();
     }
 }
 
@@ -119,9 +127,6 @@ fn paths_that_are_no_files_are_refused() {
         assert_eq!(refusal(Path::new("/dev/zero"), "a device").0.name(), "NotAFile");
     }
 }
-
-/// Where the two properties below write, each one file.
-static CHANGED: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
 
 proptest! {
     // `PROPTEST_CASES` runs more of them.
@@ -138,7 +143,7 @@ proptest! {
         for (place, value) in changes {
             bytes[place.index(header)] = value;
         }
-        let path = write(CHANGED.path(), "bytes.gguf", &bytes);
+        let path = write(Path::new(env!("CARGO_TARGET_TMPDIR")), "bytes.gguf", &bytes);
         if let Ok(model) = gguf::open(&path) {
             let ends = model.inventory.units.iter().map(|unit| unit.offset + unit.bytes.0);
             prop_assert!(ends.max().unwrap_or(0) <= bytes.len() as u64);
@@ -156,7 +161,7 @@ proptest! {
         let (mut bytes, header) = (draft.bytes(), draft.header().len());
         let start = place.index(header - 8);
         bytes[start..start + 8].copy_from_slice(&(1u64 << bits).wrapping_sub(less).to_le_bytes());
-        let path = write(CHANGED.path(), "numbers.gguf", &bytes);
+        let path = write(Path::new(env!("CARGO_TARGET_TMPDIR")), "numbers.gguf", &bytes);
         if let Ok(model) = gguf::open(&path) {
             let ends = model.inventory.units.iter().map(|unit| unit.offset + unit.bytes.0);
             prop_assert!(ends.max().unwrap_or(0) <= bytes.len() as u64);

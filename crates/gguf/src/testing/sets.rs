@@ -81,13 +81,21 @@ const ROWS: &[Row] = &[
     ("a part of another version", P1, "ForeignShard", "GGUF version", |p| p[2].1.version = 2),
     ("a tensor in two parts", P1, "DuplicateTensor", "token_embd.weight", |p| {
         let tensor = p[0].1.tensors[0].clone();
-        p[1].1.tensors.push(tensor);
+        p[1].1.tensors[0] = tensor;
     }),
     ("tensors lost from a part", P1, "WrongValue", "split.tensors.count", |p| drop(p[1].1.tensors.pop())),
     ("total wrong in all parts", P1, "WrongValue", "split.tensors.count", |p| {
         for (_, part) in p {
             part.set("split.tensors.count", Field::i32(99));
         }
+    }),
+    ("more tensors than the total", P1, "WrongValue", "11 or more", |p| {
+        for (_, part) in p {
+            part.set("split.tensors.count", Field::i32(9));
+        }
+    }),
+    ("total over the cap", P1, "Limit", "1048577", |p| {
+        p[0].1.set("split.tensors.count", Field::u32((1 << 20) + 1));
     }),
     ("negative total", P1, "WrongValue", "split.tensors.count", |p| {
         p[0].1.set("split.tensors.count", Field::i32(-1));
