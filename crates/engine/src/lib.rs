@@ -1,1 +1,27 @@
-//! Stub.
+//! Runs the model, samples, counts.
+//!
+//! Owns architectures, activations, sessions and the loop from a prompt to tokens. Weights come as leases from `tiers`,
+//! arithmetic is done by `kernels` behind candle operations. Must never know files, arguments or standard output, nor
+//! hold unsafe code.
+
+mod arch;
+mod blocks;
+mod claims;
+mod engine;
+mod error;
+mod generate;
+mod ops;
+mod rope;
+mod sampler;
+mod scratch;
+mod session;
+mod spec;
+mod stats;
+
+pub use engine::{Engine, check_model, unsupported_types};
+pub use error::EngineError;
+pub use generate::{Finish, Generation, Request, generate};
+pub use kernels::cpu::Isa;
+pub use sampler::{Sampler, Sampling};
+pub use session::Session;
+pub use stats::{ExpertCacheStats, ForecastStats, LinkStats, Stats, TierStats};

@@ -1,0 +1,5 @@
+//! Qwen 3 (<https://arxiv.org/abs/2505.09388>): norms on the heads of q and k.
+
+use super::{Family, PLAIN};
+
+pub(crate) const QWEN3: Family = Family { names: &["qwen3"], ..PLAIN };

@@ -1,0 +1,285 @@
+//! The engine: a model laid over its tiers, ready to make logits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use kernels::cpu::{self, Isa, Pool, RopeTable, dequantize};
+use kernels::memory::ByteSource;
+use plan::cost::LOGIT_ROWS;
+use plan::{Bytes, Inventory, Plan, QuantType};
+use tiers::Tiers;
+
+use crate::blocks::{Pass, Quants};
+use crate::ops::with_numbers;
+use crate::scratch::Scratch;
+use crate::spec::Spec;
+use crate::stats::Record;
+use crate::{EngineError, Session, Stats};
+
+type Result<T> = std::result::Result<T, EngineError>;
+
+/// A model in its tiers.
+pub struct Engine {
+    spec: Spec,
+    quants: Quants,
+    frequencies: Vec<Vec<f32>>,
+    turns: Vec<RopeTable>,
+    tiers: Tiers,
+    pool: Pool,
+    scratch: Scratch,
+    logits: Vec<f32>,
+    plan: Plan,
+    interrupt: Arc<AtomicBool>,
+    record: Record,
+}
+
+impl Engine {
+    /// Checks the model against its architecture, allocates everything the plan says and loads what lives in RAM.
+    /// `sources` are the model's files in the order of its inventory. `progress` hears bytes loaded and to load.
+    ///
+    /// # Errors
+    /// Where the architecture or a tensor type is not supported, tensors do not fit, memory is refused or a file
+    /// cannot be read.
+    pub fn open(
+        model: &gguf::Model,
+        plan: Plan,
+        isa: Isa,
+        sources: Vec<Arc<dyn ByteSource>>,
+        progress: &mut dyn FnMut(Bytes, Bytes),
+    ) -> Result<Self> {
+        let started = Instant::now();
+        let inventory = &model.inventory;
+        let spec = check(model, plan.kv.tokens)?;
+        let quants = Quants::of(inventory);
+        let mut tiers = Tiers::open(&plan, inventory, sources, &spec.order(), progress)?;
+        let frequencies = frequencies(&spec, &quants, &mut tiers)?;
+        let embedding = inventory.tensor_of(inventory.unit(spec.embedding));
+        let scratch = Scratch::new(&spec, plan.micro_batch as usize, embedding.row_bytes().0 as usize)?;
+        let turns = frequencies.iter().map(|f| RopeTable::with_capacity(f.len(), plan.micro_batch as usize));
+        let turns = turns.collect();
+        let pool = Pool::new(plan.threads as usize, isa).map_err(|source| EngineError::Threads { source })?;
+        let logits = vec![0.0; spec.vocabulary];
+        let record = Record { load: started.elapsed(), ..Record::default() };
+        let interrupt = Arc::new(AtomicBool::new(false));
+        Ok(Self { spec, quants, frequencies, turns, tiers, pool, scratch, logits, plan, interrupt, record })
+    }
+
+    /// A new conversation, its cache allocated as planned.
+    ///
+    /// # Errors
+    /// Where memory is refused.
+    pub fn session(&self) -> Result<Session> {
+        Session::new(&self.spec, &self.plan.kv)
+    }
+
+    /// Raised, it ends the pass under way before its next layer, with [`EngineError::Interrupted`]. The engine lowers
+    /// it when it has done so.
+    #[must_use]
+    pub fn interrupt(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.interrupt)
+    }
+
+    /// The plan it runs under.
+    #[must_use]
+    pub const fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Tokens in the vocabulary: the length of logits.
+    #[must_use]
+    pub const fn vocabulary(&self) -> usize {
+        self.spec.vocabulary
+    }
+
+    /// Bytes that weights, ring and activations hold.
+    #[must_use]
+    pub fn allocated(&self) -> Bytes {
+        self.tiers.allocated() + self.scratch.bytes()
+    }
+
+    /// Adds a prompt to the session, micro-batch by micro-batch, and gives the logits of its last token.
+    ///
+    /// # Errors
+    /// Where the prompt is empty or does not fit, names no token, or a pass fails or is interrupted. The session then
+    /// holds what it held before.
+    pub fn prefill(&mut self, session: &mut Session, tokens: &[u32]) -> Result<&[f32]> {
+        let started = Instant::now();
+        self.check(session, tokens)?;
+        let start = session.position();
+        let (batches, before) = (tokens.chunks(self.scratch.tokens()), self.tiers.counts());
+        for batch in batches {
+            self.pass(session, batch).inspect_err(|_| session.truncate(start))?;
+        }
+        let last = (tokens.len() - 1) % self.scratch.tokens();
+        self.take_logits(session, last)?;
+        self.record.prompt.add(tokens.len(), started.elapsed(), before, self.tiers.counts());
+        self.record.ttft = started.elapsed();
+        Ok(&self.logits)
+    }
+
+    /// Adds one token to the session and gives its logits.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`].
+    pub fn decode(&mut self, session: &mut Session, token: u32) -> Result<&[f32]> {
+        let started = Instant::now();
+        let before = self.tiers.counts();
+        self.check(session, &[token])?;
+        let start = session.position();
+        self.pass(session, &[token]).inspect_err(|_| session.truncate(start))?;
+        self.take_logits(session, 0)?;
+        self.record.decode.add(1, started.elapsed(), before, self.tiers.counts());
+        Ok(&self.logits)
+    }
+
+    /// Adds tokens to the session and hands the logits of each position, counted from the first of `tokens`, to `use_them`.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`].
+    pub fn every_logit(
+        &mut self,
+        session: &mut Session,
+        tokens: &[u32],
+        use_them: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        self.check(session, tokens)?;
+        let start = session.position();
+        let vocabulary = self.spec.vocabulary;
+        let mut done = 0;
+        for batch in tokens.chunks(self.scratch.tokens()) {
+            self.pass(session, batch).inspect_err(|_| session.truncate(start))?;
+            let most = LOGIT_ROWS as usize;
+            for first in (0..batch.len()).step_by(most) {
+                let count = most.min(batch.len() - first);
+                let logits = self.at(session.position() - batch.len(), batch.len()).logits(first, count)?;
+                with_numbers(&logits, |rows| {
+                    for (i, row) in rows.chunks(vocabulary).enumerate() {
+                        use_them(done + first + i, row);
+                    }
+                })?;
+            }
+            done += batch.len();
+        }
+        Ok(())
+    }
+
+    /// What was done since the engine was opened or [`Self::reset_stats`]. `ram_peak` is the process's peak resident
+    /// size, which the engine does not know.
+    #[must_use]
+    pub fn stats(&self, ram_peak: Bytes) -> Stats {
+        self.record.stats(&self.plan, ram_peak)
+    }
+
+    /// Forgets the counts of passes, not the time of loading.
+    pub fn reset_stats(&mut self) {
+        self.record = Record { load: self.record.load, ..Record::default() };
+    }
+
+    fn check(&self, session: &Session, tokens: &[u32]) -> Result<()> {
+        let vocabulary = self.spec.vocabulary;
+        if tokens.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        if let Some(&token) = tokens.iter().find(|token| **token as usize >= vocabulary) {
+            return Err(EngineError::NoSuchToken { token, vocabulary });
+        }
+        session.check_room(tokens.len())
+    }
+
+    /// One micro-batch through all layers; the residual stream is left in the scratch.
+    fn pass(&mut self, session: &mut Session, tokens: &[u32]) -> Result<()> {
+        let interrupt = Arc::clone(&self.interrupt);
+        let first = session.position() as u32;
+        for ((table, frequencies), rope) in self.turns.iter_mut().zip(&self.frequencies).zip(&self.spec.ropes) {
+            table.fill(first..first + tokens.len() as u32, frequencies, rope.magnitude);
+        }
+        let mut pass = self.at(session.position(), tokens.len());
+        pass.embed(tokens)?;
+        for (index, cache) in session.layers.iter_mut().enumerate() {
+            if interrupt.swap(false, Ordering::Relaxed) {
+                return Err(EngineError::Interrupted);
+            }
+            pass.layer(index, cache)?;
+        }
+        session.tokens.extend_from_slice(tokens);
+        Ok(())
+    }
+
+    fn at(&mut self, first_position: usize, tokens: usize) -> Pass<'_> {
+        Pass {
+            spec: &self.spec,
+            quants: &self.quants,
+            turns: &self.turns,
+            tiers: &mut self.tiers,
+            pool: &self.pool,
+            scratch: &mut self.scratch,
+            tokens,
+            first_position,
+        }
+    }
+
+    /// Copies the logits of one token of the last pass out, and refuses them where they are not finite.
+    fn take_logits(&mut self, session: &Session, row: usize) -> Result<()> {
+        let logits = self.at(session.position(), 1).logits(row, 1)?;
+        with_numbers(&logits, |numbers| self.logits.copy_from_slice(numbers))?;
+        match self.logits.iter().all(|logit| logit.is_finite()) {
+            true => Ok(()),
+            false => Err(EngineError::NotFinite { position: session.position() - 1 }),
+        }
+    }
+}
+
+/// Checks that the engine can run this model, without loading anything.
+///
+/// # Errors
+/// Where the architecture or a tensor type is not supported, or tensors do not fit the architecture.
+pub fn check_model(model: &gguf::Model) -> Result<()> {
+    check(model, model.inventory.shape.context_train).map(|_| ())
+}
+
+fn check(model: &gguf::Model, context: u32) -> Result<Spec> {
+    let unsupported = unsupported_types(&model.inventory);
+    if !unsupported.is_empty() {
+        let list = unsupported.iter().map(|(quant, count)| format!("{quant} ({count} tensors)"));
+        return Err(EngineError::UnsupportedTypes { list: list.collect::<Vec<_>>().join(", ") });
+    }
+    Spec::build(&model.metadata, &model.inventory, context)
+}
+
+/// Tensor types of the model that no kernel computes, with the number of their tensors.
+#[must_use]
+pub fn unsupported_types(inventory: &Inventory) -> Vec<(QuantType, usize)> {
+    let mut counts = std::collections::BTreeMap::new();
+    for tensor in inventory.tensors.iter().filter(|tensor| !cpu::supports(tensor.quant)) {
+        *counts.entry(tensor.quant).or_insert(0) += 1;
+    }
+    counts.into_iter().collect()
+}
+
+/// The frequencies of each rope, divided by the model's divisors where it has some.
+fn frequencies(spec: &Spec, quants: &Quants, tiers: &mut Tiers) -> Result<Vec<Vec<f32>>> {
+    spec.ropes
+        .iter()
+        .map(|rope| {
+            let Some(vector) = &rope.divisors else {
+                return Ok(rope.frequencies.iter().map(|f| *f as f32).collect());
+            };
+            let (unit, quant) = (vector.slice.unit, quants.get(vector.slice.unit));
+            let mut row = vec![0; vector.length * quant.block_bytes()];
+            let mut divisors = vec![0.0; vector.length];
+            tiers.gather(unit, 0, &mut row)?;
+            dequantize(quant, &row, &mut divisors);
+            Ok(rope.frequencies.iter().zip(&divisors).map(|(f, d)| (f / f64::from(*d)) as f32).collect())
+        })
+        .collect()
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("tiers", &self.tiers)
+            .field("allocated", &self.allocated())
+            .finish_non_exhaustive()
+    }
+}

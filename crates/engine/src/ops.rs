@@ -1,0 +1,167 @@
+//! The steps of a model as in-place candle operations over activation tensors that were created once.
+//!
+//! Owns the bridge from tensors to `kernels`. Each operation works on the first `rows` rows of its tensors. Must never
+//! know units, tiers or sessions: bytes and caches are handed in.
+
+use std::marker::PhantomData;
+
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
+use kernels::cpu::{self, AttentionShape, KvStore, Pool, RopeShape, RopeTable};
+use plan::QuantType;
+
+use crate::arch::Activation;
+
+/// The numbers of a contiguous f32 tensor.
+fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(all), Some((start, end))) => Ok(&all[start..end]),
+        _ => bail!("expected a contiguous f32 tensor, found {layout:?}"),
+    }
+}
+
+fn numbers_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(all), Some((start, end))) => Ok(&mut all[start..end]),
+        _ => bail!("expected a contiguous f32 tensor, found {layout:?}"),
+    }
+}
+
+/// Hands the numbers of `tensor` to `use_them`.
+pub(crate) fn with_numbers<T>(tensor: &Tensor, use_them: impl FnOnce(&[f32]) -> T) -> Result<T> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        candle_core::Storage::Cpu(cpu) => Ok(use_them(numbers(cpu, layout)?)),
+        _ => bail!("expected a tensor on the CPU"),
+    }
+}
+
+/// An operation that changes one tensor.
+macro_rules! in_place {
+    ($name:ident, |$op:ident, $x:ident| $body:expr) => {
+        impl InplaceOp1 for $name<'_> {
+            fn name(&self) -> &'static str {
+                stringify!($name)
+            }
+            fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+                let ($op, $x) = (self, numbers_mut(storage, layout)?);
+                $body;
+                Ok(())
+            }
+        }
+    };
+}
+
+/// An operation that changes its first tensor by its second.
+macro_rules! from_second {
+    ($name:ident, |$op:ident, $out:ident, $x:ident| $body:expr) => {
+        impl InplaceOp2 for $name<'_> {
+            fn name(&self) -> &'static str {
+                stringify!($name)
+            }
+            fn cpu_fwd(&self, s1: &mut CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<()> {
+                let ($op, $out, $x) = (self, numbers_mut(s1, l1)?, numbers(s2, l2)?);
+                $body;
+                Ok(())
+            }
+        }
+    };
+}
+
+/// out[t][first..] = W x[t], for a run of rows of W.
+pub(crate) struct MatMul<'a> {
+    pub(crate) pool: &'a Pool,
+    pub(crate) quant: QuantType,
+    pub(crate) weights: &'a [u8],
+    pub(crate) inputs: usize,
+    /// Which outputs these rows make.
+    pub(crate) first: usize,
+    pub(crate) rows: usize,
+    /// Outputs of the whole matrix: the length of one row of `out`.
+    pub(crate) outputs: usize,
+    pub(crate) tokens: usize,
+}
+from_second!(MatMul, |op, out, x| {
+    cpu::matmul(op.pool, op.quant, op.weights, op.rows, op.inputs, x, op.tokens, out, op.outputs, op.first);
+});
+
+/// x[t] += vector.
+pub(crate) struct AddVector<'a>(pub(crate) &'a [f32]);
+in_place!(AddVector, |op, x| cpu::add_bias(x, op.0));
+
+/// out[t] = x[t] / rms(x[t]) · weight.
+pub(crate) struct RmsNorm<'a> {
+    pub(crate) pool: &'a Pool,
+    pub(crate) weight: &'a [f32],
+    pub(crate) eps: f32,
+}
+from_second!(RmsNorm, |op, out, x| cpu::rms_norm(op.pool, x, Some(op.weight), op.weight.len(), op.eps, out));
+// Each head by itself, where the weight is as long as a head.
+in_place!(RmsNorm, |op, x| cpu::rms_norm_in_place(op.pool, x, Some(op.weight), op.weight.len(), op.eps));
+
+/// Rotates the heads of each token by its position.
+pub(crate) struct Rotate<'a> {
+    pub(crate) pool: &'a Pool,
+    pub(crate) shape: RopeShape,
+    pub(crate) table: &'a RopeTable,
+}
+in_place!(Rotate, |op, x| cpu::rope(op.pool, x, op.shape, op.table));
+
+/// out[t] = causal attention of the heads of q[t] over the cache.
+pub(crate) struct Attend<'a> {
+    pub(crate) pool: &'a Pool,
+    pub(crate) shape: AttentionShape,
+    pub(crate) keys: &'a KvStore,
+    pub(crate) values: &'a KvStore,
+    pub(crate) first_position: usize,
+}
+from_second!(Attend, |op, out, q| {
+    cpu::attention(op.pool, &op.shape, q, op.keys, op.values, op.first_position, None, out);
+});
+
+/// out = activation(gate) · up.
+pub(crate) struct Gate<'a> {
+    pub(crate) pool: &'a Pool,
+    pub(crate) activation: Activation,
+}
+impl InplaceOp3 for Gate<'_> {
+    fn name(&self) -> &'static str {
+        "Gate"
+    }
+    fn cpu_fwd(
+        &self,
+        s1: &mut CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<()> {
+        let (out, gate, up) = (numbers_mut(s1, l1)?, numbers(s2, l2)?, numbers(s3, l3)?);
+        match self.activation {
+            Activation::Silu => cpu::silu_mul(self.pool, gate, up, out),
+            Activation::GeluTanh => cpu::gelu_tanh_mul(self.pool, gate, up, out),
+        }
+        Ok(())
+    }
+}
+
+/// x += y.
+pub(crate) struct Add<'a>(PhantomData<&'a ()>);
+impl Add<'_> {
+    pub(crate) const NEW: Self = Self(PhantomData);
+}
+from_second!(Add, |_op, x, y| cpu::add(x, y));
+
+/// x = cap · tanh(x / cap).
+pub(crate) struct SoftCap<'a>(pub(crate) &'a f32);
+in_place!(SoftCap, |op, x| x.iter_mut().for_each(|v| *v = op.0 * (*v / op.0).tanh()));
+
+/// Writes one row of numbers into a tensor.
+pub(crate) struct SetRow<'a> {
+    pub(crate) row: usize,
+    pub(crate) numbers: &'a [f32],
+}
+in_place!(SetRow, |op, x| {
+    let start = op.row * op.numbers.len();
+    x[start..start + op.numbers.len()].copy_from_slice(op.numbers);
+});

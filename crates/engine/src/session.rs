@@ -1,0 +1,78 @@
+//! One conversation: its keys and values, and the tokens they were made of.
+
+use kernels::cpu::KvStore;
+use plan::{Bytes, KvPlan};
+
+use crate::EngineError;
+use crate::spec::Spec;
+
+/// Keys and values of one layer.
+#[derive(Debug)]
+pub(crate) struct LayerCache {
+    pub(crate) keys: KvStore,
+    pub(crate) values: KvStore,
+}
+
+/// One conversation's cache and position. Everything is allocated when it is made; memory is touched as it fills.
+#[derive(Debug)]
+pub struct Session {
+    pub(crate) layers: Vec<LayerCache>,
+    pub(crate) tokens: Vec<u32>,
+    capacity: usize,
+}
+
+impl Session {
+    pub(crate) fn new(spec: &Spec, kv: &KvPlan) -> Result<Self, EngineError> {
+        let capacity = kv.tokens as usize;
+        let store = |kind, heads, width| {
+            KvStore::try_new(kind, heads, width, capacity).map_err(|source| EngineError::Memory {
+                what: "KV cache",
+                bytes: kv.bytes,
+                source,
+            })
+        };
+        let layers = spec.layers.iter().map(|layer| {
+            let a = &layer.attention;
+            let keys = store(kv.k_type, a.kv_heads, a.k_dim)?;
+            Ok(LayerCache { keys, values: store(kv.v_type, a.kv_heads, a.v_dim)? })
+        });
+        Ok(Self { layers: layers.collect::<Result<_, EngineError>>()?, tokens: Vec::with_capacity(capacity), capacity })
+    }
+
+    /// Tokens kept so far: the position of the next one.
+    #[must_use]
+    pub fn position(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// The tokens kept so far.
+    #[must_use]
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// How many tokens fit.
+    #[must_use]
+    pub const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Forgets all but the first `length` tokens.
+    pub fn truncate(&mut self, length: usize) {
+        self.tokens.truncate(length);
+    }
+
+    /// Bytes of the cache when full.
+    #[must_use]
+    pub fn bytes(&self) -> Bytes {
+        Bytes(self.layers.iter().map(|layer| (layer.keys.bytes() + layer.values.bytes()) as u64).sum())
+    }
+
+    /// Whether `more` tokens fit.
+    pub(crate) fn check_room(&self, more: usize) -> Result<(), EngineError> {
+        match self.position() + more <= self.capacity {
+            true => Ok(()),
+            false => Err(EngineError::ContextFull { position: self.position(), asked: more, capacity: self.capacity }),
+        }
+    }
+}

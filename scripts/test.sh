@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# All tests: format, lints, tests, documentation. What is skipped is printed.
+#   PLIMSOLL_FIXTURES  folder of the oracle fixtures; tests that need it are skipped without it
+#   PLIMSOLL_MODELS    folder of the small real models (target/models); fetched where they are missing
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PLIMSOLL_MODELS=${PLIMSOLL_MODELS:-$PWD/target/models}
+export PLIMSOLL_MODELS
+for model in smollm2 gemma3-270m; do
+  scripts/get-model.sh "$model" >/dev/null || echo "skipped: tests on $model, which cannot be fetched here"
+done
+cargo fmt --all --check
+cargo clippy --workspace --all-targets --locked -- -D warnings
+cargo test --workspace --locked
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet

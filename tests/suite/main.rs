@@ -1,0 +1,12 @@
+//! One integration target: oracles, placements, bad input, memory, the command line.
+
+mod architecture;
+// mod bad_input;
+// mod command_line;
+mod memory;
+mod oracle;
+mod perplexity;
+mod placement;
+mod quickstart;
+mod support;
+mod synth;

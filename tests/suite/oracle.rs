@@ -1,0 +1,137 @@
+//! The engine against independent implementations: logits, greedy text, logits after decoding.
+
+use std::path::Path;
+
+use engine::Engine;
+use serde_json::Value;
+
+use crate::support::{ALL_IN_RAM, all_fixtures, floats, ids, json, open, own_fixture};
+
+/// Largest difference of a logit, by the fixtures' README.
+const TOLERANCE: f32 = 5e-4;
+/// The same where the reference is llama.cpp's and the model uses GELU, which llama.cpp looks up in a table of halves.
+const TOLERANCE_GELU_TABLE: f32 = 8e-3;
+
+/// Every dense fixture: folder, model file, golden file.
+const DENSE: &[(&str, &str, &str)] = &[
+    ("llama", "model-f32.gguf", "golden.json"),
+    ("llama", "model-bf16.gguf", "golden.json"),
+    ("llama", "model-f16.gguf", "golden.json"),
+    ("llama-rope3-tied", "model-bf16.gguf", "golden.json"),
+    ("mistral-spm", "model-bf16.gguf", "golden.json"),
+    ("qwen2", "model-f32.gguf", "golden.json"),
+    ("qwen3", "model-f32.gguf", "golden.json"),
+    ("qwen3-yarn-tied", "model-bf16.gguf", "golden.json"),
+    ("gemma3", "model-f32.gguf", "golden.json"),
+    ("phi3", "model-bf16.gguf", "golden.json"),
+    ("seed_oss", "model-bf16.gguf", "golden.json"),
+    ("gemma3-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
+    ("qwen3-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
+    ("llama-kq", "model-iq3_s.gguf", "golden-iq3_s.json"),
+    ("llama-kq", "model-iq4_nl.gguf", "golden-iq4_nl.json"),
+    ("llama-kq", "model-iq4_xs.gguf", "golden-iq4_xs.json"),
+    ("llama-kq", "model-q2_k.gguf", "golden-q2_k.json"),
+    ("llama-kq", "model-q3_k_m.gguf", "golden-q3_k_m.json"),
+    ("llama-kq", "model-q4_0.gguf", "golden-q4_0.json"),
+    ("llama-kq", "model-q4_1.gguf", "golden-q4_1.json"),
+    ("llama-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
+    ("llama-kq", "model-q5_0.gguf", "golden-q5_0.json"),
+    ("llama-kq", "model-q5_1.gguf", "golden-q5_1.json"),
+    ("llama-kq", "model-q5_k_m.gguf", "golden-q5_k_m.json"),
+    ("llama-kq", "model-q6_k.gguf", "golden-q6_k.json"),
+    ("llama-kq", "model-q8_0.gguf", "golden-q8_0.json"),
+    ("llama-kq", "model-tq2_0.gguf", "golden-tq2_0.json"),
+];
+
+/// The fixtures of the repository, always tested.
+const OWN: [&str; 4] = ["llama-rope3-tied", "qwen3-yarn-tied", "phi3", "qwen3-kq"];
+
+#[test]
+fn small_fixtures_agree() {
+    for (folder, model, golden) in DENSE.iter().filter(|(folder, ..)| OWN.contains(folder)) {
+        agree(&own_fixture(folder), model, golden);
+    }
+}
+
+#[test]
+fn every_dense_fixture_agrees() {
+    let Some(fixtures) = all_fixtures("every_dense_fixture_agrees") else { return };
+    for (folder, model, golden) in DENSE {
+        agree(&fixtures.join(folder), model, golden);
+    }
+}
+
+fn agree(folder: &Path, model: &str, golden: &str) {
+    let name = format!("{}/{model}", folder.file_name().unwrap().to_string_lossy());
+    let golden = json(&folder.join(golden));
+    let mut engine = open(&folder.join(model), ALL_IN_RAM);
+    let table = name.starts_with("gemma3") && golden["prompts"][0]["exact"].is_object();
+    let tolerance = if table { TOLERANCE_GELU_TABLE } else { TOLERANCE };
+    let mut worst = 0f32;
+    for prompt in golden["prompts"].as_array().unwrap() {
+        // A quantized file has two references; ours computes like the exact one.
+        let reference = if prompt["exact"].is_object() { &prompt["exact"] } else { prompt };
+        let what = format!("{name} {}", prompt["name"]);
+        worst = worst.max(prompt_agrees(&mut engine, reference, tolerance, &what));
+        worst = worst.max(continuation_agrees(&mut engine, reference, tolerance, &what));
+    }
+    println!("{name}: largest difference {worst:.1e}");
+}
+
+/// The ten best logits at every position, all logits at the last.
+fn prompt_agrees(engine: &mut Engine, golden: &Value, tolerance: f32, what: &str) -> f32 {
+    let tokens = ids(&golden["tokens"]);
+    let mut worst = 0f32;
+    let mut session = engine.session().unwrap();
+    engine
+        .every_logit(&mut session, &tokens, &mut |position, logits| {
+            let best = ids(&golden["top10_ids"][position]);
+            let expected = floats(&golden["top10_logits"][position]);
+            let found: Vec<f32> = best.iter().map(|id| logits[*id as usize]).collect();
+            let difference = largest_difference(&found, &expected);
+            assert!(difference <= tolerance, "{what} position {position}: off by {difference}");
+            let top = logits.iter().copied().fold(f32::MIN, f32::max);
+            assert!(top - found[0] <= tolerance, "{what} position {position}: another token is likelier");
+            worst = worst.max(difference);
+            if position + 1 == tokens.len() {
+                let difference = largest_difference(logits, &floats(&golden["last_logits"]));
+                assert!(difference <= tolerance, "{what} last position: off by {difference}");
+                worst = worst.max(difference);
+            }
+        })
+        .unwrap();
+    worst
+}
+
+/// The greedy text (where a step is decided by more than the tolerance), and all logits after it by way of the cache.
+fn continuation_agrees(engine: &mut Engine, golden: &Value, tolerance: f32, what: &str) -> f32 {
+    let forced = golden["continuation"].is_array();
+    let continuation = ids(if forced { &golden["continuation"] } else { &golden["greedy"] });
+    let decided = forced || golden["greedy_min_margin"].as_f64().unwrap() as f32 > 2.0 * tolerance;
+    let mut session = engine.session().unwrap();
+    let mut logits = engine.prefill(&mut session, &ids(&golden["tokens"])).unwrap().to_vec();
+    for (step, token) in continuation.iter().enumerate() {
+        if decided && !forced {
+            assert_eq!(argmax(&logits), *token, "{what} greedy step {step}");
+        }
+        logits = engine.decode(&mut session, *token).unwrap().to_vec();
+        if forced && step + 1 < continuation.len() {
+            let expected = golden["continuation_argmax"][step + 1].as_u64().unwrap() as usize;
+            let top = logits.iter().copied().fold(f32::MIN, f32::max);
+            assert!(top - logits[expected] <= 2.0 * tolerance, "{what} forced step {step}");
+        }
+    }
+    let difference = largest_difference(&logits, &floats(&golden["final_logits"]));
+    assert!(difference <= tolerance, "{what} after decoding: off by {difference}");
+    difference
+}
+
+fn argmax(logits: &[f32]) -> u32 {
+    let best = (0u32..).zip(logits).max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
+    best.unwrap().0
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
+}
