@@ -11,3 +11,4 @@ mod open;
 mod output;
 mod show;
 mod signals;
+pub mod text;
