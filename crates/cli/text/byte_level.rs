@@ -31,11 +31,7 @@ pub(super) struct ByteLevel {
 
 impl ByteLevel {
     /// Reads `tokenizer.ggml.pre` and `tokenizer.ggml.merges`.
-    pub(super) fn read(
-        metadata: &Metadata,
-        vocabulary: &Vocabulary,
-        unknown: Option<u32>,
-    ) -> Result<Self, TextError> {
+    pub(super) fn read(metadata: &Metadata, vocabulary: &Vocabulary, unknown: Option<u32>) -> Result<Self, TextError> {
         let splitter = Splitter::named(metadata.text("tokenizer.ggml.pre")?.unwrap_or("default"))?;
         let mut of_byte = [NO_TOKEN; 256];
         for byte in 0..=u8::MAX {

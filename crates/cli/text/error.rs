@@ -29,7 +29,9 @@ pub enum TextError {
         known: String,
     },
     /// The vocabulary holds no token, or more than fit token ids.
-    #[error("the vocabulary holds {tokens} tokens; between 1 and {max} can be used\n\nhint: the file was cut or converted wrongly; get it again")]
+    #[error(
+        "the vocabulary holds {tokens} tokens; between 1 and {max} can be used\n\nhint: the file was cut or converted wrongly; get it again"
+    )]
     Size {
         /// How many tokens the file gives.
         tokens: usize,
@@ -37,7 +39,9 @@ pub enum TextError {
         max: usize,
     },
     /// Two arrays that describe the same tokens differ in length.
-    #[error("{key} describes {found} tokens, but the vocabulary holds {expected}\n\nhint: the file was cut or converted wrongly; get it again")]
+    #[error(
+        "{key} describes {found} tokens, but the vocabulary holds {expected}\n\nhint: the file was cut or converted wrongly; get it again"
+    )]
     WrongLength {
         /// The array's key.
         key: &'static str,
@@ -47,7 +51,9 @@ pub enum TextError {
         found: usize,
     },
     /// Two tokens have the same text.
-    #[error("tokens {first} and {second} are both {text:?}\n\nhint: the file was converted wrongly; get another conversion")]
+    #[error(
+        "tokens {first} and {second} are both {text:?}\n\nhint: the file was converted wrongly; get another conversion"
+    )]
     DuplicateToken {
         /// Their text, made printable.
         text: String,
@@ -57,7 +63,9 @@ pub enum TextError {
         second: u32,
     },
     /// A token that stands for one byte does not say which.
-    #[error("token {id} is typed as a byte, but its text {text:?} is not <0x00> to <0xFF>\n\nhint: the file was converted wrongly; get another conversion")]
+    #[error(
+        "token {id} is typed as a byte, but its text {text:?} is not <0x00> to <0xFF>\n\nhint: the file was converted wrongly; get another conversion"
+    )]
     BadByteToken {
         /// The token.
         id: u32,
@@ -65,7 +73,9 @@ pub enum TextError {
         text: String,
     },
     /// A token's type is none of GGUF's.
-    #[error("token {id} has type {found}; types are 1 to 6\n\nhint: the file was converted wrongly; get another conversion")]
+    #[error(
+        "token {id} has type {found}; types are 1 to 6\n\nhint: the file was converted wrongly; get another conversion"
+    )]
     BadTokenType {
         /// The token.
         id: u32,
@@ -73,7 +83,9 @@ pub enum TextError {
         found: i64,
     },
     /// A score is not a number.
-    #[error("token {id} has a score that is not a number\n\nhint: the file was converted wrongly; get another conversion")]
+    #[error(
+        "token {id} has a score that is not a number\n\nhint: the file was converted wrongly; get another conversion"
+    )]
     BadScore {
         /// The token.
         id: u32,
@@ -89,7 +101,9 @@ pub enum TextError {
         why: &'static str,
     },
     /// A special token's id lies outside the vocabulary.
-    #[error("{key} is {id}, but the vocabulary holds {tokens} tokens\n\nhint: the file was converted wrongly; get another conversion")]
+    #[error(
+        "{key} is {id}, but the vocabulary holds {tokens} tokens\n\nhint: the file was converted wrongly; get another conversion"
+    )]
     IdOutOfRange {
         /// The key that holds the id.
         key: &'static str,
@@ -99,13 +113,17 @@ pub enum TextError {
         tokens: usize,
     },
     /// A byte of the text can be written with no token.
-    #[error("the text holds the byte 0x{byte:02X}, for which the vocabulary has neither a token nor an unknown token\n\nhint: remove that character, or get another conversion of the model")]
+    #[error(
+        "the text holds the byte 0x{byte:02X}, for which the vocabulary has neither a token nor an unknown token\n\nhint: remove that character, or get another conversion of the model"
+    )]
     NoTokenForByte {
         /// The byte.
         byte: u8,
     },
     /// The text is longer than one call takes.
-    #[error("the text is {bytes} bytes long; at most {max} are taken at once\n\nhint: no context holds that much; split the text")]
+    #[error(
+        "the text is {bytes} bytes long; at most {max} are taken at once\n\nhint: no context holds that much; split the text"
+    )]
     TextTooLong {
         /// Its bytes.
         bytes: usize,
@@ -113,19 +131,25 @@ pub enum TextError {
         max: usize,
     },
     /// A stretch of text without a place to cut is longer than can be merged within bounded memory.
-    #[error("the text holds a stretch of over {max} bytes without a space or other place to cut it\n\nhint: is this a binary file or encoded data? Break it into lines")]
+    #[error(
+        "the text holds a stretch of over {max} bytes without a space or other place to cut it\n\nhint: is this a binary file or encoded data? Break it into lines"
+    )]
     WordTooLong {
         /// The longest stretch that is taken.
         max: usize,
     },
     /// The model brings no chat template.
-    #[error("the model brings no chat template{named}\n\nhint: use --raw to complete plain text, or a conversion of the model that keeps tokenizer.chat_template")]
+    #[error(
+        "the model brings no chat template{named}\n\nhint: use --raw to complete plain text, or a conversion of the model that keeps tokenizer.chat_template"
+    )]
     NoTemplate {
         /// ` named "…"`, where one was asked for by name, and which there are.
         named: String,
     },
     /// The chat template is longer than any sensible one.
-    #[error("the chat template is {bytes} bytes long; at most {max} are taken\n\nhint: no real template is that long; mistrust this file")]
+    #[error(
+        "the chat template is {bytes} bytes long; at most {max} are taken\n\nhint: no real template is that long; mistrust this file"
+    )]
     TemplateTooLong {
         /// Its bytes.
         bytes: usize,
@@ -133,19 +157,25 @@ pub enum TextError {
         max: usize,
     },
     /// The chat template does not parse, or failed on these messages.
-    #[error("the chat template failed: {message}\n\nhint: the template comes with the model; use --raw to do without it")]
+    #[error(
+        "the chat template failed: {message}\n\nhint: the template comes with the model; use --raw to do without it"
+    )]
     TemplateFailed {
         /// What the template engine said, with the line.
         message: String,
     },
     /// The template itself refuses these messages.
-    #[error("the chat template refuses these messages: {message}\n\nhint: the template decides which roles may follow each other")]
+    #[error(
+        "the chat template refuses these messages: {message}\n\nhint: the template decides which roles may follow each other"
+    )]
     TemplateRefused {
         /// The template's own words.
         message: String,
     },
     /// The template ran past one of its limits.
-    #[error("the chat template ran past its limit of {limit}\n\nhint: a template that needs more is broken or hostile; mistrust this file")]
+    #[error(
+        "the chat template ran past its limit of {limit}\n\nhint: a template that needs more is broken or hostile; mistrust this file"
+    )]
     TemplateLimit {
         /// The limit, in words.
         limit: String,

@@ -27,11 +27,7 @@ pub(super) struct SentencePiece {
 
 impl SentencePiece {
     /// Reads `tokenizer.ggml.scores` and `tokenizer.ggml.add_space_prefix`.
-    pub(super) fn read(
-        metadata: &Metadata,
-        vocabulary: &Vocabulary,
-        unknown: Option<u32>,
-    ) -> Result<Self, TextError> {
+    pub(super) fn read(metadata: &Metadata, vocabulary: &Vocabulary, unknown: Option<u32>) -> Result<Self, TextError> {
         let mut of_byte = [NO_TOKEN; 256];
         for byte in 0..=u8::MAX {
             let text = format!("<0x{byte:02X}>");
@@ -126,7 +122,8 @@ fn ranks(metadata: &Metadata, tokens: usize) -> Result<Vec<u32>, TextError> {
     if scores.len() != tokens {
         return Err(TextError::WrongLength { key: SCORES, expected: tokens, found: scores.len() });
     }
-    let rank = |(id, score): (u32, &f32)| if score.is_nan() { Err(TextError::BadScore { id }) } else { Ok(rank(*score)) };
+    let rank =
+        |(id, score): (u32, &f32)| if score.is_nan() { Err(TextError::BadScore { id }) } else { Ok(rank(*score)) };
     (0..).zip(scores).map(rank).collect()
 }
 

@@ -77,9 +77,9 @@ const SPARK: Stage = (
     r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+|[\r\n]|\s+"##,
     Left,
 );
-/// Letters that have case, as DeepSeek's first models list them.
+/// Letters that have case, as DeepSeek's first models list them; escaped where Unicode normalisation would change one.
 const CASED_LETTERS: Stage = (
-    r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+",
+    r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-\u{1F7D}ᾀ-ᾴᾶ-ᾼ\u{1FBE}ῂ-ῄῆ-ῌῐ-\u{1FD3}ῖ-\u{1FDB}ῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\u{2126}ℨ\u{212A}-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+",
     Kept,
 );
 
@@ -114,17 +114,7 @@ const FAMILIES: &[Family] = &[
     family(&["dbrx", "smaug-bpe", "chatglm-bpe"], &[LLAMA3]),
     whole(&["glm4", "glm5"], &[LLAMA3]),
     family(
-        &[
-            "qwen2",
-            "deepseek-r1-qwen",
-            "kormo",
-            "f2llmv2",
-            "megrez",
-            "stablelm2",
-            "hunyuan",
-            "solar-open",
-            "grok-2",
-        ],
+        &["qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2"],
         &[QWEN2],
     ),
     family(
@@ -162,35 +152,19 @@ const FAMILIES: &[Family] = &[
         ],
         &[GPT2],
     ),
-    family(
-        &["default"],
-        &[(r"[\p{P}\$\+<=>\^~\|]+", Kept), GPT2, DIGITS, (r"[0-9][0-9][0-9]", Kept)],
-    ),
+    family(&["default"], &[(r"[\p{P}\$\+<=>\^~\|]+", Kept), GPT2, DIGITS, (r"[0-9][0-9][0-9]", Kept)]),
     family(&["falcon"], &[(r"[\p{P}\$\+<=>\^~\|`]+", Kept), GPT2, (r"[0-9][0-9][0-9]", Kept)]),
     family(
         &["deepseek-llm"],
-        &[
-            NEWLINE,
-            CASED_LETTERS,
-            (r"\s?[!-/:-~！-／：-～‘-‟　-。]+", Kept),
-            (r"\s+$", Kept),
-            HAN_AND_HANGUL,
-            DIGITS,
-        ],
+        &[NEWLINE, CASED_LETTERS, (r"\s?[!-/:-~！-／：-～‘-‟　-。]+", Kept), (r"\s+$", Kept), HAN_AND_HANGUL, DIGITS],
     ),
-    family(
-        &["deepseek-coder"],
-        &[NEWLINE, (r"\s?\p{L}+", Kept), (r"\s?\p{P}+", Kept), HAN_AND_HANGUL, DIGIT],
-    ),
+    family(&["deepseek-coder"], &[NEWLINE, (r"\s?\p{L}+", Kept), (r"\s?\p{P}+", Kept), HAN_AND_HANGUL, DIGIT]),
     family(&["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"], &[DIGITS_3, KANA_AND_HAN, DEEPSEEK3]),
     family(&["spark2_5"], &[DIGITS_3, KANA_AND_HAN, SPARK, DIGIT]),
     family(&["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"], &[GPT4O]),
     whole(&["granite-embed-multi-97m"], &[GPT4O]),
     Family { names: &["tekken"], stages: &[TEKKEN], whole_words: true, adds_bos: true },
-    whole(
-        &["youtu"],
-        &[("[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+", Kept), YOUTU],
-    ),
+    whole(&["youtu"], &[("[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+", Kept), YOUTU]),
     family(&["kimi-k2"], &[KIMI]),
     family(&["poro-chat", "bloom", "gpt3-finnish"], &[(r" ?[^(\s|.,!?…。，、।۔،)]+", Kept)]),
     family(&["viking"], &[(r" ?[^(\s|.,!?…。，、।۔،)]+", Kept), DIGIT]),
@@ -217,10 +191,7 @@ const FAMILIES: &[Family] = &[
     ),
     family(
         &["ufakzeka"],
-        &[(
-            r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+",
-            LeftUnlessNewline,
-        )],
+        &[(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+", LeftUnlessNewline)],
     ),
     family(&["laguna"], &[(r"[^\n]+|\n+", Kept), QWEN2]),
     whole(
@@ -279,11 +250,7 @@ impl Splitter {
     }
 }
 
-fn split<E>(
-    stages: &[(Regex, Whitespace)],
-    text: &str,
-    out: &mut impl FnMut(&str) -> Result<(), E>,
-) -> Result<(), E> {
+fn split<E>(stages: &[(Regex, Whitespace)], text: &str, out: &mut impl FnMut(&str) -> Result<(), E>) -> Result<(), E> {
     let Some(((regex, whitespace), rest)) = stages.split_first() else { return out(text) };
     let mut done = 0;
     while let Some(found) = regex.find_at(text, done) {

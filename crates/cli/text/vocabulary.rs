@@ -84,8 +84,9 @@ impl Vocabulary {
         for (id, text) in (0..).zip(texts.iter()) {
             let kind = match types {
                 None => Kind::Normal,
-                Some(types) => Kind::of(types[id as usize])
-                    .ok_or(TextError::BadTokenType { id, found: types[id as usize] })?,
+                Some(types) => {
+                    Kind::of(types[id as usize]).ok_or(TextError::BadTokenType { id, found: types[id as usize] })?
+                }
             };
             vocabulary.add(id, text, kind, writing)?;
         }
@@ -127,7 +128,7 @@ impl Vocabulary {
     /// Ends of a turn and fill-in-the-middle marks are control tokens whatever the file says: typed as ordinary
     /// text they could be written by a user.
     fn mark_control_by_name(&mut self) {
-        for name in END_NAMES.iter().chain(MIDDLE_NAMES) {
+        for name in END_NAMES.iter().chain(MIDDLE_NAMES).chain(&["</s>"]) {
             if let Some(id) = self.find(name.as_bytes(), |_| true) {
                 self.kinds[id as usize] = Kind::Control;
             }
