@@ -223,9 +223,10 @@ impl Engine {
     fn take_logits(&mut self, session: &Session, row: usize) -> Result<()> {
         let logits = self.at(session.position(), 1).logits(row, 1)?;
         with_numbers(&logits, |numbers| self.logits.copy_from_slice(numbers))?;
-        match self.logits.iter().all(|logit| logit.is_finite()) {
-            true => Ok(()),
-            false => Err(EngineError::NotFinite { position: session.position() - 1 }),
+        if self.logits.iter().all(|logit| logit.is_finite()) {
+            Ok(())
+        } else {
+            Err(EngineError::NotFinite { position: session.position() - 1 })
         }
     }
 }

@@ -154,7 +154,9 @@ from_second!(Add, |_op, x, y| cpu::add(x, y));
 
 /// x = cap · tanh(x / cap).
 pub(crate) struct SoftCap<'a>(pub(crate) &'a f32);
-in_place!(SoftCap, |op, x| x.iter_mut().for_each(|v| *v = op.0 * (*v / op.0).tanh()));
+in_place!(SoftCap, |op, x| for v in x {
+    *v = op.0 * (*v / op.0).tanh();
+});
 
 /// Writes one row of numbers into a tensor.
 pub(crate) struct SetRow<'a> {

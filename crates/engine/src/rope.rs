@@ -1,6 +1,6 @@
 //! Rotary position embedding as data: the angle per position of each pair of numbers, with the scalings of long contexts.
 //!
-//! Sources: RoPE <https://arxiv.org/abs/2104.09864>; linear interpolation <https://arxiv.org/abs/2306.15595>; YaRN
+//! Sources: rotary embedding <https://arxiv.org/abs/2104.09864>; linear interpolation <https://arxiv.org/abs/2306.15595>; `YaRN`
 //! <https://arxiv.org/abs/2309.00071>; `LongRoPE` <https://arxiv.org/abs/2402.13753>. Llama 3's scaling comes as a tensor of
 //! divisors.
 
@@ -91,7 +91,7 @@ fn scale(metadata: &Metadata, rope: &mut Rope, base: f64) -> Result<(), EngineEr
     Ok(())
 }
 
-/// YaRN: slow pairs are interpolated, fast ones kept, and those between mixed by a ramp (section 3.2 of the paper).
+/// `YaRN`: slow pairs are interpolated, fast ones kept, and those between mixed by a ramp (section 3.2 of the paper).
 /// The ramp's ends are rounded outwards to whole pairs, as the reference implementation does.
 fn yarn(metadata: &Metadata, rope: &mut Rope, base: f64, factor: f64) -> Result<(), EngineError> {
     let original = metadata.float(".rope.scaling.original_context_length")?;

@@ -61,7 +61,9 @@ impl Sampler {
             keep_top_p(&mut candidates, top_p);
             keep_min_p(&mut candidates, min_p);
             // Probabilities to the power 1/T are the softmax of logits divided by T, up to their sum.
-            candidates.iter_mut().for_each(|(_, p)| *p = p.max(f32::MIN_POSITIVE).ln());
+            for (_, p) in &mut candidates {
+                *p = p.max(f32::MIN_POSITIVE).ln();
+            }
             softmax(&mut candidates, temperature);
             draw(&candidates, self.uniform())
         };
@@ -112,7 +114,9 @@ fn softmax(candidates: &mut [(u32, f32)], temperature: f32) {
         *x = ((*x - highest) / temperature).exp();
         sum += *x;
     }
-    candidates.iter_mut().for_each(|(_, x)| *x /= sum);
+    for (_, x) in candidates {
+        *x /= sum;
+    }
 }
 
 fn keep_top_p(candidates: &mut Vec<(u32, f32)>, top_p: f32) {

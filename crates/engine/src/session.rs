@@ -70,9 +70,9 @@ impl Session {
 
     /// Whether `more` tokens fit.
     pub(crate) fn check_room(&self, more: usize) -> Result<(), EngineError> {
-        match self.position() + more <= self.capacity {
-            true => Ok(()),
-            false => Err(EngineError::ContextFull { position: self.position(), asked: more, capacity: self.capacity }),
+        if self.position() + more > self.capacity {
+            return Err(EngineError::ContextFull { position: self.position(), asked: more, capacity: self.capacity });
         }
+        Ok(())
     }
 }

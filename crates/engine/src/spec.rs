@@ -100,9 +100,10 @@ impl Spec {
         let embedding = claims.matrix("token_embd", width, vocabulary, false);
         let layers = (0..sizes.layers).map(|i| layer(family, &sizes, &mut claims, i)).collect();
         let output_norm = claims.vector("output_norm.weight", width);
-        let output = match claims.has("output.weight") {
-            true => claims.matrix("output", width, vocabulary, false),
-            false => embedding.clone(),
+        let output = if claims.has("output.weight") {
+            claims.matrix("output", width, vocabulary, false)
+        } else {
+            embedding.clone()
         };
         claims.finish(metadata.architecture()?)?;
         Ok(Self {

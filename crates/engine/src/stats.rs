@@ -102,7 +102,7 @@ impl Phase {
         self.ram_bytes += after.ram_bytes - before.ram_bytes;
         self.disk_bytes += after.disk_bytes - before.disk_bytes;
         self.disk_busy += after.disk_busy.saturating_sub(before.disk_busy);
-        self.stall += after.disk_stall - before.disk_stall;
+        self.stall += after.disk_stall.saturating_sub(before.disk_stall);
     }
 
     /// `total` shared out to this phase's tokens.

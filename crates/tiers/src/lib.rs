@@ -83,15 +83,15 @@ impl Tiers {
         }
         let arena = Arena::load(plan, inventory, &sources, progress)?;
         let schedule = Arc::new(Schedule::new(plan, inventory, order)?);
-        let ring = match schedule.is_empty() {
-            true => None,
-            false => Some(Ring::start(plan.staging, Arc::clone(&schedule), sources.clone())?),
+        let ring = if schedule.is_empty() {
+            None
+        } else {
+            Some(Ring::start(plan.staging, Arc::clone(&schedule), sources.clone())?)
         };
         Ok(Self { arena, ring, schedule, sources, counts: Counts::default() })
     }
 
     /// How the rows of `slice` come: whole where its home is RAM, cut to the ring's slots where it is disk.
-    #[must_use]
     pub fn pieces(&self, slice: &RowSlice) -> impl Iterator<Item = Piece> + use<> {
         self.schedule.cut(slice)
     }
