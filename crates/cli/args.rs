@@ -285,10 +285,6 @@ pub struct ProbeArgs {
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub model: Option<PathBuf>,
 
-    /// CPU threads; without it, every physical core
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub threads: Option<u32>,
-
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,

@@ -5,6 +5,7 @@
 use std::process::ExitCode;
 
 use gguf::GgufError;
+use plan::{ProfileError, Refusal};
 
 use crate::fetch::FetchError;
 
@@ -54,7 +55,13 @@ pub fn exit(error: &anyhow::Error) -> Exit {
 
 fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<GgufError>() {
-        return Some(if matches!(error, GgufError::Io { .. }) { Exit::Io } else { Exit::Model });
+        return Some(gguf(error));
+    }
+    if let Some(refusal) = cause.downcast_ref::<Refusal>() {
+        return Some(if matches!(refusal, Refusal::Profile(_)) { Exit::Usage } else { Exit::Resources });
+    }
+    if cause.is::<ProfileError>() || cause.is::<Usage>() {
+        return Some(Exit::Usage);
     }
     if let Some(error) = cause.downcast_ref::<FetchError>() {
         return Some(match error {
@@ -64,9 +71,6 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             _ => Exit::Io,
         });
     }
-    if cause.is::<Usage>() {
-        return Some(Exit::Usage);
-    }
     if cause.is::<Unsupported>() {
         return Some(Exit::Model);
     }
@@ -74,6 +78,14 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return Some(Exit::Interrupted);
     }
     (cause.is::<std::io::Error>() || cause.is::<probe::ProbeError>()).then_some(Exit::Io)
+}
+
+fn gguf(error: &GgufError) -> Exit {
+    match error {
+        GgufError::Io { .. } => Exit::Io,
+        GgufError::InFile { cause, .. } => gguf(cause),
+        _ => Exit::Model,
+    }
 }
 
 /// Prints the error, unless its cause wants silence, and gives the code to end with.

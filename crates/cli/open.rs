@@ -1,1 +1,91 @@
-//! Stub.
+//! From arguments to a running model: the main path, in the order in which things happen.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use plan::profile::Overrides;
+use plan::{Machine, Plan, Profile};
+
+use crate::args::{ModelArgs, PlacementArgs};
+use crate::failure::Usage;
+use crate::fetch;
+
+/// A model under a plan, nothing loaded.
+pub(crate) struct Planned {
+    pub(crate) model: gguf::Model,
+    pub(crate) plan: Plan,
+}
+
+/// Reads the model's header.
+pub(crate) fn header(args: &ModelArgs) -> anyhow::Result<gguf::Model> {
+    Ok(gguf::open(&path(args)?)?)
+}
+
+/// The model's file, fetched if it is named on the hub.
+fn path(args: &ModelArgs) -> anyhow::Result<PathBuf> {
+    if fetch::is_hub_name(&args.model) {
+        return Ok(fetch::resolve(&args.model, args.offline)?);
+    }
+    Ok(PathBuf::from(&args.model))
+}
+
+/// Plans the model on this machine: what the user allows, what the model is, what this machine has.
+pub(crate) fn planned(model: &ModelArgs, placement: &PlacementArgs) -> anyhow::Result<Planned> {
+    let model = header(model)?;
+    let machine = machine(&model);
+    let profile = profile(placement, &machine)?.with(&overrides(placement))?;
+    let plan = plan::plan(&profile, &model.inventory, &machine)?;
+    Ok(Planned { model, plan })
+}
+
+/// The profile that the user wrote, or the automatic one.
+fn profile(placement: &PlacementArgs, machine: &Machine) -> anyhow::Result<Profile> {
+    match &placement.profile {
+        None => Ok(Profile::automatic(machine)),
+        Some(path) => read_profile(path),
+    }
+}
+
+/// Reads and checks a profile.
+pub(crate) fn read_profile(path: &Path) -> anyhow::Result<Profile> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    Ok(plan::profile::parse(&text, &path.to_string_lossy())?)
+}
+
+/// This machine, as seen from the drive that holds the model.
+pub(crate) fn machine(model: &gguf::Model) -> Machine {
+    let folder = model.inventory.files.first().map_or(Path::new("."), |file| Path::new(&file.path));
+    probe::machine(folder, cache_folder().as_deref())
+}
+
+/// Where measured rates are kept: `XDG_CACHE_HOME/plimsoll`, else `~/.cache/plimsoll`.
+pub(crate) fn cache_folder() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")));
+    cache.map(|cache| cache.join("plimsoll"))
+}
+
+/// The instruction set that `PLIMSOLL_ISA` names, else the best one of this processor.
+pub(crate) fn isa() -> anyhow::Result<probe::Isa> {
+    match std::env::var("PLIMSOLL_ISA") {
+        Ok(name) if !name.is_empty() => {
+            probe::Isa::named(&name).map_err(|error| Usage(format!("PLIMSOLL_ISA: {error}")).into())
+        }
+        _ => Ok(probe::Isa::best()),
+    }
+}
+
+fn overrides(args: &PlacementArgs) -> Overrides {
+    Overrides {
+        ram: args.ram,
+        gpu_mem: args.gpu_mem,
+        context: args.ctx_size,
+        k_type: args.cache_type_k,
+        v_type: args.cache_type_v,
+        threads: args.threads,
+        micro_batch: args.ubatch_size,
+        gpu_layers: args.n_gpu_layers,
+        cpu_moe_layers: args.n_cpu_moe,
+        override_tensors: args.override_tensor.clone(),
+    }
+}

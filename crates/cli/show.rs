@@ -70,6 +70,11 @@ impl Progress {
         self.0.inc(done.0);
     }
 
+    /// One step further.
+    pub(crate) fn step(&self) {
+        self.0.inc(1);
+    }
+
     /// Names what is being done now.
     pub(crate) fn now(&self, what: &str) {
         self.0.set_message(what.to_owned());
@@ -80,6 +85,21 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }
+}
+
+/// Characters of a text from a file that are shown.
+const SHOWN_CHARS: usize = 80;
+
+/// Text from a file, cut short and without control characters: a terminal would obey them.
+pub(crate) fn visible(text: &str) -> String {
+    let mut shown = String::new();
+    for c in text.chars().take(SHOWN_CHARS) {
+        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    if text.chars().nth(SHOWN_CHARS).is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// Columns of text: the first one left, numbers right.
@@ -148,6 +168,12 @@ fn pad(cell: &str, width: usize, right: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_from_files_cannot_steer_a_terminal() {
+        assert_eq!(visible("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\n");
+        assert_eq!(visible(&"x".repeat(100)).chars().count(), SHOWN_CHARS + 1);
+    }
 
     #[test]
     fn tables_align_words_left_and_numbers_right() {

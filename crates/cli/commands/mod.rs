@@ -1,5 +1,10 @@
 //! One module per command; each turns its arguments into output on stdout.
 
+mod inspect;
+mod plan;
+mod probe;
+mod profile;
+
 use clap::CommandFactory;
 
 use crate::args::{Cli, Command, CompletionsArgs, PullArgs};
@@ -11,7 +16,11 @@ use crate::{fetch, show};
 /// Whatever stopped it; [`crate::failure`] turns that into a message and an exit code.
 pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Plan(args) => plan::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Probe(args) => probe::run(&args),
         Command::Pull(args) => pull(&args),
+        Command::Profile(command) => profile::run(&command),
         Command::Completions(args) => completions(&args),
         _ => Ok(()),
     }

@@ -6,6 +6,7 @@
 mod cache;
 mod cgroup;
 mod look;
+mod measure;
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use cache::Rates;
 use look::{Drive, Seen};
 
+pub use kernels::cpu::Isa;
 pub use look::{Resident, gpu_names, resident};
+pub use measure::{Measured, Options, measure};
 
 /// Repeated measurements of one rate, in bytes or operations per second.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +44,20 @@ pub enum ProbeError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The drive could not be measured.
+    #[error("cannot measure the drive with {path}: {source}\n\nhint: give a model on that drive with -m", path = path.display())]
+    Drive {
+        /// The file that was read or written.
+        path: PathBuf,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// The system refused threads.
+    #[error("cannot start threads: {0}")]
+    Threads(std::io::Error),
+    /// The system refused memory.
+    #[error("cannot measure RAM: {0}")]
+    Memory(#[from] kernels::memory::AllocError),
 }
 
 /// This machine as seen now: nothing is measured, nothing is written.

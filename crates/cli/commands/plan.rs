@@ -1,0 +1,24 @@
+//! `plimsoll plan`: where every byte would live and what a token would cost, before anything is loaded.
+
+use crate::args::PlanArgs;
+use crate::open::{self, Planned};
+use crate::{output, show};
+
+pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
+    let Planned { model, plan, .. } = open::planned(&args.model, &args.placement)?;
+    let inventory = &model.inventory;
+    if let Some(path) = &args.output {
+        output::write_whole(path, &plan::profile::to_yaml(&plan, inventory))?;
+        show::note(&format!("wrote {}", path.display()));
+    }
+    if args.json {
+        return show::json(&plan);
+    }
+    show::json(&plan.tiers)?;
+    if !cfg!(feature = "cuda") {
+        for name in probe::gpu_names() {
+            show::note(&format!("note: {name}: found, not used by this build"));
+        }
+    }
+    Ok(())
+}

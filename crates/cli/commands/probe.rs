@@ -1,0 +1,48 @@
+//! `plimsoll probe`: measures this machine once, for honest forecasts.
+
+use std::path::Path;
+
+use probe::{Measured, Options, Spread};
+
+use crate::args::ProbeArgs;
+use crate::open;
+use crate::show::{self, Progress, Table};
+
+pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<()> {
+    let cache = open::cache_folder();
+    let path = args.model.as_deref().unwrap_or(Path::new("."));
+    let options = Options { path, cache: cache.as_deref(), isa: open::isa()? };
+    let bar = Progress::steps("measuring", 3);
+    let measured = probe::measure(&options, &mut |what| {
+        bar.now(&format!("measuring {what}"));
+        bar.step();
+    })?;
+    drop(bar);
+    if args.json { show::json(&measured) } else { show::product(&page(&measured)) }
+}
+
+fn page(measured: &Measured) -> String {
+    let machine = &measured.machine;
+    let mut text = format!("{}, {} cores\n", machine.cpu, machine.cores);
+    text.push_str(&format!("RAM {}, {} available\n", machine.ram_total, machine.ram_available));
+    for name in probe::gpu_names() {
+        text.push_str(&format!("{name}: found, not used by this build\n"));
+    }
+    text.push('\n');
+    let mut table = Table::new(&["rate", "best", "median", "worst", "unit", "runs"]);
+    let giga = |x: f64| format!("{:.2}", x / 1e9);
+    let mut row = |name: &str, spread: &Spread, unit: &str| {
+        let Spread { best, median, worst, runs } = *spread;
+        let runs = runs.to_string();
+        table.row([name.to_owned(), giga(best), giga(median), giga(worst), unit.to_owned(), runs]);
+    };
+    row("weights from RAM in decode", &measured.ram_read, "GB/s");
+    row("operations in prefill", &measured.cpu_ops, "GFLOP/s");
+    row("weights from the drive", &measured.disk_read, "GB/s");
+    text.push_str(&table.plain());
+    match &measured.kept_in {
+        Some(path) => text.push_str(&format!("\nkept in {}\n", path.display())),
+        None => text.push_str("\nnot kept: neither XDG_CACHE_HOME nor HOME is set\n"),
+    }
+    text
+}
