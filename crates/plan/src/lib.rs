@@ -12,7 +12,10 @@ mod placement;
 mod planner;
 pub mod profile;
 mod quant;
+pub mod report;
 mod suggest;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use bytes::{Bytes, BytesPerSecond, NotASize};
 pub use inventory::{Inventory, ModelFile, ModelShape, Role, Tensor, Unit, UnitId, VocabularySize};

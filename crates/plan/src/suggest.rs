@@ -13,26 +13,35 @@ pub(crate) fn closest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
     known
         .into_iter()
         .filter(|candidate| candidate.len() <= 2 * WORD_CHARS_MAX)
-        .map(|candidate| (distance(&word, &candidate.to_ascii_lowercase()), candidate))
+        .map(|candidate| {
+            let lower = candidate.to_ascii_lowercase();
+            // A word that was only begun is as near as one slip.
+            let begun = letters > 1 && lower.starts_with(&word);
+            (if begun { 1 } else { distance(&word, &lower) }, candidate)
+        })
         .filter(|(edits, candidate)| *edits <= (candidate.chars().count().max(letters) / 3).max(1))
         .min_by_key(|(edits, _)| *edits)
         .map(|(_, candidate)| candidate)
 }
 
-/// Edits between two words: letters inserted, dropped or replaced (Levenshtein's distance, one row at a time).
+/// Slips between two words: letters inserted, dropped, replaced, or two neighbours swapped (the distance of optimal
+/// string alignment, three rows at a time).
 fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let (mut before, mut above): (Vec<usize>, Vec<usize>) = (Vec::new(), (0..=b.len()).collect());
+    for i in 0..a.len() {
+        let mut row = vec![i + 1];
+        for j in 0..b.len() {
+            let replaced = above[j] + usize::from(a[i] != b[j]);
+            let mut least = replaced.min(above[j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && a[i] == b[j - 1] && a[i - 1] == b[j] {
+                least = least.min(before[j - 1] + 1);
+            }
+            row.push(least);
         }
+        before = std::mem::replace(&mut above, row);
     }
-    row[b.len()]
+    above[b.len()]
 }
 
 #[cfg(test)]
@@ -47,6 +56,8 @@ mod tests {
             ("Thread", Some("threads")),
             ("routed_experts", Some("routed_expert")),
             ("rooter", Some("router")),
+            ("memroy", Some("memory")),
+            ("thr", Some("threads")),
             ("bananas", None),
             ("", None),
         ] {
@@ -59,6 +70,7 @@ mod tests {
     fn distance_counts_edits() {
         assert_eq!(distance("kitten", "sitting"), 3);
         assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("teirs", "tiers"), 1);
         assert_eq!(distance("same", "same"), 0);
     }
 }

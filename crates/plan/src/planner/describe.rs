@@ -27,7 +27,7 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
             read[place] += forecast::read_per_token(planner.inventory, unit, planner.tied);
         }
     }
-    let tiers = planner
+    let tiers: Vec<TierPlan> = planner
         .limits
         .iter()
         .zip(loads)
@@ -41,6 +41,7 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
         .filter(|tier| tier.tier != Tier::Disk || tier.bytes() > Bytes::ZERO)
         .collect();
     say_settings(planner, &setup, &mut notes);
+    say_memory(planner, &tiers, &mut notes);
     let mut plan = Plan {
         tiers,
         placements,
@@ -83,13 +84,26 @@ fn say_settings(planner: &Planner, setup: &super::Setup, notes: &mut Vec<String>
     if planner.threads > planner.machine.cores {
         notes.push(format!("{} threads on {} cores", planner.threads, planner.machine.cores));
     }
-    if let Some(ram) = planner.limit(Tier::Ram).and_then(|limit| limit.ceiling)
-        && ram > planner.machine.ram_available
-    {
-        notes.push(format!("ram: {ram} allowed, and {} are available now", planner.machine.ram_available));
-    }
     if planner.wishes.wish.contains(&Wish::NotRun) {
         notes.push("layers that predict further tokens are known and not run: they stay in the file".to_owned());
+    }
+}
+
+/// Notes about memory that the plan takes and the machine does not have free now.
+fn say_memory(planner: &Planner, tiers: &[TierPlan], notes: &mut Vec<String>) {
+    for tier in tiers {
+        let free = match tier.tier {
+            Tier::Ram => planner.machine.ram_available,
+            Tier::Gpu(number) => match planner.machine.gpus.get(number as usize) {
+                Some(gpu) => gpu.memory_free,
+                None => continue,
+            },
+            Tier::Disk => continue,
+        };
+        let needed = tier.bytes();
+        if needed > free {
+            notes.push(format!("{}: {needed} planned, and only {free} are free now: close other programs", tier.tier));
+        }
     }
 }
 
@@ -115,13 +129,14 @@ fn asked(planner: &Planner, index: usize) -> String {
 fn open_reason(unit: &Unit, home: Tier, tied: bool) -> String {
     let rows_only = unit.role == Role::Embedding && !tied;
     match (home, unit.role) {
-        (Tier::Disk, _) if rows_only => "only single rows are read: disk costs little".to_owned(),
-        (Tier::Disk, Role::RoutedExpert) => "read by few tokens, and nearer tiers are full".to_owned(),
-        (Tier::Disk, _) => "nearer tiers are full: streamed through the ring".to_owned(),
-        (_, Role::RoutedExpert) => format!("{home} had room after what every token reads"),
-        (_, _) if rows_only => format!("{home} had room left"),
-        (_, Role::Norm | Role::Router) => format!("small and read by every token: first into {home}"),
-        (_, Role::Attention) => format!("read by every token, beside the KV cache: early into {home}"),
-        _ => format!("read by every token: {home} had room"),
+        (Tier::Disk, _) if rows_only => "only single rows are read",
+        (_, _) if rows_only => "only single rows are read; room left",
+        (Tier::Disk, Role::RoutedExpert) => "few tokens read it; the rest is full",
+        (Tier::Disk, _) => "nearer tiers are full",
+        (_, Role::RoutedExpert) => "room left after the rest",
+        (_, Role::Norm | Role::Router) => "small, and every token reads it",
+        (_, Role::Attention) => "every token reads it, beside the KV",
+        _ => "every token reads it",
     }
+    .to_owned()
 }

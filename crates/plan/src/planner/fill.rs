@@ -65,7 +65,8 @@ impl Cargo {
         }
         cargo.open.sort_by_cached_key(|open| {
             let unit = &inventory.units[open.unit as usize];
-            (class(unit, inventory, tied), unit.layer.unwrap_or(u32::MAX), open.unit)
+            // The matrices of one expert stay together: it is used whole.
+            (class(unit, inventory, tied), unit.layer.unwrap_or(u32::MAX), unit.expert, open.unit)
         });
         cargo
     }

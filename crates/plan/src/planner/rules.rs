@@ -70,13 +70,12 @@ fn apply(rule: &Rule, number: u32, inventory: &Inventory, wishes: &mut Wishes) -
             }
         }
         matched += 1;
-        match wishes.rule[index] {
-            Some(earlier) => taker = Some(earlier),
-            None => {
-                wishes.rule[index] = Some(number);
-                wishes.wish[index] = wish;
-                taken += 1;
-            }
+        if wishes.rule[index].is_some() {
+            taker = wishes.rule[index];
+        } else {
+            wishes.rule[index] = Some(number);
+            wishes.wish[index] = wish;
+            taken += 1;
         }
     }
     match (rule.must_match, matched, taken) {

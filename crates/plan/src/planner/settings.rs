@@ -58,20 +58,21 @@ fn micro_batches(planner: &Planner) -> Vec<u32> {
     }
 }
 
-/// Whether settings that nobody asked for take memory that weights need more: while weights are read from disk, the
-/// planner's own choice of context may take a quarter of its tier, and its choice of micro-batch an eighth of RAM and
-/// of the GPU that it is for.
+/// Whether settings that nobody asked for take memory that weights need more. In RAM while weights are read from disk,
+/// and on a GPU while weights live elsewhere, the planner's own choice of context may take a quarter of the ceiling,
+/// and its choice of micro-batch an eighth.
 fn greedy(planner: &Planner, draft: &Draft) -> bool {
-    if draft.setup.staging.slots == 0 {
-        return false;
-    }
     let setup = &draft.setup;
-    let context =
-        planner.profile.context.tokens.value().is_none() && setup.kv.bytes.0 > planner.ceiling(setup.kv.home).0 / 4;
+    let ram = (setup.staging.slots > 0).then_some(Tier::Ram);
+    let pressed = [ram, setup.stream.map(Tier::Gpu)];
     let activations = cost::activations(&planner.widths, setup.micro_batch, planner.threads, setup.kv.tokens);
-    let batch =
-        planner.profile.prefill.micro_batch.value().is_none() && activations.0 > planner.ceiling(Tier::Ram).0 / 8;
-    context || batch
+    let batch_is_ours = planner.profile.prefill.micro_batch.value().is_none();
+    let context_is_ours = planner.profile.context.tokens.value().is_none();
+    pressed.into_iter().flatten().any(|tier| {
+        let ceiling = planner.ceiling(tier).0;
+        batch_is_ours && activations.0 > ceiling / 8
+            || context_is_ours && setup.kv.home == tier && setup.kv.bytes.0 > ceiling / 4
+    })
 }
 
 /// The smallest reservation of ring and streaming buffers that covers what the homes then need.

@@ -97,7 +97,7 @@ impl Prover<'_> {
             budget: serde_saphyr::budget! {
                 max_depth: 16,
                 flow_nesting_limit: 16,
-                max_documents: 1,
+                max_documents: 2,
                 max_aliases: 64,
                 max_anchors: 64,
                 max_nodes: 32_768,
@@ -110,11 +110,16 @@ impl Prover<'_> {
 
     fn yaml_error(&self, error: &serde_saphyr::Error) -> ProfileError {
         use serde_saphyr::Error as Yaml;
+        // An error inside an alias is shown where the alias stands.
+        let cause = match error {
+            Yaml::AliasError { error, .. } => error.without_snippet(),
+            other => other,
+        };
         let origin = match error.location() {
             Some(place) => self.lines.at(place.line(), place.column()),
             None => self.lines.at(1, 1),
         };
-        let (fault, message, hint) = match error {
+        let (fault, message, hint) = match cause {
             Yaml::SerdeUnknownField { field, expected, .. } => {
                 (Fault::UnknownKey, format!("unknown key {}", quoted(field)), did_you_mean(field, expected))
             }
@@ -128,9 +133,12 @@ impl Prover<'_> {
             }
             Yaml::Budget { .. } => (
                 Fault::Syntax,
-                UserMessageFormatter.format_message(error).into_owned(),
+                UserMessageFormatter.format_message(cause).into_owned(),
                 "a profile needs few anchors and little nesting: is this the file you meant?".to_owned(),
             ),
+            Yaml::UnknownAnchor { .. } => {
+                (Fault::Syntax, "there is no anchor of this name".to_owned(), "write the value here".to_owned())
+            }
             other => {
                 let message = UserMessageFormatter.format_message(other).into_owned();
                 let hint = if matches!(&origin, Origin::Profile(mark) if mark.text.contains('\t')) {
@@ -181,8 +189,8 @@ impl Prover<'_> {
             prefill: Prefill::default(),
             notes: Vec::new(),
         };
-        profile.context = self.context(&profile, raw.context.unwrap_or_default())?;
-        profile.prefill = self.prefill(&profile, raw.prefill.unwrap_or_default())?;
+        profile.context = self.context(&profile, &raw.context.unwrap_or_default())?;
+        profile.prefill = self.prefill(&profile, &raw.prefill.unwrap_or_default())?;
         let rules = raw.placement.unwrap_or_default();
         if rules.len() > RULES_MAX {
             let place = &rules[RULES_MAX].referenced;
@@ -299,7 +307,7 @@ impl Prover<'_> {
         })
     }
 
-    fn context(&self, profile: &Profile, raw: RawContext) -> Result<Context, ProfileError> {
+    fn context(&self, profile: &Profile, raw: &RawContext) -> Result<Context, ProfileError> {
         let both = self.optional(raw.kv_type.as_ref(), Self::kv_type)?;
         if let (Some(_), Some(text)) = (both, raw.k_type.as_ref().or(raw.v_type.as_ref())) {
             let hint = "write either `kv_type` or `k_type` and `v_type`";
@@ -327,7 +335,7 @@ impl Prover<'_> {
         })
     }
 
-    fn prefill(&self, profile: &Profile, raw: RawPrefill) -> Result<Prefill, ProfileError> {
+    fn prefill(&self, profile: &Profile, raw: &RawPrefill) -> Result<Prefill, ProfileError> {
         let stream_to = match &raw.stream_to {
             None => Choice::Auto,
             Some(text) => match text.value.as_str() {

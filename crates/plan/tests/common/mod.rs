@@ -1,6 +1,7 @@
 //! Recorded inventories and machines for tests: the headers of real models, without the models.
 
 #![allow(dead_code, reason = "each test target uses its own part")]
+#![allow(clippy::disallowed_methods, reason = "tests read files; the crate does not")]
 
 use plan::{
     Bytes, BytesPerSecond, Gpu, Inventory, Machine, ModelFile, ModelShape, QuantType, Rate, Role, Source, Tensor, Unit,

@@ -1,0 +1,281 @@
+//! Plans as text for people: the table of `plimsoll plan`, and the story of one tensor.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::profile::Ranges;
+use crate::suggest::closest;
+use crate::{Bytes, Device, Forecast, Inventory, Plan, Role, Tier, TierPlan, Unit};
+
+/// Columns that a report keeps within.
+pub const COLUMNS: usize = 100;
+
+/// Columns for layers and for reasons in the table.
+const LAYER_COLUMNS: usize = 20;
+const REASON_COLUMNS: usize = 36;
+/// Blocks of the bar that shows how full a tier is.
+const BAR_BLOCKS: usize = 30;
+
+/// The text of `plimsoll plan`: where everything lives and why, how full each tier is, what a token will cost.
+#[must_use]
+pub fn text(plan: &Plan, inventory: &Inventory) -> String {
+    let mut out = String::new();
+    headline(&mut out, inventory);
+    table(&mut out, plan, inventory);
+    out.push('\n');
+    for tier in &plan.tiers {
+        fullness(&mut out, tier);
+    }
+    settings(&mut out, plan);
+    forecast(&mut out, &plan.forecast, plan.micro_batch);
+    if !plan.notes.is_empty() {
+        out.push_str("\n  notes\n");
+        for note in &plan.notes {
+            wrapped(&mut out, "  - ", "    ", note.split(' '), " ");
+        }
+    }
+    out
+}
+
+fn headline(out: &mut String, inventory: &Inventory) {
+    let shape = &inventory.shape;
+    let mut parts = vec![shape.architecture.clone(), format!("{} layers", shape.layers)];
+    if shape.experts > 0 {
+        parts.push(format!("{} of {} experts", shape.experts_used, shape.experts));
+    }
+    parts.push(format!("{} of weights", inventory.bytes()));
+    let files = inventory.files.len();
+    if files > 1 {
+        parts.push(format!("{files} files"));
+    }
+    let name = cut(&inventory.name, 40);
+    let _ = writeln!(out, "{name} · {}\n", parts.join(" · "));
+}
+
+/// What one row of the table is about.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct RowKey<'a> {
+    home: Tier,
+    role: Role,
+    reason: &'a str,
+}
+
+#[derive(Default)]
+struct Row {
+    layers: Vec<u32>,
+    bytes: Bytes,
+}
+
+fn table(out: &mut String, plan: &Plan, inventory: &Inventory) {
+    let mut rows: BTreeMap<RowKey<'_>, Row> = BTreeMap::new();
+    for (unit, placement) in inventory.units.iter().zip(&plan.placements) {
+        let key = RowKey { home: placement.home, role: unit.role, reason: &placement.reason };
+        let row = rows.entry(key).or_default();
+        row.bytes += unit.bytes;
+        // Units come by tensor; a layer is listed once.
+        if let Some(layer) = unit.layer
+            && row.layers.last() != Some(&layer)
+        {
+            row.layers.push(layer);
+        }
+    }
+    let total = inventory.bytes().as_f64().max(1.0);
+    let _ =
+        writeln!(out, "  {:<6}{:<14}{:<LAYER_COLUMNS$}{:>11}{:>9}  why", "home", "role", "layers", "bytes", "share");
+    for (key, mut row) in rows {
+        row.layers.sort_unstable();
+        row.layers.dedup();
+        let layers = layers(&row.layers);
+        let share = format!("{:.1} %", row.bytes.as_f64() / total * 100.0);
+        let reason = cut(key.reason, REASON_COLUMNS);
+        let _ = writeln!(
+            out,
+            "  {:<6}{:<14}{layers:<LAYER_COLUMNS$}{:>11}{share:>9}  {reason}",
+            key.home, key.role, row.bytes
+        );
+    }
+}
+
+/// Layers as ranges, or as a span with a count where the ranges are many.
+fn layers(layers: &[u32]) -> String {
+    let Some(ranges) = Ranges::of(layers.iter().copied()) else { return "–".to_owned() };
+    let text = ranges.to_string();
+    if text.chars().count() < LAYER_COLUMNS {
+        return text;
+    }
+    format!("{} in {}..={}", layers.len(), layers[0], layers[layers.len() - 1])
+}
+
+fn fullness(out: &mut String, tier: &TierPlan) {
+    let bytes = tier.bytes();
+    let head = format!("  {:<6}", tier.tier);
+    if let Some(ceiling) = tier.ceiling {
+        let share = bytes.as_f64() / ceiling.as_f64().max(1.0);
+        let full = ((share * BAR_BLOCKS as f64).round() as usize).min(BAR_BLOCKS);
+        let bar = format!("{}{}", "█".repeat(full), "░".repeat(BAR_BLOCKS - full));
+        let _ = writeln!(out, "{head}{bar}  {bytes} of {ceiling} ({:.1} %)", share * 100.0);
+    } else {
+        let _ = writeln!(out, "{head}no ceiling");
+    }
+    let loads = tier.loads.iter().map(|load| format!("{} {}", load.what, load.bytes));
+    let read = format!("{} read per token", tier.read_per_token);
+    let parts: Vec<String> = loads.chain([read]).collect();
+    let indent = " ".repeat(8);
+    wrapped(out, &indent, &indent, parts.iter().map(String::as_str), " · ");
+}
+
+fn settings(out: &mut String, plan: &Plan) {
+    let kv = &plan.kv;
+    let types = if kv.k_type == kv.v_type {
+        kv.k_type.name().to_owned()
+    } else {
+        format!("{} and {}", kv.k_type.name(), kv.v_type.name())
+    };
+    let mut parts = vec![
+        format!("context {} tokens, KV in {types} in {}", kv.tokens, kv.home),
+        format!("micro-batch {}", plan.micro_batch),
+        format!("{} threads", plan.threads),
+    ];
+    let streamed = plan.placements.iter().find_map(|placement| match (placement.home, placement.prefill) {
+        (Tier::Ram | Tier::Disk, Device::Gpu(number)) => Some(number),
+        _ => None,
+    });
+    if let Some(number) = streamed {
+        parts.push(format!("prompts streamed to gpu:{number}"));
+    }
+    if plan.staging.slots > 0 {
+        parts.push(format!("ring {} × {}", plan.staging.slots, plan.staging.slot));
+    }
+    out.push('\n');
+    wrapped(out, "  ", "  ", parts.iter().map(String::as_str), " · ");
+}
+
+fn forecast(out: &mut String, forecast: &Forecast, micro_batch: u32) {
+    let rates = if forecast.measured { "measured rates" } else { "estimated rates" };
+    let _ = writeln!(out, "\n  forecast, from {rates}");
+    let _ = writeln!(out, "    decode       {:>9} tokens/s", figure(forecast.decode_tokens_per_s));
+    let _ = writeln!(out, "    prompt       {:>9} tokens/s", figure(forecast.prompt_tokens_per_s));
+    let first = figure(forecast.time_to_first_token_s);
+    let _ = writeln!(out, "    first token  {first:>9} s, after a prompt of {micro_batch} tokens");
+    let _ = writeln!(out, "    load         {:>9} s", figure(forecast.load_s));
+}
+
+/// Three digits that matter.
+fn figure(value: f64) -> String {
+    match value {
+        v if v >= 100.0 => format!("{v:.0}"),
+        v if v >= 10.0 => format!("{v:.1}"),
+        v if v >= 1.0 => format!("{v:.2}"),
+        v => format!("{v:.3}"),
+    }
+}
+
+/// Writes parts one after the other, in as many lines as [`COLUMNS`] asks for.
+fn wrapped<'a>(out: &mut String, first: &str, next: &str, parts: impl Iterator<Item = &'a str>, between: &str) {
+    let mut line = first.to_owned();
+    let mut empty = true;
+    for part in parts {
+        let width = line.chars().count() + between.chars().count() + part.chars().count();
+        if !empty && width > COLUMNS {
+            out.push_str(line.trim_end());
+            out.push('\n');
+            next.clone_into(&mut line);
+            empty = true;
+        }
+        if !empty {
+            line.push_str(between);
+        }
+        line.push_str(part);
+        empty = false;
+    }
+    out.push_str(line.trim_end());
+    out.push('\n');
+}
+
+fn cut(text: &str, columns: usize) -> String {
+    let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    if text.chars().count() <= columns {
+        return clean.collect();
+    }
+    clean.take(columns - 1).chain(['…']).collect()
+}
+
+/// A tensor that the model does not have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{model} has no tensor {name:?}\n\nhint: {hint}")]
+pub struct UnknownTensor {
+    /// The model's name.
+    pub model: String,
+    /// The name that was asked for.
+    pub name: String,
+    /// Names that it has.
+    pub hint: String,
+}
+
+/// The story of one tensor: what it is, where it lives, why, and what to write to have it elsewhere.
+///
+/// # Errors
+/// [`UnknownTensor`] with the names that are meant, where the model has none of that name.
+pub fn explain(plan: &Plan, inventory: &Inventory, name: &str) -> Result<String, UnknownTensor> {
+    let Some(first) = inventory.find(name) else { return Err(unknown(inventory, name)) };
+    let unit = inventory.unit(first);
+    let tensor = inventory.tensor_of(unit);
+    let dims: Vec<String> = tensor.dims.iter().map(u64::to_string).collect();
+    let mut out = format!("{name}\n");
+    let layer = unit.layer.map_or(String::new(), |layer| format!(" of layer {layer}"));
+    let _ = writeln!(out, "  is         {}{layer}: {} {}, {}", unit.role, tensor.quant, dims.join(" × "), tensor.bytes);
+    for (home, reason, experts) in homes(plan, inventory, unit.tensor) {
+        let experts = Ranges::of(experts).map_or(String::new(), |experts| format!("experts {experts} "));
+        let place = if home == Tier::Disk { "on disk".to_owned() } else { format!("in {home}") };
+        wrapped(&mut out, "  lives      ", "             ", format!("{experts}{place}: {reason}").split(' '), " ");
+    }
+    let placement = &plan.placements[first.0 as usize];
+    let device = |device: Device| match device {
+        Device::Cpu => "the CPU".to_owned(),
+        Device::Gpu(number) => format!("gpu:{number}"),
+    };
+    let (decode, prefill) = (device(placement.decode), device(placement.prefill));
+    let _ = writeln!(out, "  computed   by {decode} in decode, by {prefill} for prompts");
+    let _ = writeln!(out, "  read       {}", reading(unit, inventory));
+    let pattern = format!("^{}$", regex::escape(name)).replace('\'', "''");
+    let other = if placement.home == Tier::Ram { Tier::Disk } else { Tier::Ram };
+    let _ =
+        writeln!(out, "  to move it - {{ tensors: '{pattern}', home: {other} }}   as the first rule under `placement`");
+    Ok(out)
+}
+
+/// The homes of a tensor's units, each with its reason and the experts that live there.
+fn homes(plan: &Plan, inventory: &Inventory, tensor: u32) -> Vec<(Tier, String, Vec<u32>)> {
+    let mut homes: BTreeMap<(Tier, &str), Vec<u32>> = BTreeMap::new();
+    for (unit, placement) in inventory.units.iter().zip(&plan.placements).filter(|(unit, _)| unit.tensor == tensor) {
+        homes.entry((placement.home, &placement.reason)).or_default().extend(unit.expert);
+    }
+    homes.into_iter().map(|((home, reason), experts)| (home, reason.to_owned(), experts)).collect()
+}
+
+fn reading(unit: &Unit, inventory: &Inventory) -> String {
+    let shape = &inventory.shape;
+    match unit.role {
+        Role::MultiToken => "never".to_owned(),
+        Role::Embedding if !inventory.tied_output() => {
+            format!("one row of {} for each token", inventory.tensor_of(unit).row_bytes())
+        }
+        Role::RoutedExpert => format!("{} of {} experts for each token", shape.experts_used, shape.experts),
+        _ => "whole, for each decoded token".to_owned(),
+    }
+}
+
+fn unknown(inventory: &Inventory, name: &str) -> UnknownTensor {
+    const EXAMPLES: usize = 4;
+    let names = || inventory.tensors.iter().map(|tensor| tensor.name.as_str());
+    let holding: Vec<&str> = names().filter(|known| !name.is_empty() && known.contains(name)).take(EXAMPLES).collect();
+    let hint = match closest(name, names()) {
+        Some(meant) => format!("did you mean {meant}?"),
+        None if !holding.is_empty() => format!("names that hold it: {}", holding.join(", ")),
+        None => {
+            let some: Vec<&str> = names().take(EXAMPLES).collect();
+            format!("`plimsoll inspect --tensors` lists them: {}, …", some.join(", "))
+        }
+    };
+    UnknownTensor { model: cut(&inventory.name, 60), name: cut(name, 80), hint }
+}

@@ -1,0 +1,169 @@
+//! Properties that every plan has, over random models, ceilings and rules.
+
+mod common;
+
+use std::fmt::Write as _;
+
+use plan::profile::{parse, to_yaml};
+use plan::{Bytes, Inventory, Machine, ModelShape, Plan, QuantType, Refusal, Role, Tier, VocabularySize, plan};
+use proptest::prelude::*;
+
+/// A model of random shape: dense, or with experts in its later layers; tied or not.
+fn models() -> impl Strategy<Value = Inventory> {
+    let shape = (1_u32..6, 1_u64..5, 1_u64..9, prop_oneof![Just(0_u32), Just(4), Just(16)], any::<bool>(), 1_u64..40);
+    let quants = [QuantType::Q4K, QuantType::Q6K, QuantType::F16, QuantType::Iq1S];
+    (shape, proptest::collection::vec(proptest::sample::select(quants.to_vec()), 8)).prop_map(
+        |((layers, width, wide, experts, tied, words), quants)| {
+            let (d, ff, vocabulary) = (width * 256, wide * 512, words * 256);
+            let mut list = vec![("token_embd.weight".to_owned(), quants[0], vec![d, vocabulary])];
+            for layer in 0..layers {
+                let mut add = |name: &str, quant: QuantType, dims: Vec<u64>| {
+                    list.push((format!("blk.{layer}.{name}"), quant, dims));
+                };
+                add("attn_norm.weight", QuantType::F32, vec![d]);
+                add("attn_q.weight", quants[1], vec![d, d]);
+                add("attn_k.weight", quants[2], vec![d, 64]);
+                add("attn_v.weight", quants[3], vec![d, 64]);
+                add("attn_output.weight", quants[4], vec![d, d]);
+                add("ffn_norm.weight", QuantType::F32, vec![d]);
+                if experts > 0 && layer > 0 {
+                    let count = u64::from(experts);
+                    add("ffn_gate_inp.weight", QuantType::F32, vec![d, count]);
+                    add("ffn_gate_exps.weight", quants[5], vec![d, 256, count]);
+                    add("ffn_up_exps.weight", quants[6], vec![d, 256, count]);
+                    add("ffn_down_exps.weight", quants[7], vec![256, d, count]);
+                } else {
+                    add("ffn_gate.weight", quants[5], vec![d, ff]);
+                    add("ffn_up.weight", quants[6], vec![d, ff]);
+                    add("ffn_down.weight", quants[7], vec![ff, d]);
+                }
+            }
+            list.push(("output_norm.weight".to_owned(), QuantType::F32, vec![d]));
+            if !tied {
+                list.push(("output.weight".to_owned(), quants[1], vec![d, vocabulary]));
+            }
+            let shape = ModelShape {
+                architecture: "llama".to_owned(),
+                layers,
+                embedding: d as u32,
+                heads: 4,
+                feed_forward: ff as u32,
+                vocabulary: vocabulary as u32,
+                context_train: 8192,
+                kv_per_token: vec![(64, 64); layers as usize],
+                experts,
+                experts_used: experts / 4,
+            };
+            let vocabulary =
+                VocabularySize { tokens: vocabulary, merges: vocabulary, text_bytes: Bytes(vocabulary * 8) };
+            common::build("random", shape, vocabulary, list)
+        },
+    )
+}
+
+/// A profile over some tiers with tight or wide ceilings and some rules.
+fn profiles() -> impl Strategy<Value = String> {
+    let tiers = (20_u64..120, proptest::option::of(440_u64..600), proptest::bool::weighted(0.8));
+    let rules = [
+        "{ role: attention, home: ram, overflow: disk }",
+        "{ role: norm, home: disk }",
+        "{ role: dense_ffn, layers: 0, home: disk }",
+        "{ tensors: 'blk.*_(k|v)', home: ram }",
+        "{ role: embedding, home: disk }",
+        "{ layers: 0, home: gpu:0, overflow: ram }",
+    ];
+    let rules = proptest::sample::subsequence(rules.to_vec(), 0..4);
+    let settings = (proptest::option::of(16_u32..3000), proptest::option::of(1_u32..600), any::<bool>());
+    (tiers, rules, settings).prop_map(|((ram, gpu, disk), rules, (tokens, batch, q8))| {
+        let mut text = format!("version: 1\ntiers:\n  ram: {{ memory: {ram}MiB, threads: 3 }}\n");
+        let named = |rule: &&&str| (disk || !rule.contains("disk")) && (gpu.is_some() || !rule.contains("gpu"));
+        if disk {
+            text.push_str("  disk: {}\n");
+        }
+        if let Some(gpu) = gpu {
+            let _ = writeln!(text, "  gpu:0: {{ memory: {gpu}MiB }}");
+        }
+        let kv = if q8 { "q8_0" } else { "f16" };
+        let auto = |value: Option<u32>| value.map_or("auto".to_owned(), |value| value.to_string());
+        let _ = writeln!(text, "context: {{ tokens: {}, kv_type: {kv} }}", auto(tokens));
+        let _ = writeln!(text, "prefill: {{ micro_batch: {} }}", auto(batch));
+        let rules: Vec<&&str> = rules.iter().filter(named).collect();
+        if !rules.is_empty() {
+            text.push_str("placement:\n");
+            for rule in rules {
+                let _ = writeln!(text, "  - {rule}");
+            }
+        }
+        text
+    })
+}
+
+fn machine() -> Machine {
+    common::desktop(Bytes(8 << 30))
+}
+
+/// A plan, or nothing where the profile is refused; a refusal shows a sum that is really too much.
+fn planned(text: &str, model: &Inventory) -> Option<Plan> {
+    let profile = parse(text, "p.yaml").unwrap_or_else(|error| panic!("{text}\n{error}"));
+    match plan(&profile, model, &machine()) {
+        Ok(plan) => Some(plan),
+        Err(Refusal::DoesNotFit(refusal)) => {
+            assert!(refusal.needed() > refusal.ceiling, "{text}\n{refusal}");
+            assert!(!refusal.ways_out.is_empty(), "{text}\n{refusal}");
+            None
+        }
+        Err(Refusal::Profile(_)) => None,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn no_tier_is_over_its_line_and_every_unit_has_a_home(model in models(), text in profiles()) {
+        let Some(plan) = planned(&text, &model) else { return Ok(()) };
+        for tier in &plan.tiers {
+            if let Some(ceiling) = tier.ceiling {
+                prop_assert!(tier.bytes() <= ceiling, "{text}\n{tier:?}");
+            }
+        }
+        prop_assert_eq!(plan.placements.len(), model.units.len());
+        for placement in &plan.placements {
+            prop_assert!(plan.tier(placement.home).is_some(), "{text}\n{placement:?}");
+            prop_assert!(text.contains(&placement.home.to_string()));
+            prop_assert!(!placement.reason.is_empty());
+        }
+        let streams = |role: Role| role != Role::Embedding || model.tied_output();
+        let disk = |(index, unit): (usize, &plan::Unit)| plan.placements[index].home == Tier::Disk && streams(unit.role);
+        let needs_ring = model.units.iter().enumerate().any(disk);
+        prop_assert_eq!(needs_ring, plan.staging.slots > 0, "{}", text);
+        let row = model.tensors.iter().map(plan::Tensor::row_bytes).max().unwrap();
+        prop_assert!(!needs_ring || plan.staging.slot >= row);
+        let forecast = plan.forecast;
+        for figure in [forecast.decode_tokens_per_s, forecast.prompt_tokens_per_s, forecast.load_s] {
+            prop_assert!(figure.is_finite() && figure >= 0.0, "{forecast:?}");
+        }
+    }
+
+    #[test]
+    fn the_same_question_has_the_same_answer(model in models(), text in profiles()) {
+        prop_assert_eq!(planned(&text, &model), planned(&text, &model));
+    }
+
+    #[test]
+    fn a_plan_written_down_gives_itself_again(model in models(), text in profiles()) {
+        let Some(plan) = planned(&text, &model) else { return Ok(()) };
+        let written = to_yaml(&plan, &model);
+        let Some(again) = planned(&written, &model) else {
+            return Err(TestCaseError::fail(format!("refused:\n{text}\n{written}")));
+        };
+        let homes = |plan: &Plan| -> Vec<_> {
+            plan.placements.iter().map(|placement| (placement.home, placement.decode, placement.prefill)).collect()
+        };
+        prop_assert_eq!(homes(&plan), homes(&again), "{}\n{}", text, written);
+        prop_assert_eq!(&plan.tiers, &again.tiers, "{}\n{}", text, written);
+        prop_assert_eq!((plan.kv, plan.staging), (again.kv, again.staging), "{}\n{}", text, written);
+        prop_assert_eq!((plan.micro_batch, plan.threads), (again.micro_batch, again.threads));
+        prop_assert_eq!(plan.forecast, again.forecast);
+    }
+}
