@@ -178,7 +178,7 @@ impl<'a> Task<'a> {
             for position in (block..to).step_by(TOGETHER) {
                 for (i, key) in keys.iter_mut().enumerate() {
                     // Beyond the last position the last one is read again; its score is not used.
-                    self.job.k.read(s, self.kv_head, (position + i).min(to - 1), start, &mut key[..length]);
+                    self.job.k.read_row(s, self.kv_head, (position + i).min(to - 1), start, &mut key[..length]);
                 }
                 let keys: [&[f32]; TOGETHER] = std::array::from_fn(|i| &keys[i][..length]);
                 for (query, scores) in queries.iter().zip(&mut *scores) {
@@ -234,7 +234,7 @@ impl<'a> Task<'a> {
             let length = CHUNK.min(dim - start);
             for position in (block..to).step_by(TOGETHER) {
                 for (i, value) in values.iter_mut().enumerate() {
-                    self.job.v.read(s, self.kv_head, (position + i).min(to - 1), start, &mut value[..length]);
+                    self.job.v.read_row(s, self.kv_head, (position + i).min(to - 1), start, &mut value[..length]);
                 }
                 for (n, (query, powers)) in queries.iter().zip(powers).enumerate() {
                     let out = &mut self.out(n)[start..][..length];

@@ -2,7 +2,7 @@
 
 use plan::KvType;
 
-use super::simd::{LANES, Simd};
+use super::simd::{LANES, Portable, Simd};
 use crate::memory::{AllocError, Buffer};
 use crate::tables::f16_at;
 
@@ -86,6 +86,18 @@ impl KvStore {
         }
     }
 
+    /// The rows of one position as they were kept, heads × dim.
+    ///
+    /// # Panics
+    /// Where the position is beyond the capacity or `rows` has another length.
+    pub fn read(&self, position: usize, rows: &mut [f32]) {
+        assert!(position < self.capacity, "position {position} of {}", self.capacity);
+        assert_eq!(rows.len(), self.heads * self.dim, "{} heads of {}", self.heads, self.dim);
+        for (head, numbers) in rows.chunks_exact_mut(self.dim).enumerate() {
+            self.read_row(Portable, head, position, 0, numbers);
+        }
+    }
+
     /// The bytes of one row.
     #[inline(always)]
     fn row(&self, head: usize, position: usize) -> &[u8] {
@@ -94,7 +106,7 @@ impl KvStore {
 
     /// `out.len()` numbers of a row from number `from`, a multiple of 32.
     #[inline(always)]
-    pub(super) fn read<S: Simd>(&self, s: S, head: usize, position: usize, from: usize, out: &mut [f32]) {
+    pub(super) fn read_row<S: Simd>(&self, s: S, head: usize, position: usize, from: usize, out: &mut [f32]) {
         let row = self.row(head, position);
         match self.kind {
             KvType::F32 => {
