@@ -13,7 +13,7 @@ use std::slice;
 
 use plan::QuantType;
 
-use super::decode::decode;
+use super::decode::{Store, for_block};
 use super::isa::Kernel;
 use super::simd::{LANES, Simd, lanes};
 use super::{Pool, supports};
@@ -123,7 +123,7 @@ impl<const ROWS: usize> Kernel for Task<'_, ROWS> {
                 let bytes = length / quant.block_elements() * quant.block_bytes();
                 for (r, decoded) in decoded[..rows].iter_mut().enumerate() {
                     let block = &weights[(first + r) * row_bytes + from..][..bytes];
-                    decode(s, quant, block, &mut decoded[..length]);
+                    for_block(s, quant, Store { quant, bytes: block, out: &mut decoded[..length] });
                 }
                 self.tiles(s, &decoded[..rows], first, start, length);
             }

@@ -31,6 +31,7 @@ macro_rules! both {
 
 impl Simd for Avx2 {
     type F = [__m256; 2];
+    type B = __m128i;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -113,23 +114,110 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn from_u8(self, bytes: &[u8; LANES]) -> Self::F {
-        // SAFETY: see the module; `bytes` holds 16 bytes.
+    fn halves(self, low: f32, high: f32) -> Self::F {
+        // SAFETY: see the module.
+        unsafe { [_mm256_set1_ps(low), _mm256_set1_ps(high)] }
+    }
+
+    #[inline(always)]
+    fn bytes(self, from: &[u8; LANES]) -> __m128i {
+        // SAFETY: see the module; `from` holds 16 bytes.
+        unsafe { _mm_loadu_si128(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn bytes_splat(self, byte: u8) -> __m128i {
+        // SAFETY: see the module.
+        unsafe { _mm_set1_epi8(byte as i8) }
+    }
+
+    #[inline(always)]
+    fn bytes_of_words(self, low: u64, high: u64) -> __m128i {
+        // SAFETY: see the module.
+        unsafe { _mm_set_epi64x(high as i64, low as i64) }
+    }
+
+    #[inline(always)]
+    fn bytes_of_bits(self, bits: u16) -> __m128i {
+        // SAFETY: see the module.
         unsafe {
-            let all = _mm_loadu_si128(bytes.as_ptr().cast());
-            let high = _mm_unpackhi_epi64(all, all);
-            [_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(all)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(high))]
+            // The low byte eight times, the high byte eight times; then each byte looks at a bit of its own.
+            let spread = _mm_shuffle_epi8(_mm_cvtsi32_si128(i32::from(bits)), _mm_set_epi64x(0x0101_0101_0101_0101, 0));
+            let own = _mm_set1_epi64x(i64::from_le_bytes([1, 2, 4, 8, 16, 32, 64, 128]));
+            _mm_cmpeq_epi8(_mm_and_si128(spread, own), own)
         }
     }
 
     #[inline(always)]
-    fn from_i8(self, bytes: &[u8; LANES]) -> Self::F {
-        // SAFETY: see the module; `bytes` holds 16 bytes.
+    fn bytes_and(self, a: __m128i, b: __m128i) -> __m128i {
+        // SAFETY: see the module.
+        unsafe { _mm_and_si128(a, b) }
+    }
+
+    #[inline(always)]
+    fn bytes_or(self, a: __m128i, b: __m128i) -> __m128i {
+        // SAFETY: see the module.
+        unsafe { _mm_or_si128(a, b) }
+    }
+
+    #[inline(always)]
+    fn bytes_xor(self, a: __m128i, b: __m128i) -> __m128i {
+        // SAFETY: see the module.
+        unsafe { _mm_xor_si128(a, b) }
+    }
+
+    #[inline(always)]
+    fn bytes_sub(self, a: __m128i, b: __m128i) -> __m128i {
+        // SAFETY: see the module.
+        unsafe { _mm_sub_epi8(a, b) }
+    }
+
+    #[inline(always)]
+    fn bytes_shift_right<const N: i32>(self, x: __m128i) -> __m128i {
+        // SAFETY: see the module.
+        unsafe { _mm_srli_epi16::<N>(x) }
+    }
+
+    #[inline(always)]
+    fn bytes_shift_left<const N: i32>(self, x: __m128i) -> __m128i {
+        // SAFETY: see the module.
+        unsafe { _mm_slli_epi16::<N>(x) }
+    }
+
+    #[inline(always)]
+    fn bytes_lookup(self, table: &[i8; LANES], codes: __m128i) -> __m128i {
+        // SAFETY: see the module; `table` holds 16 bytes.
+        unsafe { _mm_shuffle_epi8(_mm_loadu_si128(table.as_ptr().cast()), codes) }
+    }
+
+    #[inline(always)]
+    fn unsigned(self, x: __m128i) -> Self::F {
+        // SAFETY: see the module.
         unsafe {
-            let all = _mm_loadu_si128(bytes.as_ptr().cast());
-            let high = _mm_unpackhi_epi64(all, all);
-            [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(all)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high))]
+            let high = _mm_unpackhi_epi64(x, x);
+            [_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(high))]
         }
+    }
+
+    #[inline(always)]
+    fn signed(self, x: __m128i) -> Self::F {
+        // SAFETY: see the module.
+        unsafe {
+            let high = _mm_unpackhi_epi64(x, x);
+            [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high))]
+        }
+    }
+
+    #[inline(always)]
+    fn half(self, bits: u16) -> f32 {
+        // SAFETY: see the module.
+        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))) }
+    }
+
+    #[inline(always)]
+    fn from_f32(self, bytes: &[u8; 4 * LANES]) -> Self::F {
+        // SAFETY: see the module; `bytes` holds 64 bytes.
+        unsafe { [_mm256_loadu_ps(bytes.as_ptr().cast()), _mm256_loadu_ps(bytes.as_ptr().add(32).cast())] }
     }
 
     #[inline(always)]
@@ -149,17 +237,6 @@ impl Simd for Avx2 {
             let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(bytes.as_ptr().cast()));
             let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(bytes.as_ptr().add(16).cast()));
             [low, high].map(|x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x)))
-        }
-    }
-
-    #[inline(always)]
-    fn to_f16(self, x: Self::F, bytes: &mut [u8; 2 * LANES]) {
-        // SAFETY: see the module; `bytes` holds 32 bytes.
-        unsafe {
-            let low = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[0]);
-            let high = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[1]);
-            _mm_storeu_si128(bytes.as_mut_ptr().cast(), low);
-            _mm_storeu_si128(bytes.as_mut_ptr().add(16).cast(), high);
         }
     }
 }

@@ -23,6 +23,7 @@ impl Avx512 {
 
 impl Simd for Avx512 {
     type F = __m512;
+    type B = __m128i;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -107,15 +108,99 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn from_u8(self, bytes: &[u8; LANES]) -> __m512 {
-        // SAFETY: see the module; `bytes` holds 16 bytes.
-        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()))) }
+    fn halves(self, low: f32, high: f32) -> __m512 {
+        // SAFETY: see the module.
+        unsafe { _mm512_mask_mov_ps(_mm512_set1_ps(low), 0xff00, _mm512_set1_ps(high)) }
     }
 
     #[inline(always)]
-    fn from_i8(self, bytes: &[u8; LANES]) -> __m512 {
-        // SAFETY: see the module; `bytes` holds 16 bytes.
-        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()))) }
+    fn bytes(self, from: &[u8; LANES]) -> __m128i {
+        // SAFETY: see the module; `from` holds 16 bytes.
+        unsafe { _mm_loadu_si128(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn bytes_splat(self, byte: u8) -> __m128i {
+        // SAFETY: see the module.
+        unsafe { _mm_set1_epi8(byte as i8) }
+    }
+
+    #[inline(always)]
+    fn bytes_of_words(self, low: u64, high: u64) -> __m128i {
+        // SAFETY: see the module.
+        unsafe { _mm_set_epi64x(high as i64, low as i64) }
+    }
+
+    #[inline(always)]
+    fn bytes_of_bits(self, bits: u16) -> __m128i {
+        // SAFETY: see the module.
+        unsafe { _mm_movm_epi8(bits) }
+    }
+
+    #[inline(always)]
+    fn bytes_and(self, a: __m128i, b: __m128i) -> __m128i {
+        // SAFETY: see the module.
+        unsafe { _mm_and_si128(a, b) }
+    }
+
+    #[inline(always)]
+    fn bytes_or(self, a: __m128i, b: __m128i) -> __m128i {
+        // SAFETY: see the module.
+        unsafe { _mm_or_si128(a, b) }
+    }
+
+    #[inline(always)]
+    fn bytes_xor(self, a: __m128i, b: __m128i) -> __m128i {
+        // SAFETY: see the module.
+        unsafe { _mm_xor_si128(a, b) }
+    }
+
+    #[inline(always)]
+    fn bytes_sub(self, a: __m128i, b: __m128i) -> __m128i {
+        // SAFETY: see the module.
+        unsafe { _mm_sub_epi8(a, b) }
+    }
+
+    #[inline(always)]
+    fn bytes_shift_right<const N: i32>(self, x: __m128i) -> __m128i {
+        // SAFETY: see the module.
+        unsafe { _mm_srli_epi16::<N>(x) }
+    }
+
+    #[inline(always)]
+    fn bytes_shift_left<const N: i32>(self, x: __m128i) -> __m128i {
+        // SAFETY: see the module.
+        unsafe { _mm_slli_epi16::<N>(x) }
+    }
+
+    #[inline(always)]
+    fn bytes_lookup(self, table: &[i8; LANES], codes: __m128i) -> __m128i {
+        // SAFETY: see the module; `table` holds 16 bytes.
+        unsafe { _mm_shuffle_epi8(_mm_loadu_si128(table.as_ptr().cast()), codes) }
+    }
+
+    #[inline(always)]
+    fn unsigned(self, x: __m128i) -> __m512 {
+        // SAFETY: see the module.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(x)) }
+    }
+
+    #[inline(always)]
+    fn signed(self, x: __m128i) -> __m512 {
+        // SAFETY: see the module.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x)) }
+    }
+
+    #[inline(always)]
+    fn half(self, bits: u16) -> f32 {
+        // SAFETY: see the module.
+        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))) }
+    }
+
+    #[inline(always)]
+    fn from_f32(self, bytes: &[u8; 4 * LANES]) -> __m512 {
+        // SAFETY: see the module; `bytes` holds 64 bytes.
+        unsafe { _mm512_loadu_ps(bytes.as_ptr().cast()) }
     }
 
     #[inline(always)]
@@ -130,15 +215,6 @@ impl Simd for Avx512 {
         unsafe {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(bytes.as_ptr().cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
-        }
-    }
-
-    #[inline(always)]
-    fn to_f16(self, x: __m512, bytes: &mut [u8; 2 * LANES]) {
-        // SAFETY: see the module; `bytes` holds 32 bytes.
-        unsafe {
-            let halves = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
-            _mm256_storeu_si256(bytes.as_mut_ptr().cast(), halves);
         }
     }
 }

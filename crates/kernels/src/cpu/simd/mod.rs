@@ -28,6 +28,8 @@ const ROUND: f32 = 12_582_912.0;
 pub(crate) trait Simd: Copy {
     /// Sixteen lanes.
     type F: Copy;
+    /// Sixteen bytes.
+    type B: Copy;
 
     /// All lanes the same.
     fn splat(self, x: f32) -> Self::F;
@@ -53,16 +55,49 @@ pub(crate) trait Simd: Copy {
     fn power_of_two(self, x: Self::F) -> Self::F;
     /// The sum of the lanes: lane i with i + 8, then i + 4, i + 2, i + 1.
     fn sum(self, x: Self::F) -> f32;
+    /// The first eight lanes `low`, the others `high`.
+    fn halves(self, low: f32, high: f32) -> Self::F;
+    /// Sixteen bytes from memory.
+    fn bytes(self, from: &[u8; LANES]) -> Self::B;
+    /// All bytes the same.
+    fn bytes_splat(self, byte: u8) -> Self::B;
+    /// Sixteen bytes from two little-endian words.
+    fn bytes_of_words(self, low: u64, high: u64) -> Self::B;
+    /// 0xff for each bit that is 1, the lowest first.
+    fn bytes_of_bits(self, bits: u16) -> Self::B;
+    /// a & b
+    fn bytes_and(self, a: Self::B, b: Self::B) -> Self::B;
+    /// a | b
+    fn bytes_or(self, a: Self::B, b: Self::B) -> Self::B;
+    /// a ^ b
+    fn bytes_xor(self, a: Self::B, b: Self::B) -> Self::B;
+    /// a − b, each byte on its own, wrapping.
+    fn bytes_sub(self, a: Self::B, b: Self::B) -> Self::B;
+    /// Each byte shifted right; what enters above is the neighbour's and must be masked off.
+    fn bytes_shift_right<const N: i32>(self, x: Self::B) -> Self::B;
+    /// Each byte shifted left; what enters below is the neighbour's, so the upper `N` bits must be 0.
+    fn bytes_shift_left<const N: i32>(self, x: Self::B) -> Self::B;
+    /// `table[code]` for each code below 16.
+    fn bytes_lookup(self, table: &[i8; LANES], codes: Self::B) -> Self::B;
     /// Unsigned bytes as numbers.
-    fn from_u8(self, bytes: &[u8; LANES]) -> Self::F;
+    fn unsigned(self, x: Self::B) -> Self::F;
     /// Signed bytes as numbers.
-    fn from_i8(self, bytes: &[u8; LANES]) -> Self::F;
+    fn signed(self, x: Self::B) -> Self::F;
+    /// A half as a number.
+    fn half(self, bits: u16) -> f32;
+    /// Little-endian floats as numbers.
+    fn from_f32(self, bytes: &[u8; 4 * LANES]) -> Self::F;
     /// Little-endian halves as numbers.
     fn from_f16(self, bytes: &[u8; 2 * LANES]) -> Self::F;
     /// Little-endian bfloat16 as numbers.
     fn from_bf16(self, bytes: &[u8; 2 * LANES]) -> Self::F;
-    /// Numbers as little-endian halves, rounded to nearest even.
-    fn to_f16(self, x: Self::F, bytes: &mut [u8; 2 * LANES]);
+
+    /// The low and the high nibbles.
+    #[inline(always)]
+    fn nibbles(self, x: Self::B) -> [Self::B; 2] {
+        let mask = self.bytes_splat(15);
+        [self.bytes_and(x, mask), self.bytes_and(self.bytes_shift_right::<4>(x), mask)]
+    }
 
     /// The first lanes from a slice shorter than a vector, zeros after it.
     #[inline(always)]
@@ -126,15 +161,37 @@ mod tests {
             keep(s.min(x, s.splat(0.0)));
             keep(s.mul_add(x, x, x));
             keep(s.power_of_two(s.add(x, s.splat(ROUND))));
-            keep(s.from_u8(&std::array::from_fn(|i| 17 * i as u8)));
-            keep(s.from_i8(&std::array::from_fn(|i| 17 * i as u8)));
-            let mut halves = [0; 2 * LANES];
-            s.to_f16(s.mul(x, s.splat(0.1)), &mut halves);
+            keep(s.halves(3.0, -4.0));
+            let bytes = s.bytes(&std::array::from_fn(|i| 17 * i as u8));
+            let other = s.bytes_of_words(0x0123_4567_89ab_cdef, 0x1122_3344_5566_7788);
+            keep(s.unsigned(bytes));
+            keep(s.signed(other));
+            keep(s.unsigned(s.bytes_and(bytes, other)));
+            keep(s.unsigned(s.bytes_or(bytes, other)));
+            keep(s.unsigned(s.bytes_xor(bytes, other)));
+            keep(s.unsigned(s.bytes_sub(bytes, other)));
+            keep(s.unsigned(s.bytes_of_bits(0b1010_0000_1111_0001)));
+            keep(s.unsigned(s.bytes_and(s.bytes_shift_right::<2>(other), s.bytes_splat(3))));
+            keep(s.unsigned(s.bytes_shift_left::<2>(s.bytes_and(other, s.bytes_splat(3)))));
+            for nibbles in s.nibbles(other) {
+                keep(s.unsigned(nibbles));
+                keep(s.signed(s.bytes_lookup(&std::array::from_fn(|i| 3 * i as i8 - 20), nibbles)));
+            }
+            let halves = std::array::from_fn(|i| 7 * i as u8);
             keep(s.from_f16(&halves));
             keep(s.from_bf16(&halves));
+            keep(s.from_f32(&std::array::from_fn(|i| 7 * (i % 16) as u8)));
+            all_halves(s, &mut keep);
             keep(s.load_part(&ramp[..5]));
             all.push(s.sum(s.mul(x, s.splat(0.1))));
             all
+        }
+    }
+
+    /// Every half that is a number, with the subnormal ones.
+    fn all_halves<S: Simd>(s: S, keep: &mut impl FnMut(S::F)) {
+        for bits in (0..0x7c00).step_by(5).chain(0x8000..0x8410) {
+            keep(s.splat(s.half(bits)));
         }
     }
 

@@ -1,7 +1,9 @@
 //! Sixteen lanes as an array: for every processor, and the meaning of the others.
 
 use super::{LANES, Lanes, ROUND, Simd};
-use crate::tables::f16_to_f32;
+use crate::tables::{f16_to_f32, u32_at};
+
+type Bytes = [u8; LANES];
 
 /// Proves nothing and needs nothing.
 #[derive(Clone, Copy)]
@@ -14,6 +16,7 @@ fn zip(a: Lanes, b: Lanes, f: impl Fn(f32, f32) -> f32) -> Lanes {
 
 impl Simd for Portable {
     type F = Lanes;
+    type B = Bytes;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Lanes {
@@ -78,13 +81,83 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn from_u8(self, bytes: &[u8; LANES]) -> Lanes {
-        bytes.map(f32::from)
+    fn halves(self, low: f32, high: f32) -> Lanes {
+        std::array::from_fn(|i| if i < LANES / 2 { low } else { high })
     }
 
     #[inline(always)]
-    fn from_i8(self, bytes: &[u8; LANES]) -> Lanes {
-        bytes.map(|b| f32::from(b as i8))
+    fn bytes(self, from: &[u8; LANES]) -> Bytes {
+        *from
+    }
+
+    #[inline(always)]
+    fn bytes_splat(self, byte: u8) -> Bytes {
+        [byte; LANES]
+    }
+
+    #[inline(always)]
+    fn bytes_of_words(self, low: u64, high: u64) -> Bytes {
+        (u128::from(low) | u128::from(high) << 64).to_le_bytes()
+    }
+
+    #[inline(always)]
+    fn bytes_of_bits(self, bits: u16) -> Bytes {
+        std::array::from_fn(|i| if bits >> i & 1 == 1 { 0xff } else { 0 })
+    }
+
+    #[inline(always)]
+    fn bytes_and(self, a: Bytes, b: Bytes) -> Bytes {
+        std::array::from_fn(|i| a[i] & b[i])
+    }
+
+    #[inline(always)]
+    fn bytes_or(self, a: Bytes, b: Bytes) -> Bytes {
+        std::array::from_fn(|i| a[i] | b[i])
+    }
+
+    #[inline(always)]
+    fn bytes_xor(self, a: Bytes, b: Bytes) -> Bytes {
+        std::array::from_fn(|i| a[i] ^ b[i])
+    }
+
+    #[inline(always)]
+    fn bytes_sub(self, a: Bytes, b: Bytes) -> Bytes {
+        std::array::from_fn(|i| a[i].wrapping_sub(b[i]))
+    }
+
+    #[inline(always)]
+    fn bytes_shift_right<const N: i32>(self, x: Bytes) -> Bytes {
+        x.map(|x| x >> N)
+    }
+
+    #[inline(always)]
+    fn bytes_shift_left<const N: i32>(self, x: Bytes) -> Bytes {
+        x.map(|x| x << N)
+    }
+
+    #[inline(always)]
+    fn bytes_lookup(self, table: &[i8; LANES], codes: Bytes) -> Bytes {
+        codes.map(|code| table[usize::from(code & 15)] as u8)
+    }
+
+    #[inline(always)]
+    fn unsigned(self, x: Bytes) -> Lanes {
+        x.map(f32::from)
+    }
+
+    #[inline(always)]
+    fn signed(self, x: Bytes) -> Lanes {
+        x.map(|x| f32::from(x as i8))
+    }
+
+    #[inline(always)]
+    fn half(self, bits: u16) -> f32 {
+        f16_to_f32(bits)
+    }
+
+    #[inline(always)]
+    fn from_f32(self, bytes: &[u8; 4 * LANES]) -> Lanes {
+        std::array::from_fn(|i| f32::from_bits(u32_at(bytes, 4 * i)))
     }
 
     #[inline(always)]
@@ -95,12 +168,5 @@ impl Simd for Portable {
     #[inline(always)]
     fn from_bf16(self, bytes: &[u8; 2 * LANES]) -> Lanes {
         std::array::from_fn(|i| f32::from_bits(u32::from_le_bytes([0, 0, bytes[2 * i], bytes[2 * i + 1]])))
-    }
-
-    #[inline(always)]
-    fn to_f16(self, x: Lanes, bytes: &mut [u8; 2 * LANES]) {
-        for (x, bytes) in x.iter().zip(bytes.chunks_exact_mut(2)) {
-            bytes.copy_from_slice(&half::f16::from_f32(*x).to_le_bytes());
-        }
     }
 }

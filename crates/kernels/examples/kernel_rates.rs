@@ -1,0 +1,82 @@
+//! How fast the CPU kernels are on this machine: `cargo run --release -p kernels --example kernel_rates [THREADS [ISA]]`.
+//!
+//! For each type the GB/s of weights in decode (one column, a matrix larger than any cache) and the GFLOP/s in prefill
+//! (256 columns); best of several runs, since other programs share the machine.
+
+use std::time::Instant;
+
+use kernels::cpu::{self, AttentionShape, Isa, KvStore, Pool};
+use plan::{KvType, QuantType};
+
+const COLUMNS: usize = 256;
+const K: usize = 4096;
+const RUNS: usize = 5;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let threads = arguments.next().map_or(Ok(1), |text| text.parse())?;
+    let isa = arguments.next().map_or(Ok(Isa::best()), |name| Isa::named(&name))?;
+    let pool = Pool::new(threads, isa)?;
+    println!("{} threads, {}", pool.threads(), pool.isa().name());
+    println!("{:8} {:>12} {:>12} {:>14}", "type", "decode GB/s", "m=4 GB/s", "prefill GFLOP/s");
+    for quant in QuantType::ALL.iter().copied().filter(|quant| cpu::supports(*quant)) {
+        let decode_rows = 128 << 20 >> 12;
+        let row_bytes = K / quant.block_elements() * quant.block_bytes();
+        let rows = decode_rows.min((128 << 20) / row_bytes);
+        let mut state = 1_u32;
+        let mut byte = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8 & 0b1011_1111
+        };
+        let weights: Vec<u8> = (0..rows * row_bytes).map(|_| byte()).collect();
+        let x = vec![0.5; COLUMNS * K];
+        let mut out = vec![0.0; COLUMNS * rows];
+        let mut seconds = |rows: usize, m: usize| {
+            best(|| cpu::matmul(&pool, quant, &weights, rows, K, &x, m, &mut out, rows, 0))
+        };
+        let bytes = (rows * row_bytes) as f64 / 1e9;
+        let (one, four) = (bytes / seconds(rows, 1), bytes / seconds(rows, 4));
+        let prefill_rows = 512;
+        let operations = (2 * prefill_rows * K * COLUMNS) as f64 / 1e9;
+        println!("{:8} {one:12.2} {four:12.2} {:14.1}", quant.name(), operations / seconds(prefill_rows, COLUMNS));
+    }
+    attention_rates(&pool)
+}
+
+fn attention_rates(pool: &Pool) -> Result<(), Box<dyn std::error::Error>> {
+    let (heads, kv_heads, dim, positions) = (32, 8, 128, 2048);
+    let scale = 1.0 / (dim as f32).sqrt();
+    let (window, softcap) = (None, None);
+    let shape = AttentionShape { heads, kv_heads, dim_k: dim, dim_v: dim, scale, window, softcap };
+    println!("\nattention, 32 heads over 8 of 128, {positions} positions back");
+    println!("{:8} {:>12} {:>14}", "cache", "decode GB/s", "prefill GFLOP/s");
+    for kind in [KvType::F32, KvType::F16, KvType::Q8_0] {
+        let mut k = KvStore::try_new(kind, kv_heads, dim, positions + 64)?;
+        let mut v = KvStore::try_new(kind, kv_heads, dim, positions + 64)?;
+        let row: Vec<f32> = (0..kv_heads * dim).map(|i| (i % 17) as f32 / 17.0).collect();
+        for position in 0..positions + 64 {
+            k.write(position, &row);
+            v.write(position, &row);
+        }
+        let q = vec![0.1; 64 * heads * dim];
+        let mut out = vec![0.0; 64 * heads * dim];
+        let mut seconds = |m: usize| {
+            let size = m * heads * dim;
+            best(|| cpu::attention(pool, &shape, &q[..size], &k, &v, positions, None, &mut out[..size]))
+        };
+        let bytes = (k.bytes() + v.bytes()) as f64 / 1e9;
+        let operations = (4 * 64 * heads * dim * positions) as f64 / 1e9;
+        println!("{:8} {:12.2} {:14.1}", kind.name(), bytes / seconds(1), operations / seconds(64));
+    }
+    Ok(())
+}
+
+fn best(mut run: impl FnMut()) -> f64 {
+    let mut times = [0.0; RUNS];
+    for time in &mut times {
+        let start = Instant::now();
+        run();
+        *time = start.elapsed().as_secs_f64();
+    }
+    times.into_iter().fold(f64::INFINITY, f64::min)
+}
