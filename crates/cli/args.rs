@@ -189,6 +189,10 @@ pub struct RunArgs {
     #[arg(long)]
     pub chat: bool,
 
+    /// Read control tokens where the prompt spells them; only with --raw
+    #[arg(long, requires = "raw")]
+    pub special: bool,
+
     /// A system message before the prompt (-sys)
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub system: Option<String>,

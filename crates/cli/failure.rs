@@ -4,10 +4,14 @@
 
 use std::process::ExitCode;
 
+use engine::EngineError;
 use gguf::GgufError;
 use plan::{ProfileError, Refusal};
+use probe::ProbeError;
+use tiers::TierError;
 
 use crate::fetch::FetchError;
+use crate::text::TextError;
 
 /// Exit codes that scripts may rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,10 +36,12 @@ pub enum Exit {
 #[error("{0}")]
 pub struct Usage(pub String);
 
-/// The model is of a kind that this build cannot run.
+/// `--strict`, and the plan is not what was asked.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Unsupported(pub String);
+#[error(
+    "--strict, and the plan differs from what was asked:\n  {0}\n\nhint: ask for what the plan can give, or leave out --strict"
+)]
+pub struct Strict(pub String);
 
 /// The user stopped it. What was made so far has been printed.
 #[derive(Debug, thiserror::Error)]
@@ -60,8 +66,24 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(refusal) = cause.downcast_ref::<Refusal>() {
         return Some(if matches!(refusal, Refusal::Profile(_)) { Exit::Usage } else { Exit::Resources });
     }
+    if let Some(error) = cause.downcast_ref::<EngineError>() {
+        return engine(error);
+    }
+    if let Some(error) = cause.downcast_ref::<TextError>() {
+        return text(error);
+    }
+    if let Some(error) = cause.downcast_ref::<ProbeError>() {
+        return Some(if matches!(error, ProbeError::Memory(_) | ProbeError::Threads(_)) {
+            Exit::Resources
+        } else {
+            Exit::Io
+        });
+    }
     if cause.is::<ProfileError>() || cause.is::<Usage>() {
         return Some(Exit::Usage);
+    }
+    if cause.is::<Strict>() {
+        return Some(Exit::Resources);
     }
     if let Some(error) = cause.downcast_ref::<FetchError>() {
         return Some(match error {
@@ -71,13 +93,10 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             _ => Exit::Io,
         });
     }
-    if cause.is::<Unsupported>() {
-        return Some(Exit::Model);
-    }
     if cause.is::<Interrupted>() {
         return Some(Exit::Interrupted);
     }
-    (cause.is::<std::io::Error>() || cause.is::<probe::ProbeError>()).then_some(Exit::Io)
+    cause.is::<std::io::Error>().then_some(Exit::Io)
 }
 
 fn gguf(error: &GgufError) -> Exit {
@@ -88,12 +107,43 @@ fn gguf(error: &GgufError) -> Exit {
     }
 }
 
+fn engine(error: &EngineError) -> Option<Exit> {
+    Some(match error {
+        EngineError::Metadata(error) => gguf(error),
+        EngineError::UnknownArchitecture { .. }
+        | EngineError::UnsupportedTypes { .. }
+        | EngineError::Tensors { .. }
+        | EngineError::NotFinite { .. } => Exit::Model,
+        EngineError::Tier(TierError::Read { .. }) => Exit::Io,
+        EngineError::Tier(TierError::NoGpu { .. }) | EngineError::EmptyPrompt | EngineError::NoSuchToken { .. } => {
+            Exit::Usage
+        }
+        EngineError::Tier(TierError::Memory { .. })
+        | EngineError::Memory { .. }
+        | EngineError::Threads { .. }
+        | EngineError::ContextFull { .. } => Exit::Resources,
+        EngineError::Interrupted => Exit::Interrupted,
+        // Defects: a plain failure.
+        _ => return None,
+    })
+}
+
+fn text(error: &TextError) -> Option<Exit> {
+    Some(match error {
+        TextError::Metadata(error) => gguf(error),
+        // What the user wrote, not what the model holds.
+        TextError::NoTokenForByte { .. } | TextError::TextTooLong { .. } | TextError::WordTooLong { .. } => Exit::Usage,
+        TextError::Thread { .. } => Exit::Resources,
+        _ => Exit::Model,
+    })
+}
+
 /// Prints the error, unless its cause wants silence, and gives the code to end with.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(|cause| cause.is::<ReaderGone>()) {
         return ExitCode::SUCCESS;
     }
-    if !error.chain().any(|cause| cause.is::<Interrupted>()) {
+    if exit(error) != Exit::Interrupted {
         // Nobody is left to tell where even stderr is closed.
         let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("error: {}\n", message(error)).as_bytes());
     }
@@ -129,12 +179,18 @@ mod tests {
         for (error, code) in [
             (anyhow!("anything"), Exit::Failure),
             (anyhow::Error::new(Usage("x".into())), Exit::Usage),
-            (anyhow::Error::new(Unsupported("x".into())).context("loading"), Exit::Model),
+            (
+                anyhow::Error::new(EngineError::UnknownArchitecture { name: "x".into(), known: "y".into() })
+                    .context("loading"),
+                Exit::Model,
+            ),
             (anyhow::Error::new(GgufError::missing_key("a.b")), Exit::Model),
             (anyhow::Error::new(GgufError::Io { path: "x".into(), source: io() }), Exit::Io),
             (anyhow::Error::new(FetchError::Name("x".into())), Exit::Usage),
             (anyhow::Error::new(io()).context("reading x"), Exit::Io),
             (anyhow::Error::new(Interrupted), Exit::Interrupted),
+            (anyhow::Error::new(EngineError::Interrupted), Exit::Interrupted),
+            (anyhow::Error::new(Strict("x".into())), Exit::Resources),
         ] {
             assert_eq!(exit(&error), code, "{error:?}");
         }

@@ -3,6 +3,7 @@
 //! Owns arguments, the environment, standard output and the network. Must never do arithmetic on weights or decide where
 //! a byte lives. The binary (`main.rs`) parses, runs one command of [`commands`] and prints at most one error.
 
+mod answer;
 pub mod args;
 pub mod commands;
 pub mod failure;

@@ -1,19 +1,35 @@
 //! From arguments to a running model: the main path, in the order in which things happen.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
+use engine::{Engine, Isa};
+use kernels::memory::{ByteSource, FileSource};
 use plan::profile::Overrides;
-use plan::{Machine, Plan, Profile};
+use plan::{Bytes, Machine, Plan, Profile, Tier};
 
 use crate::args::{ModelArgs, PlacementArgs};
-use crate::failure::Usage;
-use crate::fetch;
+use crate::failure::{Strict, Usage};
+use crate::signals::Signals;
+use crate::text::Tokenizer;
+use crate::{fetch, show};
 
 /// A model under a plan, nothing loaded.
 pub(crate) struct Planned {
     pub(crate) model: gguf::Model,
+    pub(crate) machine: Machine,
     pub(crate) plan: Plan,
+}
+
+/// A model that can be asked.
+pub(crate) struct Running {
+    pub(crate) engine: Engine,
+    /// Its header, less the vocabulary.
+    pub(crate) model: gguf::Model,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) machine: Machine,
+    pub(crate) signals: Signals,
 }
 
 /// Reads the model's header.
@@ -35,7 +51,51 @@ pub(crate) fn planned(model: &ModelArgs, placement: &PlacementArgs) -> anyhow::R
     let machine = machine(&model);
     let profile = profile(placement, &machine)?.with(&overrides(placement))?;
     let plan = plan::plan(&profile, &model.inventory, &machine)?;
-    Ok(Planned { model, plan })
+    if placement.strict && !plan.notes.is_empty() {
+        return Err(Strict(plan.notes.join("\n  ")).into());
+    }
+    Ok(Planned { model, machine, plan })
+}
+
+/// Opens the model under its plan: the one place where memory is filled.
+pub(crate) fn running(model: &ModelArgs, placement: &PlacementArgs) -> anyhow::Result<Running> {
+    let Planned { mut model, machine, plan } = planned(model, placement)?;
+    engine::check_model(&model)?;
+    refuse_gpus(&plan)?;
+    let tokenizer = Tokenizer::from_metadata(&model.metadata)?;
+    // The tokenizer keeps its own packed copy, and the ceiling of RAM has room for one.
+    model.metadata.forget(|key| key.starts_with("tokenizer.ggml."));
+    let files = model.inventory.files.iter().map(|file| source(Path::new(&file.path)));
+    let sources = files.collect::<anyhow::Result<Vec<_>>>()?;
+    let engine = {
+        let bar = show::Progress::bytes("loading", Bytes::ZERO);
+        let mut progress = |done, total| {
+            bar.set_total(total);
+            bar.set(done);
+        };
+        Engine::open(&model, plan, isa()?, sources, &mut progress)?
+    };
+    let signals = Signals::install(engine.interrupt())?;
+    Ok(Running { engine, model, tokenizer, machine, signals })
+}
+
+fn source(path: &Path) -> anyhow::Result<Arc<dyn ByteSource>> {
+    let file = FileSource::open(path).with_context(|| path.display().to_string())?;
+    Ok(Arc::new(file))
+}
+
+/// Planning for GPUs works everywhere; running on them needs the build for it.
+fn refuse_gpus(plan: &Plan) -> anyhow::Result<()> {
+    let used = plan.tiers.iter().find(|tier| matches!(tier.tier, Tier::Gpu(_)) && tier.bytes() > Bytes::ZERO);
+    match used {
+        Some(gpu) if !cfg!(feature = "cuda") => Err(Usage(format!(
+            "the plan uses {}, and this build computes on the CPU only\n\nhint: leave {0} out of the profile's tiers, give \
+             --gpu-mem 0, or build with --features cuda",
+            gpu.tier
+        ))
+        .into()),
+        _ => Ok(()),
+    }
 }
 
 /// The profile that the user wrote, or the automatic one.
@@ -66,12 +126,12 @@ pub(crate) fn cache_folder() -> Option<PathBuf> {
 }
 
 /// The instruction set that `PLIMSOLL_ISA` names, else the best one of this processor.
-pub(crate) fn isa() -> anyhow::Result<probe::Isa> {
+pub(crate) fn isa() -> anyhow::Result<Isa> {
     match std::env::var("PLIMSOLL_ISA") {
         Ok(name) if !name.is_empty() => {
-            probe::Isa::named(&name).map_err(|error| Usage(format!("PLIMSOLL_ISA: {error}")).into())
+            Isa::named(&name).map_err(|error| Usage(format!("PLIMSOLL_ISA: {error}")).into())
         }
-        _ => Ok(probe::Isa::best()),
+        _ => Ok(Isa::best()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `plimsoll inspect`: what a model file holds.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use gguf::{Model, Summary, Value};
@@ -24,6 +25,12 @@ pub(super) fn run(args: &InspectArgs) -> anyhow::Result<()> {
     }
 }
 
+/// Why this build cannot run the model, if so.
+fn trouble(model: &Model) -> Option<String> {
+    let text = engine::check_model(model).err()?.to_string();
+    Some(text.split("\n\nhint:").next().unwrap_or_default().to_owned())
+}
+
 fn document(model: &Model, summary: &Summary, tensors: bool) -> serde_json::Value {
     let inventory = &model.inventory;
     let shares = summary.shares.iter().map(|share| {
@@ -37,6 +44,8 @@ fn document(model: &Model, summary: &Summary, tensors: bool) -> serde_json::Valu
         })
     });
     let template = summary.template.map(|mark| json!({ "bytes": mark.bytes, "fnv1a": format!("{:016x}", mark.fnv1a) }));
+    let unsupported = engine::unsupported_types(inventory);
+    let trouble = trouble(model);
     let metadata: serde_json::Map<_, _> =
         model.metadata.iter().map(|(key, value)| (key.to_owned(), as_json(value))).collect();
     let mut document = json!({
@@ -49,6 +58,9 @@ fn document(model: &Model, summary: &Summary, tensors: bool) -> serde_json::Valu
         "vocabulary": inventory.vocabulary,
         "shares": shares.collect::<Vec<_>>(),
         "chat_template": template,
+        "unsupported_types": unsupported.iter().map(|(t, n)| (t.name(), *n)).collect::<BTreeMap<_, _>>(),
+        "runs": trouble.is_none(),
+        "why_not": trouble,
         "metadata": metadata,
     });
     if tensors {
@@ -76,7 +88,7 @@ fn as_json(value: &Value) -> serde_json::Value {
 }
 
 fn page(model: &Model, summary: &Summary, tensors: bool) -> String {
-    let sections = [head(model, summary), shares(summary), metadata(model)];
+    let sections = [head(model, summary), shares(model, summary), metadata(model)];
     let mut text = sections.join("\n");
     if tensors {
         text.push('\n');
@@ -113,19 +125,26 @@ fn head(model: &Model, summary: &Summary) -> String {
         Some(mark) => format!("chat template: {}, mark {:016x}", mark.bytes, mark.fnv1a),
         None => "chat template: none".to_owned(),
     });
+    lines.push(match trouble(model) {
+        Some(why) => format!("this build cannot run it: {}", visible(&why)),
+        None => "this build runs it".to_owned(),
+    });
     lines.push(String::new());
     lines.join("\n")
 }
 
-fn shares(summary: &Summary) -> String {
-    let mut table = Table::new(&["role", "type", "tensors", "units", "bytes"]);
+fn shares(model: &Model, summary: &Summary) -> String {
+    let unsupported = engine::unsupported_types(&model.inventory);
+    let mut table = Table::new(&["role", "type", "tensors", "units", "bytes", ""]);
     for share in &summary.shares {
+        let mark = if unsupported.iter().any(|(quant, _)| *quant == share.quant) { "no kernel" } else { "" };
         table.row([
             share.role.to_string(),
             share.quant.to_string(),
             share.tensors.to_string(),
             share.units.to_string(),
             share.bytes.to_string(),
+            mark.to_owned(),
         ]);
     }
     table.plain()

@@ -1,13 +1,23 @@
 //! One module per command; each turns its arguments into output on stdout.
 
+mod bench;
 mod inspect;
+mod logits;
+mod perplexity;
 mod plan;
 mod probe;
 mod profile;
+mod run;
+mod tokenize;
 
+use std::path::Path;
+
+use anyhow::Context;
 use clap::CommandFactory;
+use serde::de::DeserializeOwned;
 
 use crate::args::{Cli, Command, CompletionsArgs, PullArgs};
+use crate::failure::Usage;
 use crate::{fetch, show};
 
 /// Runs one command to its end.
@@ -16,11 +26,16 @@ use crate::{fetch, show};
 /// Whatever stopped it; [`crate::failure`] turns that into a message and an exit code.
 pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Run(args) => run::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Pull(args) => pull(&args),
         Command::Profile(command) => profile::run(&command),
+        Command::Bench(args) => bench::run(&args),
+        Command::Logits(args) => logits::run(&args),
+        Command::Tokenize(args) => tokenize::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
         Command::Completions(args) => completions(&args),
         _ => Ok(()),
     }
@@ -35,4 +50,11 @@ fn completions(args: &CompletionsArgs) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "plimsoll", &mut script);
     show::product(&String::from_utf8_lossy(&script))
+}
+
+/// Reads a JSON file of a form that `expected` describes.
+fn read_json<T: DeserializeOwned>(path: &Path, expected: &str) -> anyhow::Result<T> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let fail = |error| Usage(format!("{}: {error}\n\nhint: expected {expected}", path.display()));
+    Ok(serde_json::from_str(&text).map_err(fail)?)
 }

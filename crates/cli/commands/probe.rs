@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use probe::{Measured, Options, Spread};
+use ::probe::{Measured, Options, Spread};
 
 use crate::args::ProbeArgs;
 use crate::open;

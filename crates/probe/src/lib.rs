@@ -16,7 +16,6 @@ use serde::{Deserialize, Serialize};
 use cache::Rates;
 use look::{Drive, Seen};
 
-pub use kernels::cpu::Isa;
 pub use look::{Resident, gpu_names, resident};
 pub use measure::{Measured, Options, measure};
 

@@ -88,9 +88,13 @@ impl Drive {
         format!("{}:{}", self.major, self.minor)
     }
 
-    /// Whether its platters turn; `None` where the system does not say.
+    /// Whether its platters turn; `None` where the system does not say, or says so of any virtual drive.
     pub(crate) fn rotates(self) -> Option<bool> {
         let block = Path::new("/sys/dev/block").join(self.key());
+        let name = fs::canonicalize(&block).ok()?.file_name()?.to_string_lossy().into_owned();
+        if ["vd", "xvd"].iter().any(|guest| name.starts_with(guest)) {
+            return None;
+        }
         // A partition keeps its queue in the folder of the whole drive.
         let queue = [block.join("queue/rotational"), block.join("../queue/rotational")];
         let text = queue.iter().find_map(|path| fs::read_to_string(path).ok())?;

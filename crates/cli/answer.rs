@@ -1,0 +1,211 @@
+//! One answer of a model: tokens in, text out as it comes.
+//!
+//! Owns streaming, stop strings and what an answer was made of. Must never know how a prompt was written.
+
+use std::ops::ControlFlow;
+
+use engine::{Finish, Request, Sampling, Session, Stats, generate};
+
+use crate::args::SamplingArgs;
+use crate::open::Running;
+use crate::text::{StopStrings, Utf8Stream};
+
+/// What one answer was.
+pub(crate) struct Answer {
+    /// All its text: control tokens and the stop string left out.
+    pub(crate) text: String,
+    /// Its tokens.
+    pub(crate) tokens: Vec<u32>,
+    /// Tokens of the prompt that had to be computed.
+    pub(crate) prompt_tokens: usize,
+    /// Why it ended.
+    pub(crate) finish: Finish,
+    /// What it cost.
+    pub(crate) stats: Stats,
+}
+
+/// Continues the session by `prompt`; `show` gets each piece of text that is complete.
+///
+/// # Errors
+/// What the engine refuses, or what `show` fails with. A signal is no error: [`Finish::Interrupted`] tells.
+pub(crate) fn answer(
+    running: &mut Running,
+    session: &mut Session,
+    prompt: &[u32],
+    limits: &Limits<'_>,
+    show: &mut dyn FnMut(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<Answer> {
+    let Running { engine, tokenizer, signals, .. } = running;
+    let _gentle = signals.gently();
+    engine.reset_stats();
+    let request = Request {
+        prompt,
+        max_tokens: limits.max_tokens.map_or(usize::MAX, |n| n as usize),
+        sampling: limits.sampling,
+        stop_tokens: tokenizer.end_tokens(),
+    };
+    let mut characters = Utf8Stream::new();
+    let mut stops = StopStrings::new(limits.stop.iter().cloned());
+    let mut text = String::new();
+    let mut failed = None;
+    let mut say = |piece: &str| {
+        text.push_str(piece);
+        if piece.is_empty() { Ok(()) } else { show(piece) }
+    };
+    let generation = generate(engine, session, &request, &mut |token| {
+        if tokenizer.is_control(token) {
+            return ControlFlow::Continue(());
+        }
+        let piece = stops.push(&characters.push(&tokenizer.piece(token)));
+        match say(&piece) {
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+            Ok(()) if stops.stopped() => ControlFlow::Break(()),
+            Ok(()) => ControlFlow::Continue(()),
+        }
+    })?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    if !stops.stopped() {
+        let rest = stops.push(&characters.finish());
+        say(&rest)?;
+        say(&stops.finish())?;
+    }
+    let stats = engine.stats(probe::resident().peak);
+    Ok(Answer {
+        text,
+        tokens: generation.tokens,
+        prompt_tokens: generation.prompt_tokens,
+        finish: generation.finish,
+        stats,
+    })
+}
+
+/// What bounds an answer.
+pub(crate) struct Limits<'a> {
+    /// The most tokens; none means until the model ends or the context is full.
+    pub(crate) max_tokens: Option<u32>,
+    /// How tokens are chosen.
+    pub(crate) sampling: Sampling,
+    /// Texts that end it.
+    pub(crate) stop: &'a [String],
+}
+
+/// The sampling that flags ask for; a seed that is not given is drawn.
+pub(crate) fn sampling(args: &SamplingArgs) -> Sampling {
+    Sampling {
+        temperature: args.temp,
+        top_k: args.top_k as usize,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        repeat_penalty: args.repeat_penalty,
+        repeat_last_n: args.repeat_last_n as usize,
+        seed: args.seed.unwrap_or_else(random),
+    }
+}
+
+/// A number that differs from run to run. The standard library seeds each hasher from the system's randomness.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}
+
+/// The last line of a run, for people.
+///
+/// `prompt 512 tok 210 t/s · gen 128 tok 9.4 t/s · TTFT 2.4 s · ram 61/90 MiB · disk 43 MB/tok @2.9 GB/s · forecast …`
+pub(crate) fn stats_line(prompt_tokens: usize, generated: usize, stats: &Stats) -> String {
+    let mut parts = vec![
+        format!("prompt {prompt_tokens} tok {} t/s", rate(stats.prompt_tokens_per_s)),
+        format!("gen {generated} tok {} t/s", rate(stats.decode_tokens_per_s)),
+        format!("TTFT {}", seconds(stats.ttft_ms / 1e3)),
+    ];
+    for tier in &stats.tiers {
+        if let Some(limit) = tier.limit_bytes {
+            parts.push(format!("{} {}", tier.name, of(tier.peak_bytes, limit)));
+        } else if tier.read_bytes_per_token > 0.0 {
+            let link = stats.links.iter().find(|link| link.from == tier.name);
+            let speed = link.map_or_else(String::new, |link| format!(" @{:.1} GB/s", link.bytes_per_s / 1e9));
+            parts.push(format!("{} {:.0} MB/tok{speed}", tier.name, tier.read_bytes_per_token / 1e6));
+        }
+    }
+    let cache = stats.expert_cache;
+    if cache.hits + cache.misses > 0 {
+        parts.push(format!("experts hit {:.0} %", 100.0 * cache.hits as f64 / (cache.hits + cache.misses) as f64));
+    }
+    let forecast = &stats.forecast;
+    parts.push(format!(
+        "forecast {} and {} t/s",
+        rate(forecast.prompt_tokens_per_s),
+        rate(forecast.decode_tokens_per_s)
+    ));
+    parts.join(" · ")
+}
+
+/// Three digits are enough for a rate.
+fn rate(per_second: f64) -> String {
+    match per_second {
+        r if r >= 100.0 => format!("{r:.0}"),
+        r if r >= 10.0 => format!("{r:.1}"),
+        r => format!("{r:.2}"),
+    }
+}
+
+fn seconds(s: f64) -> String {
+    if s < 1.0 { format!("{:.0} ms", s * 1e3) } else { format!("{s:.1} s") }
+}
+
+/// `61/90 MiB`, in the unit that suits the larger.
+fn of(part: u64, whole: u64) -> String {
+    let (unit, size) = if whole >= 10 << 30 { ("GiB", 1u64 << 30) } else { ("MiB", 1 << 20) };
+    let digits = usize::from(whole >= 10 << 30);
+    format!("{:.digits$}/{:.digits$} {unit}", part as f64 / size as f64, whole as f64 / size as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::{ExpertCacheStats, ForecastStats, LinkStats, TierStats};
+
+    fn tier(name: &str, limit_bytes: Option<u64>, peak_bytes: u64, read_bytes_per_token: f64) -> TierStats {
+        TierStats { name: name.into(), limit_bytes, peak_bytes, read_bytes_per_token, busy_ms_per_token: 0.0 }
+    }
+
+    #[test]
+    fn the_last_line_says_what_the_json_says() {
+        let stats = Stats {
+            load_ms: 12.0,
+            ttft_ms: 2400.0,
+            prompt_tokens_per_s: 210.4,
+            decode_tokens_per_s: 9.41,
+            forecast: ForecastStats { prompt_tokens_per_s: 200.0, decode_tokens_per_s: 9.876 },
+            tiers: vec![tier("ram", Some(90 << 20), 61 << 20, 1e6), tier("disk", None, 0, 43e6)],
+            links: vec![LinkStats { from: "disk".into(), to: "ram".into(), bytes: 1, bytes_per_s: 2.9e9 }],
+            expert_cache: ExpertCacheStats::default(),
+            fallbacks: Vec::new(),
+        };
+        let line = "prompt 512 tok 210 t/s · gen 128 tok 9.41 t/s · TTFT 2.4 s · ram 61/90 MiB · \
+                    disk 43 MB/tok @2.9 GB/s · forecast 200 and 9.88 t/s";
+        assert_eq!(stats_line(512, 128, &stats), line);
+    }
+
+    #[test]
+    fn a_tier_that_was_not_read_is_not_mentioned() {
+        let stats = Stats {
+            load_ms: 0.0,
+            ttft_ms: 40.0,
+            prompt_tokens_per_s: 0.0,
+            decode_tokens_per_s: 0.0,
+            forecast: ForecastStats { prompt_tokens_per_s: 1.0, decode_tokens_per_s: 1.0 },
+            tiers: vec![tier("ram", Some(16 << 30), 3 << 29, 0.0), tier("disk", None, 0, 0.0)],
+            links: Vec::new(),
+            expert_cache: ExpertCacheStats { hits: 3, misses: 1, bytes_read: 0 },
+            fallbacks: Vec::new(),
+        };
+        let line = "prompt 1 tok 0.00 t/s · gen 0 tok 0.00 t/s · TTFT 40 ms · ram 1.5/16.0 GiB · experts hit 75 % · \
+                    forecast 1.00 and 1.00 t/s";
+        assert_eq!(stats_line(1, 0, &stats), line);
+    }
+}

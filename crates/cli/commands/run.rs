@@ -1,0 +1,83 @@
+//! `plimsoll run`: one prompt, one answer.
+
+use std::io::{IsTerminal, Read};
+
+use anyhow::Context;
+use engine::Finish;
+use serde_json::json;
+
+use crate::answer::{Limits, answer, sampling, stats_line};
+use crate::args::RunArgs;
+use crate::failure::{Interrupted, Usage};
+use crate::open::{self, Running};
+use crate::show;
+use crate::text::EncodeOptions;
+
+pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
+    let prompt = prompt(args)?;
+    let mut running = open::running(&args.model, &args.placement)?;
+    let tokens = tokens(&running, args, &prompt)?;
+    let mut session = running.engine.session()?;
+    let limits = Limits { max_tokens: args.n_predict, sampling: sampling(&args.sampling), stop: &args.stop };
+    let mut stream = |text: &str| if args.json { Ok(()) } else { show::product(text) };
+    let answer = answer(&mut running, &mut session, &tokens, &limits, &mut stream)?;
+    if args.json {
+        show::json(&json!({
+            "text": answer.text,
+            "tokens": answer.tokens,
+            "prompt_tokens": answer.prompt_tokens,
+            "finish": finish_name(answer.finish),
+            "stats": answer.stats,
+        }))?;
+    } else if !answer.text.ends_with('\n') {
+        show::product("\n")?;
+    }
+    if answer.finish == Finish::ContextFull {
+        show::note("note: the context is full; -c gives more room");
+    }
+    for fallback in &answer.stats.fallbacks {
+        show::note(&format!("note: {fallback}"));
+    }
+    show::note(&stats_line(answer.prompt_tokens, answer.tokens.len(), &answer.stats));
+    if answer.finish == Finish::Interrupted { Err(Interrupted.into()) } else { Ok(()) }
+}
+
+const fn finish_name(finish: Finish) -> &'static str {
+    match finish {
+        Finish::EndOfText => "end_of_text",
+        Finish::Length => "length",
+        Finish::Stopped => "stop",
+        Finish::Interrupted => "interrupted",
+        Finish::ContextFull => "context_full",
+    }
+}
+
+/// The prompt from -p, -f or stdin. Files and pipes end with a newline that nobody meant.
+fn prompt(args: &RunArgs) -> anyhow::Result<String> {
+    let mut text = match (&args.prompt, &args.file) {
+        (Some(text), _) => return Ok(text.clone()),
+        (None, Some(path)) => {
+            std::fs::read_to_string(path).with_context(|| format!("cannot read the prompt from {}", path.display()))?
+        }
+        (None, None) if std::io::stdin().is_terminal() => {
+            return Err(
+                Usage("no prompt\n\nhint: give -p TEXT or -f FILE, pipe text in, or use plimsoll chat".into()).into()
+            );
+        }
+        (None, None) => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from standard input")?;
+            text
+        }
+    };
+    if text.ends_with('\n') {
+        text.pop();
+    }
+    Ok(text)
+}
+
+/// The prompt's tokens.
+fn tokens(running: &Running, args: &RunArgs, prompt: &str) -> anyhow::Result<Vec<u32>> {
+    let options = EncodeOptions { add_special: true, parse_special: args.special };
+    Ok(running.tokenizer.encode(prompt, options)?)
+}
