@@ -118,7 +118,7 @@ pub struct PlacementArgs {
     #[arg(long, value_name = "REGEX=HOME")]
     pub override_tensor: Vec<String>,
 
-    /// Refuse to run where anything differs from what was asked
+    /// Refuse where the plan has a note: what differs from what was asked or usual, or rests on an estimate
     #[arg(long)]
     pub strict: bool,
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use engine::EngineError;
 use gguf::GgufError;
+use plan::report::UnknownTensor;
 use plan::{ProfileError, Refusal};
 use probe::ProbeError;
 use tiers::TierError;
@@ -79,7 +80,7 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             Exit::Io
         });
     }
-    if cause.is::<ProfileError>() || cause.is::<Usage>() {
+    if cause.is::<ProfileError>() || cause.is::<UnknownTensor>() || cause.is::<Usage>() {
         return Some(Exit::Usage);
     }
     if cause.is::<Strict>() {

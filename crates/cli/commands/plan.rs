@@ -14,7 +14,10 @@ pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
     if args.json {
         return show::json(&plan);
     }
-    show::json(&plan.tiers)?;
+    if let Some(tensor) = &args.explain {
+        return show::product(&plan::report::explain(&plan, inventory, tensor)?);
+    }
+    show::product(&plan::report::text(&plan, inventory))?;
     if !cfg!(feature = "cuda") {
         for name in probe::gpu_names() {
             show::note(&format!("note: {name}: found, not used by this build"));
