@@ -81,6 +81,9 @@ fn say_settings(planner: &Planner, setup: &super::Setup, notes: &mut Vec<String>
         }
         _ => {}
     }
+    if let (Some(gpu), None, Tier::Ram) = (planner.first_gpu(), profile.context.kv_home.value(), setup.kv.home) {
+        notes.push(format!("the KV cache of {} is in ram: it would take more than half of gpu:{gpu}", setup.kv.bytes));
+    }
     if planner.threads > planner.machine.cores {
         notes.push(format!("{} threads on {} cores", planner.threads, planner.machine.cores));
     }

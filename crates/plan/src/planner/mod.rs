@@ -8,6 +8,7 @@ mod fill;
 mod refusal;
 mod rules;
 mod settings;
+mod ways_out;
 
 pub use refusal::{DoesNotFit, Refusal};
 
@@ -28,6 +29,11 @@ use crate::{Bytes, Inventory, KvPlan, Load, Machine, Plan, Role, Staging, Tier, 
 /// [`Refusal::Profile`] where the profile does not suit this model or machine, with its line;
 /// [`Refusal::DoesNotFit`] where a ceiling is too low, with the sum and ways out.
 pub fn plan(profile: &Profile, inventory: &Inventory, machine: &Machine) -> Result<Plan, Refusal> {
+    attempt(profile, inventory, machine).map_err(|refusal| ways_out::add(refusal, profile, inventory, machine))
+}
+
+/// The plan, or a refusal that shows no ways out yet.
+fn attempt(profile: &Profile, inventory: &Inventory, machine: &Machine) -> Result<Plan, Refusal> {
     let mut notes = profile.notes.clone();
     let limits = limits(profile, machine, &mut notes)?;
     let wishes = rules::resolve(profile, inventory)?;
@@ -41,6 +47,8 @@ struct Limit {
     tier: Tier,
     ceiling: Option<Bytes>,
     origin: Origin,
+    /// Whether the machine has less than was allowed.
+    cut: bool,
 }
 
 /// The ceilings of the profile, or what the machine has where that is less.
@@ -70,14 +78,14 @@ fn limits(profile: &Profile, machine: &Machine, notes: &mut Vec<String>) -> Resu
                 Some(gpu.memory_total)
             }
         };
-        let ceiling = match (limit.ceiling, has) {
+        let (ceiling, cut) = match (limit.ceiling, has) {
             (Some(allowed), Some(has)) if has < allowed => {
                 notes.push(format!("{}: {allowed} allowed, and the machine has {has}: planned for that", limit.tier));
-                Some(has)
+                (Some(has), true)
             }
-            (allowed, _) => allowed,
+            (allowed, _) => (allowed, false),
         };
-        Ok(Limit { tier: limit.tier, ceiling, origin: limit.origin.clone() })
+        Ok(Limit { tier: limit.tier, ceiling, origin: limit.origin.clone(), cut })
     };
     profile.tiers.iter().map(limit).collect()
 }

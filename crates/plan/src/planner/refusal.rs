@@ -25,6 +25,8 @@ pub struct DoesNotFit {
     pub ceiling: Bytes,
     /// Who set the ceiling.
     pub origin: Origin,
+    /// Whether the ceiling is all that the machine has, which is less than was allowed.
+    pub machine_has_less: bool,
     /// What it would have to hold.
     pub loads: Vec<Load>,
     /// Changes of which each alone would make it fit.
@@ -45,7 +47,13 @@ impl fmt::Display for DoesNotFit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (needed, ceiling) = (self.needed(), self.ceiling);
         let over = needed.saturating_sub(ceiling);
-        writeln!(f, "{}: {needed} needed, {ceiling} allowed by {}; {over} too much\n", self.tier, self.origin)?;
+        let (tier, origin) = (self.tier, &self.origin);
+        if self.machine_has_less {
+            write!(f, "{tier}: {needed} needed, {ceiling} in this machine ({origin} allows more)")?;
+        } else {
+            write!(f, "{tier}: {needed} needed, {ceiling} allowed by {origin}")?;
+        }
+        writeln!(f, "; {over} too much\n")?;
         let width = self.loads.iter().map(|load| load.what.chars().count()).max().unwrap_or(0);
         for load in &self.loads {
             writeln!(f, "  {:<width$}  {:>11}", load.what, load.bytes.to_string())?;

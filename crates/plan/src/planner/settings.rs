@@ -1,8 +1,11 @@
 //! The search over what a profile leaves open: tokens of context, micro-batch, ring and streaming buffers.
 
+use std::collections::BTreeMap;
+
 use super::refusal::{DoesNotFit, Refusal};
+use super::rules::Wish;
 use super::{Draft, Planner};
-use crate::{Bytes, KvPlan, KvType, Staging, Tier, cost};
+use crate::{Bytes, KvPlan, Load, Staging, Tier, cost};
 
 /// One choice of everything that the profile leaves open.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +98,9 @@ fn settle(planner: &Planner, kv: KvPlan, micro_batch: u32) -> Draft {
     let fixed: Bytes = planner.fixed(&setup(stream, NO_RING), Tier::Ram).iter().map(|load| load.bytes).sum();
     let share = planner.ceiling(Tier::Ram).saturating_sub(fixed).0 / 4;
     let mut last = bare;
+    if planner.limit(Tier::Disk).is_none() {
+        return last;
+    }
     for (place, ring) in cost::RINGS.into_iter().enumerate() {
         let staging = planner.ring(ring);
         let smallest = place + 1 == cost::RINGS.len();
@@ -139,53 +145,33 @@ fn trimmed(planner: &Planner, mut draft: Draft) -> Draft {
     draft
 }
 
-/// The refusal of the most modest settings, with what would help.
+/// The refusal of the most modest settings; ways out are added later.
 fn refuse(planner: &Planner, tokens: u32, micro_batch: u32) -> Refusal {
-    let draft = settle(planner, planner.kv(tokens), micro_batch);
+    let mut draft = settle(planner, planner.kv(tokens), micro_batch);
     let place = draft.over.unwrap_or(0);
     let limit = &planner.limits[place];
-    let fits = |kv: KvPlan, micro_batch: u32| settle(planner, kv, micro_batch).over.is_none();
-    let mut ways_out = Vec::new();
-
-    let fewer = [32_768, 16_384, 8192, 4096, 2048, 1024, 512, 256].into_iter().filter(|fewer| *fewer < tokens);
-    if let Some(fewer) = fewer.into_iter().find(|fewer| fits(planner.kv(*fewer), micro_batch)) {
-        let saved = planner.kv(tokens).bytes.saturating_sub(planner.kv(fewer).bytes);
-        ways_out.push(format!("`context: {{ tokens: {fewer} }}` (-c {fewer}) saves {saved}"));
-    }
-    let mut kv = planner.kv(tokens);
-    if (kv.k_type, kv.v_type) != (KvType::Q8_0, KvType::Q8_0) {
-        let before = kv.bytes;
-        kv.bytes = cost::kv_cache(&planner.inventory.shape, tokens, KvType::Q8_0, KvType::Q8_0);
-        if fits(kv, micro_batch) {
-            let saved = before.saturating_sub(kv.bytes);
-            ways_out.push(format!("`context: {{ kv_type: q8_0 }}` (-ctk q8_0 -ctv q8_0) saves {saved}"));
+    let mut loads = std::mem::take(&mut draft.loads[place]);
+    // Weights item by item: who wants them there.
+    loads.pop();
+    let mut weights: BTreeMap<Option<u32>, Bytes> = BTreeMap::new();
+    for (index, unit) in planner.inventory.units.iter().enumerate() {
+        if draft.homes[index] == limit.tier && planner.wishes.wish[index] != Wish::NotRun {
+            *weights.entry(planner.wishes.rule[index]).or_default() += cost::resident(unit);
         }
     }
-    let smaller = cost::MICRO_BATCHES.into_iter().filter(|smaller| *smaller < micro_batch);
-    if let Some(smaller) = smaller.into_iter().find(|smaller| fits(planner.kv(tokens), *smaller)) {
-        let of = |batch: u32| cost::activations(&planner.widths, batch, planner.threads, tokens);
-        let saved = of(micro_batch).saturating_sub(of(smaller));
-        ways_out.push(format!("`prefill: {{ micro_batch: {smaller} }}` (-ub {smaller}) saves {saved}"));
+    for (rule, bytes) in weights {
+        let what = match rule {
+            None => "weights".to_owned(),
+            Some(rule) => format!("weights, {}", planner.profile.rules[rule as usize].origin.short()),
+        };
+        loads.push(Load { what, bytes });
     }
-    let needed: Bytes = draft.loads[place].iter().map(|load| load.bytes).sum();
-    if planner.limit(Tier::Disk).is_none() {
-        ways_out.push("add `disk: {}` under `tiers`: what does not fit is then read from the model's file".to_owned());
-    }
-    ways_out.push(raise(limit.tier, needed));
-    let ceiling = limit.ceiling.unwrap_or_default();
-    let origin = limit.origin.clone();
     Refusal::DoesNotFit(Box::new(DoesNotFit {
         tier: limit.tier,
-        ceiling,
-        origin,
-        loads: draft.loads[place].clone(),
-        ways_out,
+        ceiling: limit.ceiling.unwrap_or_default(),
+        origin: limit.origin.clone(),
+        machine_has_less: limit.cut,
+        loads,
+        ways_out: Vec::new(),
     }))
-}
-
-/// How to allow this much.
-fn raise(tier: Tier, needed: Bytes) -> String {
-    let mib = needed.0.div_ceil(1 << 20);
-    let flag = if tier == Tier::Ram { "--ram" } else { "--gpu-mem" };
-    format!("`{tier}: {{ memory: {mib}MiB }}` ({flag} {mib}MiB), if the machine has it")
 }

@@ -3,7 +3,6 @@
 //! Scalars are kept as texts so that `memory: 12` and `layers: 5` meet the same checks, and the same messages, as
 //! `memory: 12GiB` and `layers: 3..`. The types also give the JSON Schema that editors use.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -23,7 +22,7 @@ pub(super) struct RawProfile {
     #[schemars(with = "u32", range(min = 1, max = 1), required)]
     pub(super) version: Option<Text>,
     /// Ceilings of the tiers that may be used: `gpu:0`, `gpu:1`, …, `ram`, `disk`. What is not named is not used.
-    #[schemars(with = "BTreeMap<String, RawTier>", required)]
+    #[schemars(schema_with = "tiers", required)]
     pub(super) tiers: Option<Spanned<RawTiers>>,
     /// The context and how its keys and values are kept.
     pub(super) context: Option<RawContext>,
@@ -40,21 +39,25 @@ pub(super) struct RawProfile {
 /// One tier's ceiling.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Tier")]
 pub(super) struct RawTier {
     /// Bytes that plimsoll may occupy there, with a unit: `11.5GiB`.
     #[schemars(with = "Option<String>", regex(pattern = r"^[0-9.]+ ?([KMGTkmgt]([iI]?[bB])?|[bB])$"))]
     pub(super) memory: Option<Text>,
     /// CPU threads (`ram` only): `auto` or a number.
     #[schemars(schema_with = "auto_or_number")]
+    #[serde(default)]
     pub(super) threads: Option<Text>,
 }
 
 /// The context.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Context")]
 pub(super) struct RawContext {
     /// Tokens that a session can hold: `auto` or a number.
     #[schemars(schema_with = "auto_or_number")]
+    #[serde(default)]
     pub(super) tokens: Option<Text>,
     /// How keys and values are kept: `f32`, `f16` or `q8_0`.
     #[schemars(with = "Option<crate::KvType>")]
@@ -73,15 +76,18 @@ pub(super) struct RawContext {
 /// One rule: a unit must meet every condition that is given.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Rule")]
 pub(super) struct RawRule {
     /// What the unit does in the model.
     #[schemars(with = "Option<crate::Role>")]
     pub(super) role: Option<Text>,
     /// Layers from 0: `5`, `3..`, `0..=9`, `3..10`, or several with commas.
     #[schemars(schema_with = "ranges")]
+    #[serde(default)]
     pub(super) layers: Option<Text>,
     /// Routed experts from 0, written as layers are: `0-31`.
     #[schemars(schema_with = "ranges")]
+    #[serde(default)]
     pub(super) experts: Option<Text>,
     /// A regular expression that matches anywhere in the tensor's name.
     #[schemars(with = "Option<String>")]
@@ -97,12 +103,14 @@ pub(super) struct RawRule {
 /// How prompts are computed.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Prefill")]
 pub(super) struct RawPrefill {
     /// The GPU to which weights are streamed for large batches: `auto`, `none` or `gpu:N`.
     #[schemars(with = "Option<String>")]
     pub(super) stream_to: Option<Text>,
     /// Prompt tokens computed in one pass: `auto` or a number.
     #[schemars(schema_with = "auto_or_number")]
+    #[serde(default)]
     pub(super) micro_batch: Option<Text>,
 }
 
@@ -132,6 +140,15 @@ impl<'de> Deserialize<'de> for RawTiers {
         }
         deserializer.deserialize_map(Pairs)
     }
+}
+
+fn tiers(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "propertyNames": { "pattern": "^(ram|disk|gpu:[0-9]+)$" },
+        "additionalProperties": generator.subschema_for::<RawTier>(),
+        "required": ["ram"],
+    })
 }
 
 fn auto_or_number(_: &mut SchemaGenerator) -> Schema {
