@@ -181,11 +181,14 @@ impl<'a> Task<'a> {
                     self.job.k.read_row(s, self.kv_head, (position + i).min(to - 1), start, &mut key[..length]);
                 }
                 let keys: [&[f32]; TOGETHER] = std::array::from_fn(|i| &keys[i][..length]);
-                for (query, scores) in queries.iter().zip(&mut *scores) {
-                    let dots = dot_tile::<S, TOGETHER, 1>(s, keys, [&query.q[start..][..length]]);
-                    for (score, [dot]) in scores[position - block..].iter_mut().zip(dots) {
-                        *score = if start == 0 { dot } else { *score + dot };
-                    }
+                let at = (position - block, start);
+                let (groups, rest) = queries.as_chunks::<TOGETHER>();
+                let (group_scores, rest_scores) = scores.split_at_mut(groups.len() * TOGETHER);
+                for (queries, scores) in groups.iter().zip(group_scores.as_chunks_mut().0) {
+                    dot_scores(s, keys, queries, at, scores);
+                }
+                for (query, scores) in rest.iter().zip(rest_scores) {
+                    dot_scores(s, keys, &[*query], at, std::array::from_mut(scores));
                 }
             }
         }
@@ -250,6 +253,24 @@ impl<'a> Task<'a> {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Scores of `M` queries with some keys, or what the numbers from `start` on add to them.
+#[inline(always)]
+fn dot_scores<S: Simd, const M: usize>(
+    s: S,
+    keys: [&[f32]; TOGETHER],
+    queries: &[Query; M],
+    (at, start): (usize, usize),
+    scores: &mut [[f32; BLOCK]; M],
+) {
+    let queries = queries.each_ref().map(|query| &query.q[start..][..keys[0].len()]);
+    for (i, dots) in dot_tile(s, keys, queries).into_iter().enumerate() {
+        for (scores, dot) in scores.iter_mut().zip(dots) {
+            let score = &mut scores[at + i];
+            *score = if start == 0 { dot } else { *score + dot };
         }
     }
 }

@@ -13,13 +13,16 @@ use std::slice;
 
 use plan::QuantType;
 
-use super::decode::{Store, for_block};
-use super::isa::Kernel;
-use super::simd::{LANES, Simd, lanes};
+use super::decode::{Block, Dequantize, ForBlock, Sink, for_block};
+use super::isa::{Isa, Kernel};
+use super::simd::{LANES, Lanes, Simd, lanes};
 use super::{Pool, supports};
 
 /// Numbers of a row that are decoded and summed at a time: a multiple of every block, 4 KiB of first-level cache.
 pub(super) const CHUNK: usize = 1024;
+
+/// Rows that pass through the inner loops side by side: one row's sum alone would wait for itself.
+const TOGETHER: usize = 4;
 
 /// Columns that the inner loop takes at once.
 const TILE_COLUMNS: usize = 6;
@@ -27,17 +30,14 @@ const TILE_COLUMNS: usize = 6;
 /// Columns of one task: their part of a chunk (512 KiB) stays in the second-level cache while rows pass.
 const TASK_COLUMNS: usize = 128;
 
-/// Rows that are decoded together where there are many columns.
-const MANY_ROWS: usize = 32;
-
-/// Rows that are decoded together where there are few: 16 KiB beside the columns' part of the first-level cache.
-const FEW_ROWS: usize = 4;
-
-/// From here on columns are many.
+/// From here on columns are many: they are what a decoded row is reused for, so more rows are decoded together.
 const MANY_COLUMNS: usize = 16;
 
+/// Rows decoded together for many columns: 128 KiB in the second-level cache, which save reading columns again.
+const MANY_ROWS: usize = 32;
+
 /// Multiplications in one task, so that handing it out costs little beside it.
-const TASK_WORK: usize = 64 * 1024;
+const TASK_WORK: usize = 128 * 1024;
 
 /// `out[t·out_stride + out_offset + r] = Σ_k w[r][k]·x[t][k]` for the `rows` rows of `weights` and the `m` columns of
 /// `x` (m × `row_elements`, column after column).
@@ -72,19 +72,27 @@ pub fn matmul(
     let end = (m - 1) * out_stride + out_offset + rows;
     assert!(out.len() >= end && (m == 1 || out_stride >= rows), "output of {} for {end}", out.len());
     let out = &Scattered::new(&mut out[out_offset..]);
-    let product = Product { quant, weights, row_bytes, row_elements, x, out, out_stride };
+    let product = Product { isa: pool.isa(), quant, weights, row_bytes, row_elements, x, out, out_stride };
 
     let columns = m.min(TASK_COLUMNS);
-    let task_rows = (TASK_WORK / (row_elements * columns).max(1)).clamp(FEW_ROWS, MANY_ROWS).next_multiple_of(FEW_ROWS);
+    let task_rows = if columns >= MANY_COLUMNS {
+        // Fewer where there are not enough rows for all threads.
+        rows.div_ceil(2 * pool.threads()).clamp(TOGETHER, MANY_ROWS)
+    } else {
+        TASK_WORK / (row_elements * columns).max(1)
+    };
+    let task_rows = task_rows.max(1).next_multiple_of(TOGETHER);
     let row_tasks = rows.div_ceil(task_rows);
     pool.run(row_tasks * m.div_ceil(columns), &|i| {
         let (row, column) = (i % row_tasks * task_rows, i / row_tasks * columns);
         let rows = row..rows.min(row + task_rows);
         let columns = column..m.min(column + columns);
         if columns.len() >= MANY_COLUMNS {
-            pool.isa().run(Task::<MANY_ROWS> { product, rows, columns });
+            product.isa.run(Task::<MANY_ROWS> { product, rows, columns });
+        } else if m == 1 && row_elements.is_multiple_of(LANES) {
+            product.isa.run(OneColumn { product, rows });
         } else {
-            pool.isa().run(Task::<FEW_ROWS> { product, rows, columns });
+            product.isa.run(Task::<TOGETHER> { product, rows, columns });
         }
     });
 }
@@ -92,6 +100,7 @@ pub fn matmul(
 /// What all tasks of a product share.
 #[derive(Clone, Copy)]
 struct Product<'a> {
+    isa: Isa,
     quant: QuantType,
     weights: &'a [u8],
     row_bytes: usize,
@@ -113,7 +122,7 @@ impl<const ROWS: usize> Kernel for Task<'_, ROWS> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Product { quant, weights, row_bytes, row_elements, .. } = self.product;
+        let Product { isa, quant, weights, row_bytes, row_elements, .. } = self.product;
         let mut decoded = [[0.0; CHUNK]; ROWS];
         for first in self.rows.clone().step_by(ROWS) {
             let rows = ROWS.min(self.rows.end - first);
@@ -123,7 +132,7 @@ impl<const ROWS: usize> Kernel for Task<'_, ROWS> {
                 let bytes = length / quant.block_elements() * quant.block_bytes();
                 for (r, decoded) in decoded[..rows].iter_mut().enumerate() {
                     let block = &weights[(first + r) * row_bytes + from..][..bytes];
-                    for_block(s, quant, Store { quant, bytes: block, out: &mut decoded[..length] });
+                    isa.run(Dequantize { quant, bytes: block, out: &mut decoded[..length] });
                 }
                 self.tiles(s, &decoded[..rows], first, start, length);
             }
@@ -159,28 +168,110 @@ impl<const ROWS: usize> Task<'_, ROWS> {
         start: usize,
         length: usize,
     ) -> usize {
-        let Product { row_elements, x, out, out_stride, .. } = self.product;
+        let Product { row_elements, x, .. } = self.product;
         let x: [&[f32]; M] = std::array::from_fn(|c| &x[(column + c) * row_elements + start..][..length]);
-        let put = |row: usize, sums: [f32; M]| {
-            for (c, sum) in sums.into_iter().enumerate() {
-                // SAFETY: row and column belong to this task alone, so nobody else touches their output.
-                let out = unsafe { out.at((column + c) * out_stride + first + row) };
-                *out = if start == 0 { sum } else { *out + sum };
-            }
-        };
         let mut row = 0;
-        while row + 4 <= decoded.len() {
-            let w: [&[f32]; 4] = std::array::from_fn(|r| &decoded[row + r][..length]);
-            for (r, sums) in dot_tile::<S, 4, M>(s, w, x).into_iter().enumerate() {
-                put(row + r, sums);
+        while row + TOGETHER <= decoded.len() {
+            let w: [&[f32]; TOGETHER] = std::array::from_fn(|r| &decoded[row + r][..length]);
+            for (r, sums) in dot_tile(s, w, x).into_iter().enumerate() {
+                self.put(first + row + r, column, start, sums);
             }
-            row += 4;
+            row += TOGETHER;
         }
         for (row, w) in decoded.iter().enumerate().skip(row) {
-            let [sums] = dot_tile::<S, 1, M>(s, [&w[..length]], x);
-            put(row, sums);
+            let [sums] = dot_tile(s, [&w[..length]], x);
+            self.put(first + row, column, start, sums);
         }
         M
+    }
+
+    /// Adds a chunk's sums to the outputs of one row and the columns from `column` on.
+    #[inline(always)]
+    fn put<const M: usize>(&self, row: usize, column: usize, start: usize, sums: [f32; M]) {
+        for (c, sum) in sums.into_iter().enumerate() {
+            // SAFETY: row and column belong to this task alone, so nobody else touches their output.
+            let out = unsafe { self.product.out.at((column + c) * self.product.out_stride + row) };
+            *out = if start == 0 { sum } else { *out + sum };
+        }
+    }
+}
+
+/// Some rows times the only column: decode. Numbers are multiplied while they are in registers.
+struct OneColumn<'a> {
+    product: Product<'a>,
+    rows: std::ops::Range<usize>,
+}
+
+impl Kernel for OneColumn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for_block(s, self.product.quant, self);
+    }
+}
+
+impl ForBlock for OneColumn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd, B: Block>(self, s: S) {
+        let mut row = self.rows.start;
+        while row + TOGETHER <= self.rows.end {
+            self.some_rows::<S, B, TOGETHER>(s, row);
+            row += TOGETHER;
+        }
+        while row < self.rows.end {
+            self.some_rows::<S, B, 1>(s, row);
+            row += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn run_slow<S: Simd>(self, s: S, _: QuantType) {
+        Task::<TOGETHER> { product: self.product, rows: self.rows, columns: 0..1 }.run(s);
+    }
+}
+
+impl OneColumn<'_> {
+    /// `R` rows side by side, block by block, summed in the order that the module describes.
+    #[inline(always)]
+    fn some_rows<S: Simd, B: Block, const R: usize>(&self, s: S, first: usize) {
+        let Product { weights, row_bytes, row_elements, x, out, .. } = self.product;
+        let chunk_bytes = CHUNK / B::ELEMENTS * B::BYTES;
+        let rows: [&[u8]; R] = std::array::from_fn(|r| &weights[(first + r) * row_bytes..][..row_bytes]);
+        let mut totals = [0.0; R];
+        for (chunk, x) in x[..row_elements].chunks(CHUNK).enumerate() {
+            let (x, _) = lanes(x);
+            let mut products: [_; R] = std::array::from_fn(|_| Products { x, sum: s.splat(0.0) });
+            for block in 0..x.len() * LANES / B::ELEMENTS {
+                for (row, products) in rows.iter().zip(&mut products) {
+                    let from = chunk * chunk_bytes + block * B::BYTES;
+                    B::decode(s, &row[from..from + B::BYTES], block * (B::ELEMENTS / LANES), products);
+                }
+            }
+            for (total, products) in totals.iter_mut().zip(products) {
+                let sum = s.sum(products.sum);
+                *total = if chunk == 0 { sum } else { *total + sum };
+            }
+        }
+        for (r, total) in totals.into_iter().enumerate() {
+            // SAFETY: these rows belong to this task alone, so nobody else touches their outputs.
+            unsafe { *out.at(first + r) = total }
+        }
+    }
+}
+
+/// Multiplies numbers with a chunk of the column and sums the products.
+struct Products<'a, S: Simd> {
+    x: &'a [Lanes],
+    sum: S::F,
+}
+
+impl<S: Simd> Sink<S> for Products<'_, S> {
+    #[inline(always)]
+    fn put(&mut self, s: S, group: usize, numbers: S::F) {
+        self.sum = s.mul_add(numbers, s.load(&self.x[group]), self.sum);
     }
 }
 

@@ -17,6 +17,21 @@ fn scaled<S: Simd>(s: S, scales: S::F, factor: S::F) -> Lanes {
     all
 }
 
+/// The 32 bytes at `at` that hold eight groups of crumbs: even groups in the first half, odd ones in the second, by
+/// bit pair from the lowest.
+#[inline(always)]
+fn crumbs_of<S: Simd>(s: S, block: &[u8], at: usize) -> [S::B; 2] {
+    [s.bytes(bytes(block, at)), s.bytes(bytes(block, at + 16))]
+}
+
+/// The lowest crumbs of each byte, which are then shifted out.
+#[inline(always)]
+fn next_crumbs<S: Simd>(s: S, crumbs: &mut S::B) -> S::B {
+    let lowest = s.bytes_and(*crumbs, s.bytes_splat(3));
+    *crumbs = s.bytes_shift_right::<2>(*crumbs);
+    lowest
+}
+
 /// A float, 256 signed bytes, 16 sums.
 pub(crate) struct Q8K;
 
@@ -45,14 +60,11 @@ impl Block for Q2K {
         let [scales, mins] = s.nibbles(s.bytes(bytes(block, 0)));
         let scales = scaled(s, s.unsigned(scales), s.splat(half(s, block, 80)));
         let mins = scaled(s, s.unsigned(mins), s.splat(-half(s, block, 82)));
-        for run in 0..4 {
-            // 16 bytes hold the groups 0, 2, 4, 6 (or 1, 3, 5, 7) of their half of the block, by bit pair.
-            let mut crumbs = s.bytes(bytes(block, 16 + 16 * run));
-            for pair in 0..4 {
-                let group = run / 2 * 8 + run % 2 + 2 * pair;
-                let numbers = s.unsigned(s.bytes_and(crumbs, s.bytes_splat(3)));
+        for part in 0..2 {
+            let mut crumbs = crumbs_of(s, block, 16 + 32 * part);
+            for group in 8 * part..8 * part + 8 {
+                let numbers = s.unsigned(next_crumbs(s, &mut crumbs[group % 2]));
                 sink.put(s, first + group, s.mul_add(numbers, s.splat(scales[group]), s.splat(mins[group])));
-                crumbs = s.bytes_shift_right::<2>(crumbs);
             }
         }
     }
@@ -75,17 +87,16 @@ impl Block for Q3K {
         let scales = s.signed(s.bytes_sub(scales, s.bytes_splat(32)));
         let scales = scaled(s, scales, s.splat(half(s, block, 108)));
         let mut uppers = [s.bytes(bytes(block, 0)), s.bytes(bytes(block, 16))];
-        for run in 0..4 {
-            let mut crumbs = s.bytes(bytes(block, 32 + 16 * run));
-            for pair in 0..4 {
-                let group = run / 2 * 8 + run % 2 + 2 * pair;
+        for part in 0..2 {
+            let mut crumbs = crumbs_of(s, block, 32 + 32 * part);
+            for group in 8 * part..8 * part + 8 {
                 // Upper bit 1: the crumb; 0: the crumb less 4.
-                let upper = s.bytes_shift_left::<2>(s.bytes_and(uppers[run % 2], s.bytes_splat(1)));
-                let numbers = s.bytes_or(s.bytes_and(crumbs, s.bytes_splat(3)), upper);
+                let upper = &mut uppers[group % 2];
+                let four = s.bytes_shift_left::<2>(s.bytes_and(*upper, s.bytes_splat(1)));
+                *upper = s.bytes_shift_right::<1>(*upper);
+                let numbers = s.bytes_or(next_crumbs(s, &mut crumbs[group % 2]), four);
                 let numbers = s.signed(s.bytes_sub(numbers, s.bytes_splat(4)));
                 sink.put(s, first + group, s.mul(s.splat(scales[group]), numbers));
-                crumbs = s.bytes_shift_right::<2>(crumbs);
-                uppers[run % 2] = s.bytes_shift_right::<1>(uppers[run % 2]);
             }
         }
     }
@@ -189,12 +200,11 @@ impl Block for Tq2_0 {
     #[inline(always)]
     fn decode<S: Simd>(s: S, block: &[u8], first: usize, sink: &mut impl Sink<S>) {
         let scale = s.splat(half(s, block, 64));
-        for run in 0..4 {
-            let mut crumbs = s.bytes(bytes(block, 16 * run));
-            for pair in 0..4 {
-                let numbers = s.bytes_sub(s.bytes_and(crumbs, s.bytes_splat(3)), s.bytes_splat(1));
-                sink.put(s, first + run / 2 * 8 + run % 2 + 2 * pair, s.mul(scale, s.signed(numbers)));
-                crumbs = s.bytes_shift_right::<2>(crumbs);
+        for part in 0..2 {
+            let mut crumbs = crumbs_of(s, block, 32 * part);
+            for group in 8 * part..8 * part + 8 {
+                let numbers = s.bytes_sub(next_crumbs(s, &mut crumbs[group % 2]), s.bytes_splat(1));
+                sink.put(s, first + group, s.mul(scale, s.signed(numbers)));
             }
         }
     }

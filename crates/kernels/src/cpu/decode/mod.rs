@@ -18,7 +18,7 @@ use crate::reference;
 
 /// Takes groups of sixteen numbers as they are decoded.
 pub(super) trait Sink<S: Simd> {
-    /// The `group`-th sixteen numbers of the run that is decoded.
+    /// The `group`-th sixteen numbers of the run that is decoded. Groups come in ascending order: sums depend on it.
     fn put(&mut self, s: S, group: usize, numbers: S::F);
 }
 
@@ -96,10 +96,11 @@ pub fn dequantize(quant: QuantType, bytes: &[u8], out: &mut [f32]) {
     Isa::best().run(Dequantize { quant, bytes, out });
 }
 
-struct Dequantize<'a> {
-    quant: QuantType,
-    bytes: &'a [u8],
-    out: &'a mut [f32],
+/// Decodes a run of blocks to memory.
+pub(super) struct Dequantize<'a> {
+    pub(super) quant: QuantType,
+    pub(super) bytes: &'a [u8],
+    pub(super) out: &'a mut [f32],
 }
 
 impl Kernel for Dequantize<'_> {
@@ -107,18 +108,11 @@ impl Kernel for Dequantize<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for_block(s, self.quant, Store { quant: self.quant, bytes: self.bytes, out: self.out });
+        for_block(s, self.quant, self);
     }
 }
 
-/// Decodes a run of blocks to memory.
-pub(super) struct Store<'a> {
-    pub(super) quant: QuantType,
-    pub(super) bytes: &'a [u8],
-    pub(super) out: &'a mut [f32],
-}
-
-impl ForBlock for Store<'_> {
+impl ForBlock for Dequantize<'_> {
     type Output = ();
 
     #[inline(always)]
