@@ -53,7 +53,7 @@ pub(crate) fn sizes(metadata: &Metadata, tensors: &[Tensor]) -> Result<Sizes, Gg
     }
 
     let heads = heads(metadata, blocks, tensors)?;
-    let mut kv_per_token = kv_per_token(metadata, blocks, embedding, &heads)?;
+    let (mut kv_per_token, kv_row) = kv_cache(metadata, blocks, embedding, &heads)?;
     kv_per_token.truncate(layers as usize);
     let shape = ModelShape {
         layers: layers as u32,
@@ -63,6 +63,7 @@ pub(crate) fn sizes(metadata: &Metadata, tensors: &[Tensor]) -> Result<Sizes, Gg
         vocabulary: vocabulary(metadata, tensors)? as u32,
         context_train: context_train as u32,
         kv_per_token,
+        kv_row,
         experts: experts_most as u32,
         experts_used: used as u32,
         architecture,
@@ -115,6 +116,7 @@ fn vocabulary_alone(metadata: &Metadata, architecture: String) -> Sizes {
         vocabulary: metadata.strings("tokenizer.ggml.tokens").ok().flatten().map_or(0, |tokens| tokens.len() as u32),
         context_train: size(".context_length"),
         kv_per_token: Vec::new(),
+        kv_row: (0, 0),
         experts: 0,
         experts_used: 0,
     };
@@ -189,11 +191,14 @@ fn recurrent(metadata: &Metadata, blocks: u64) -> Result<Vec<bool>, GgufError> {
     Ok((1..=blocks).map(|number| number % every != 0).collect())
 }
 
-/// The numbers that one token adds to each layer's K and V cache.
+/// For K and for V, numbers.
+type Kv = (u32, u32);
+
+/// The numbers that one token adds to each layer's K and V cache, and those of one row there.
 ///
 /// Plain attention keeps `head_count_kv × key_length` and `head_count_kv × value_length`. MLA keeps one latent of
 /// `kv_lora_rank` and the rotated part, in K (DeepSeek-V2, arXiv 2405.04434, section 2.1).
-fn kv_per_token(metadata: &Metadata, blocks: u64, embedding: u64, heads: &[u64]) -> Result<Vec<(u32, u32)>, GgufError> {
+fn kv_cache(metadata: &Metadata, blocks: u64, embedding: u64, heads: &[u64]) -> Result<(Vec<Kv>, Kv), GgufError> {
     const KV_HEADS: &str = ".attention.head_count_kv";
     let kv_heads = per_block(metadata, KV_HEADS, blocks, HEADS_MAX)?.unwrap_or_else(|| heads.to_vec());
     for (kv, all) in kv_heads.iter().zip(heads) {
@@ -222,13 +227,15 @@ fn kv_per_token(metadata: &Metadata, blocks: u64, embedding: u64, heads: &[u64])
         _ if metadata.get(".attention.key_length_mla").is_some() => (key_length, 0),
         _ => (latent + rotated, 0),
     });
-    each.map(|(k, v)| {
+    let each = each.map(|(k, v)| {
         u32::try_from(k).and_then(|k| Ok((k, u32::try_from(v)?))).map_err(|_| {
             let key = metadata.full_key(".attention.key_length");
             GgufError::wrong_value(&key, "heads below 2^32 numbers together".into(), k.max(v).to_string())
         })
-    })
-    .collect()
+    });
+    let per_token: Vec<Kv> = each.collect::<Result<_, _>>()?;
+    let latent_row = per_token.iter().find(|(k, v)| *k > 0 && *v == 0).copied();
+    Ok((per_token, latent_row.unwrap_or((key_length as u32, value_length as u32))))
 }
 
 /// Tokens in the vocabulary: rows of the embedding table, which the token list must match.

@@ -26,7 +26,7 @@ fn a_dense_model_is_what_it_says() {
     let shape = &inventory.shape;
     assert_eq!((shape.layers, shape.embedding, shape.heads, shape.feed_forward), (1, 32, 4, 32));
     assert_eq!((shape.vocabulary, shape.context_train, shape.experts), (8, 64, 0));
-    assert_eq!(shape.kv_per_token, [(16, 16)]);
+    assert_eq!((shape.kv_per_token.as_slice(), shape.kv_row), ([(16, 16)].as_slice(), (8, 8)));
     assert_eq!(inventory.vocabulary.tokens, 8);
     assert_eq!(inventory.vocabulary.text_bytes, Bytes(5 + 3 + 4 + 6 + 4));
     assert_eq!(inventory.units.len(), inventory.tensors.len());
@@ -117,7 +117,12 @@ fn cache_widths_follow_the_metadata() {
             two(&mut draft);
         }
         edit(&mut draft);
-        assert_eq!(open(&draft).inventory.shape.kv_per_token, expected, "{name}");
+        let shape = open(&draft).inventory.shape;
+        assert_eq!(shape.kv_per_token, expected, "{name}");
+        // A latent is one row; other rows are heads, of which every layer here has a whole number.
+        let (k, v) = shape.kv_row;
+        let whole = |(keys, values): &(u32, u32)| *values == 0 || keys % k == 0 && values % v == 0;
+        assert!(expected.iter().all(whole) && (expected[0].1 > 0 || (k, v) == expected[0]), "{name}: {k}, {v}");
     }
 }
 

@@ -48,11 +48,16 @@ pub fn vocabulary(inventory: &Inventory) -> Bytes {
     Bytes(size.text_bytes.0 * 22 / 10 + size.tokens * 120 + size.merges * 60)
 }
 
-/// The KV cache of `tokens` tokens: over layers, `tokens × (row of keys + row of values)`.
+/// The KV cache of `tokens` tokens: over layers, `tokens × rows × bytes of a row`, for keys and for values. A row is one
+/// head's numbers; types with blocks pad it to whole blocks.
 #[must_use]
 pub fn kv_cache(shape: &ModelShape, tokens: u32, k_type: KvType, v_type: KvType) -> Bytes {
-    let row = |(k, v): &(u32, u32)| k_type.bytes(u64::from(*k)) + v_type.bytes(u64::from(*v));
-    let token: Bytes = shape.kv_per_token.iter().map(row).sum();
+    let rows = |numbers: u32, row: u32, kind: KvType| {
+        let row = u64::from(row.max(1));
+        Bytes(u64::from(numbers).div_ceil(row) * kind.bytes(row).0)
+    };
+    let layer = |(k, v): &(u32, u32)| rows(*k, shape.kv_row.0, k_type) + rows(*v, shape.kv_row.1, v_type);
+    let token: Bytes = shape.kv_per_token.iter().map(layer).sum();
     Bytes(token.0 * u64::from(tokens))
 }
 
@@ -124,16 +129,42 @@ fn stream_width(shape: &ModelShape) -> u64 {
 ///               + 3 × feed_forward   gate, up, product
 ///               + 1.125 B × widest   the same row as 8-bit blocks for the integer kernels )
 /// + threads × context                scores of one head
-/// + (rows + 2) × vocabulary          logits, and the sampler's candidates
+/// + (LOGIT_ROWS + 4) × vocabulary    logits, the last row's copy, and the sampler's candidates
 /// ```
-///
-/// where `rows` is the smaller of `micro_batch` and [`LOGIT_ROWS`].
 #[must_use]
 pub fn activations(widths: &Widths, micro_batch: u32, threads: u32, context: u32) -> Bytes {
     let widest = widths.embedding.max(widths.attention).max(widths.feed_forward);
     let floats = 4 * widths.embedding + 3 * widths.attention + widths.kv + 3 * widths.feed_forward;
     let token = 4 * floats + widest * 9 / 8;
     let scores = 4 * u64::from(threads) * u64::from(context);
-    let logits = 4 * (u64::from(micro_batch.min(LOGIT_ROWS)) + 2) * widths.vocabulary;
+    let logits = 4 * (u64::from(LOGIT_ROWS) + 4) * widths.vocabulary;
     Bytes(u64::from(micro_batch) * token + scores + logits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_quantized_keys_are_padded_head_by_head() {
+        let mut shape = ModelShape {
+            architecture: "llama".to_owned(),
+            layers: 2,
+            embedding: 640,
+            heads: 8,
+            feed_forward: 1,
+            vocabulary: 1,
+            context_train: 1,
+            kv_per_token: vec![(320, 320), (0, 0)],
+            kv_row: (80, 80),
+            experts: 0,
+            experts_used: 0,
+        };
+        assert_eq!(kv_cache(&shape, 10, KvType::F16, KvType::F32), Bytes(10 * (320 * 2 + 320 * 4)));
+        // Four heads of three blocks of 34 bytes, twice.
+        assert_eq!(kv_cache(&shape, 10, KvType::Q8_0, KvType::Q8_0), Bytes(10 * 2 * 4 * 3 * 34));
+        // A latent is one row.
+        (shape.kv_per_token, shape.kv_row) = (vec![(576, 0)], (576, 0));
+        assert_eq!(kv_cache(&shape, 10, KvType::Q8_0, KvType::Q8_0), Bytes(10 * 18 * 34));
+    }
 }

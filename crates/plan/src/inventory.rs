@@ -157,6 +157,9 @@ pub struct ModelShape {
     /// For each layer, the numbers that one token adds to the K cache and to the V cache.
     /// MLA layers keep their latent in K and nothing in V.
     pub kv_per_token: Vec<(u32, u32)>,
+    /// The numbers of one row in the K cache and in the V cache: one head's, or MLA's latent. Types with blocks pad each
+    /// row to whole blocks.
+    pub kv_row: (u32, u32),
     /// Routed experts per layer; 0 for dense models.
     pub experts: u32,
     /// Routed experts that each token uses.

@@ -26,7 +26,7 @@ pub fn text(plan: &Plan, inventory: &Inventory) -> String {
     for tier in &plan.tiers {
         fullness(&mut out, tier);
     }
-    settings(&mut out, plan);
+    settings(&mut out, plan, inventory);
     forecast(&mut out, &plan.forecast, plan.micro_batch);
     if !plan.notes.is_empty() {
         out.push_str("\n  notes\n");
@@ -124,7 +124,7 @@ fn fullness(out: &mut String, tier: &TierPlan) {
     wrapped(out, &indent, &indent, parts.iter().map(String::as_str), " · ");
 }
 
-fn settings(out: &mut String, plan: &Plan) {
+fn settings(out: &mut String, plan: &Plan, inventory: &Inventory) {
     let kv = &plan.kv;
     let types = if kv.k_type == kv.v_type {
         kv.k_type.name().to_owned()
@@ -132,7 +132,7 @@ fn settings(out: &mut String, plan: &Plan) {
         format!("{} and {}", kv.k_type.name(), kv.v_type.name())
     };
     let mut parts = vec![
-        format!("context {} tokens, KV in {types} in {}", kv.tokens, kv.home),
+        format!("context {} of {} tokens, KV in {types} in {}", kv.tokens, inventory.shape.context_train, kv.home),
         format!("micro-batch {}", plan.micro_batch),
         format!("{} threads", plan.threads),
     ];

@@ -20,6 +20,7 @@ fn model() -> Inventory {
         vocabulary: 1000,
         context_train: 512,
         kv_per_token: vec![(1000, 1000); 2],
+        kv_row: (1000, 1000),
         experts: 0,
         experts_used: 0,
     };

@@ -81,13 +81,27 @@ fn the_first_rule_that_matches_has_the_unit() {
 #[test]
 fn what_no_longer_fits_overflows() {
     let model = smollm2();
-    let text = "version: 1\ntiers: { ram: { memory: 110MiB }, disk: {} }\ncontext: { tokens: 512 }\nplacement:\n\
-                - { role: dense_ffn, home: ram, overflow: disk }\n- { role: embedding, home: ram }\n";
-    let plan = planned(&model, text, &common::laptop());
-    let layers = homes(&plan, &model, |unit| unit.role == Role::DenseFfn);
-    assert!(layers.contains(&Tier::Ram) && layers.contains(&Tier::Disk));
-    let full = plan.placements.iter().find(|placement| placement.home == Tier::Disk).unwrap();
-    assert_eq!(full.reason, "rule in line 5: ram is full");
+    let text = |mib: u64| {
+        format!(
+            "version: 1\ntiers: {{ ram: {{ memory: {mib}MiB }}, disk: {{}} }}\ncontext: {{ tokens: 512 }}\nplacement:\n\
+             - {{ role: dense_ffn, home: ram, overflow: disk }}\n- {{ role: embedding, home: ram }}\n"
+        )
+    };
+    // The ceiling under which this happens depends on what the process takes; that there is one does not.
+    let plans = (60..300).step_by(5).filter_map(|mib| {
+        let profile = parse(&text(mib), "p.yaml").unwrap();
+        plan(&profile, &model, &common::laptop()).ok()
+    });
+    let torn = plans.filter(|plan| {
+        let layers = homes(plan, &model, |unit| unit.role == Role::DenseFfn);
+        layers.contains(&Tier::Ram) && layers.contains(&Tier::Disk)
+    });
+    let torn: Vec<Plan> = torn.collect();
+    assert!(!torn.is_empty());
+    for plan in torn {
+        let full = plan.placements.iter().find(|placement| placement.home == Tier::Disk).unwrap();
+        assert_eq!(full.reason, "rule in line 5: ram is full");
+    }
 }
 
 #[test]
@@ -115,8 +129,9 @@ fn tight_ceilings_lower_what_nobody_asked_for_and_say_so() {
     let model = smollm2();
     let roomy = planned(&model, "version: 1\ntiers: { ram: { memory: 2GiB } }\n", &common::laptop());
     assert_eq!((roomy.kv.tokens, roomy.micro_batch, roomy.staging.slots), (4096, 512, 0));
-    let tight = planned(&model, "version: 1\ntiers: { ram: { memory: 60MiB }, disk: {} }\n", &common::laptop());
-    assert!(tight.kv.tokens < 4096 && tight.micro_batch < 512 && tight.staging.bytes() < Bytes(8 << 20));
+    let larger = common::inventory("llama-1b-q4_k_m");
+    let tight = planned(&larger, "version: 1\ntiers: { ram: { memory: 256MiB }, disk: {} }\n", &common::laptop());
+    assert!(tight.kv.tokens < 4096 && tight.micro_batch < 512 && tight.staging.slots > 0);
     assert!(tight.notes.iter().any(|note| note.starts_with("micro-batch ")), "{:?}", tight.notes);
     assert!(tight.notes.iter().any(|note| note.starts_with("context of ")), "{:?}", tight.notes);
     let asked = "version: 1\ntiers: { ram: { memory: 90MiB }, disk: {} }\n\
@@ -175,7 +190,9 @@ fn layers_that_predict_further_tokens_stay_in_the_file() {
     let plan = planned(&model, "version: 1\ntiers: { ram: { memory: 1GiB } }\n", &common::laptop());
     assert!(homes(&plan, &model, |unit| unit.role == Role::MultiToken).iter().all(|home| *home == Tier::Disk));
     assert_eq!(plan.staging.slots, 0);
-    assert!(plan.notes.iter().any(|note| note.contains("not run")), "{:?}", plan.notes);
+    let reason = &plan.placements[model.find("blk.29.attn_q.weight").unwrap().0 as usize].reason;
+    assert_eq!(reason, "not run: stays in the file");
+    assert_eq!(plan.notes, Vec::<String>::new());
 }
 
 #[test]

@@ -51,6 +51,7 @@ fn models() -> impl Strategy<Value = Inventory> {
                 vocabulary: vocabulary as u32,
                 context_train: 8192,
                 kv_per_token: vec![(64, 64); layers as usize],
+                kv_row: (16, 16),
                 experts,
                 experts_used: experts / 4,
             };

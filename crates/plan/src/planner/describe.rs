@@ -69,11 +69,9 @@ fn say_settings(planner: &Planner, setup: &super::Setup, notes: &mut Vec<String>
     }
     let tokens = setup.kv.tokens;
     match profile.context.tokens.value() {
-        None if tokens < shape.context_train => {
-            let trained = shape.context_train;
-            notes.push(format!(
-                "context of {tokens} tokens, and the model was trained for {trained}: ask for more with -c"
-            ));
+        None if tokens < cost::CONTEXTS[0].min(shape.context_train) => {
+            let usual = cost::CONTEXTS[0].min(shape.context_train);
+            notes.push(format!("context of {tokens} tokens instead of {usual}: the ceiling leaves more to weights"));
         }
         Some(_) if tokens > shape.context_train => {
             let trained = shape.context_train;
@@ -86,9 +84,6 @@ fn say_settings(planner: &Planner, setup: &super::Setup, notes: &mut Vec<String>
     }
     if planner.threads > planner.machine.cores {
         notes.push(format!("{} threads on {} cores", planner.threads, planner.machine.cores));
-    }
-    if planner.wishes.wish.contains(&Wish::NotRun) {
-        notes.push("layers that predict further tokens are known and not run: they stay in the file".to_owned());
     }
 }
 

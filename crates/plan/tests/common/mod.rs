@@ -34,6 +34,7 @@ pub(crate) fn inventory(name: &str) -> Inventory {
     let path = format!("{}/tests/inventories/{name}.json", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     let recorded: Recorded = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let head = recorded.embedding / recorded.heads;
     let shape = ModelShape {
         architecture: recorded.architecture,
         layers: recorded.layers,
@@ -43,6 +44,8 @@ pub(crate) fn inventory(name: &str) -> Inventory {
         vocabulary: recorded.vocabulary,
         context_train: recorded.context_train,
         kv_per_token: vec![recorded.kv_per_token; recorded.layers as usize],
+        // A latent is one row; the other recorded models have heads of the usual width.
+        kv_row: if recorded.kv_per_token.1 == 0 { recorded.kv_per_token } else { (head, head) },
         experts: recorded.experts,
         experts_used: recorded.experts_used,
     };
