@@ -8,21 +8,26 @@
 
 mod alphabet;
 mod byte_level;
+mod chat;
 mod error;
 mod index;
 mod merge;
+mod python;
 mod sentencepiece;
 mod special;
 mod split;
 mod stream;
+mod template;
 mod tokenizer;
 mod vocabulary;
 
 #[cfg(test)]
 mod tests;
 
+pub use chat::encode_chat;
 pub use error::TextError;
 pub use stream::{StopStrings, Utf8Stream};
+pub use template::{ChatTemplate, RenderOptions, TEMPLATE_BYTES_MAX};
 pub use tokenizer::{EncodeOptions, TEXT_BYTES_MAX, Tokenizer};
 
 /// The most bytes of a stretch of text that can be cut nowhere; merging takes [`merge::BYTES_PER_SYMBOL`] for each.
