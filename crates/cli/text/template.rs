@@ -54,7 +54,8 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// The model's template: `tokenizer.chat_template`, and `tokenizer.chat_template.tool_use` for tools.
+    /// The model's template: `tokenizer.chat_template`, and `tokenizer.chat_template.tool_use` for tools. It needs the
+    /// vocabulary too, for the texts of special tokens: build it before that is forgotten.
     ///
     /// # Errors
     /// [`TextError::NoTemplate`] where there is none: which one a model was trained with cannot be guessed.
