@@ -224,6 +224,7 @@ fn refusals_read_well() {
         (tiers("90MiB", "placement: [{ role: dense_ffn, home: ram }]"), &model),
         (tiers("30MiB", "context: { tokens: 1024 }\nprefill: { micro_batch: 512 }"), &model),
         (tiers("1MiB", ""), &model),
+        (tiers("75MiB", "context: { tokens: 6000 }\nprefill: { micro_batch: 600 }"), &model),
         ("version: 1\ntiers: { ram: { memory: 64GiB } }\n".to_owned(), &common::inventory("llama-70b-q4_k_m")),
     ] {
         text = format!("{text}{profile}---\n{}\n\n\n", refused(model, &profile, &laptop));

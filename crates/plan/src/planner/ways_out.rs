@@ -22,7 +22,7 @@ pub(super) fn ways_out(
     let first = |ways: Vec<Way>| ways.into_iter().find(|way| fits(&way.profile));
     let gentle = [
         quantized_cache(profile).into_iter().collect(),
-        fewer_tokens(profile, inventory),
+        fewer_tokens(profile, inventory, 8),
         smaller_batches(profile),
         overflow(profile, refusal.tier).into_iter().collect(),
         open_default(profile).into_iter().collect(),
@@ -30,7 +30,7 @@ pub(super) fn ways_out(
     ];
     let mut ways: Vec<String> = gentle.into_iter().filter_map(first).map(|way| way.text).collect();
     if ways.is_empty()
-        && let Some(way) = everything(profile, inventory).filter(|way| fits(&way.profile))
+        && let Some(way) = first(together(profile, inventory))
     {
         ways.push(way.text);
     }
@@ -47,10 +47,11 @@ fn quantized_cache(profile: &Profile) -> Option<Way> {
     Some(Way { text: "`context: { kv_type: q8_0 }` (-ctk q8_0 -ctv q8_0)".to_owned(), profile: changed })
 }
 
-/// Halves of the context that is asked for, down to 256.
-fn fewer_tokens(profile: &Profile, inventory: &Inventory) -> Vec<Way> {
+/// Halves of the context that is asked for, down to 256 and to the part that is still of use.
+fn fewer_tokens(profile: &Profile, inventory: &Inventory, part: u32) -> Vec<Way> {
     let Some(asked) = profile.context.tokens.value() else { return Vec::new() };
-    let halves = std::iter::successors(Some(asked / 2), |tokens| Some(tokens / 2)).take_while(|tokens| *tokens >= 256);
+    let halves = std::iter::successors(Some(asked / 2), |tokens| Some(tokens / 2))
+        .take_while(|tokens| *tokens >= (asked / part).max(256));
     let way = |tokens: u32| {
         let mut changed = profile.clone();
         changed.context.tokens = Choice::asked(tokens, Origin::Automatic);
@@ -106,30 +107,40 @@ fn disk(profile: &Profile) -> Option<Way> {
     Some(Way { text, profile: changed })
 }
 
-/// The smallest cache, the smallest batches, and the disk.
-fn everything(profile: &Profile, inventory: &Inventory) -> Option<Way> {
-    let mut changed = disk(profile).map_or_else(|| profile.clone(), |way| way.profile);
-    changed = quantized_cache(&changed).map_or(changed, |way| way.profile);
-    changed = fewer_tokens(&changed, inventory).pop().map_or(changed, |way| way.profile);
-    changed = smaller_batches(&changed).pop().map_or(changed, |way| way.profile);
+/// Disk, a quantized cache and small batches at once, with fewer and fewer tokens.
+fn together(profile: &Profile, inventory: &Inventory) -> Vec<Way> {
+    const SMALL_BATCH: u32 = 64;
+    let mut base = disk(profile).map_or_else(|| profile.clone(), |way| way.profile);
+    base = quantized_cache(&base).map_or(base, |way| way.profile);
+    if base.prefill.micro_batch.value().is_some_and(|tokens| *tokens > SMALL_BATCH) {
+        base.prefill.micro_batch = Choice::asked(SMALL_BATCH, Origin::Automatic);
+    }
+    let fewer = fewer_tokens(&base, inventory, u32::MAX).into_iter().map(|way| way.profile);
+    let changed: Vec<Profile> = std::iter::once(base.clone()).chain(fewer).collect();
+    changed
+        .into_iter()
+        .filter_map(|changed| Some(Way { text: differences(profile, &changed)?, profile: changed }))
+        .collect()
+}
+
+/// What differs, as a user writes it; none where that is no more than one thing.
+fn differences(from: &Profile, to: &Profile) -> Option<String> {
     let mut parts = Vec::new();
-    if profile.tier(Tier::Disk).is_none() {
+    if from.tiers.len() < to.tiers.len() {
         parts.push("`disk: {}`".to_owned());
     }
-    if changed.context != profile.context {
+    if (from.context.k_type, from.context.v_type) != (to.context.k_type, to.context.v_type) {
         parts.push("`kv_type: q8_0`".to_owned());
     }
-    if let (Some(tokens), Some(asked)) = (changed.context.tokens.value(), profile.context.tokens.value())
-        && tokens < asked
-    {
-        parts.push(format!("`tokens: {tokens}`"));
+    for (key, from, to) in [
+        ("tokens", &from.context.tokens, &to.context.tokens),
+        ("micro_batch", &from.prefill.micro_batch, &to.prefill.micro_batch),
+    ] {
+        if let (true, Some(value)) = (from.value() != to.value(), to.value()) {
+            parts.push(format!("`{key}: {value}`"));
+        }
     }
-    if let (Some(tokens), Some(asked)) = (changed.prefill.micro_batch.value(), profile.prefill.micro_batch.value())
-        && tokens < asked
-    {
-        parts.push(format!("`micro_batch: {tokens}`"));
-    }
-    (parts.len() > 1).then(|| Way { text: format!("{} together", parts.join(", ")), profile: changed })
+    (parts.len() > 1).then(|| format!("{} together", parts.join(", ")))
 }
 
 /// The ceiling that is needed, said with whether the machine has it and whether it is enough alone.
