@@ -113,7 +113,7 @@ const LEVELS: &[Level] = &[Level::Portable];
 /// Code that is written over [`Simd`] once and compiled for each instruction set.
 ///
 /// `run` and all it calls must be `#[inline(always)]` down to the instructions: only what is inlined into the entry
-/// point with the features is compiled with them.
+/// point with the features is compiled with them. Closures cannot be marked so: instructions do not belong into them.
 pub(crate) trait Kernel {
     /// What it gives.
     type Output;

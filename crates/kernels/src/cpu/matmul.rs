@@ -243,7 +243,7 @@ impl OneColumn<'_> {
         let mut totals = [0.0; R];
         for (chunk, x) in x[..row_elements].chunks(CHUNK).enumerate() {
             let (x, _) = lanes(x);
-            let mut products: [_; R] = std::array::from_fn(|_| Products { x, sum: s.splat(0.0) });
+            let mut products = [Products { x, sum: s.splat(0.0) }; R];
             for block in 0..x.len() * LANES / B::ELEMENTS {
                 for (row, products) in rows.iter().zip(&mut products) {
                     let from = chunk * chunk_bytes + block * B::BYTES;
@@ -263,6 +263,7 @@ impl OneColumn<'_> {
 }
 
 /// Multiplies numbers with a chunk of the column and sums the products.
+#[derive(Clone, Copy)]
 struct Products<'a, S: Simd> {
     x: &'a [Lanes],
     sum: S::F,
@@ -283,25 +284,38 @@ pub(super) fn dot_tile<S: Simd, const R: usize, const M: usize>(s: S, w: [&[f32]
     let w_lanes = w.map(|w| &lanes(w).0[..whole]);
     let x_lanes = x.map(|x| &lanes(x).0[..whole]);
     let mut sums = [[s.splat(0.0); M]; R];
+    let mut column = [s.splat(0.0); M];
     for k in 0..whole {
-        let x: [S::F; M] = std::array::from_fn(|c| s.load(&x_lanes[c][k]));
-        for r in 0..R {
-            let w = s.load(&w_lanes[r][k]);
-            for c in 0..M {
-                sums[r][c] = s.mul_add(w, x[c], sums[r][c]);
-            }
+        for (column, x) in column.iter_mut().zip(&x_lanes) {
+            *column = s.load(&x[k]);
+        }
+        for (sums, w) in sums.iter_mut().zip(&w_lanes) {
+            add_products(s, s.load(&w[k]), &column, sums);
         }
     }
     if whole * LANES < length {
-        let x: [S::F; M] = std::array::from_fn(|c| s.load_part(&x[c][whole * LANES..]));
-        for r in 0..R {
-            let w = s.load_part(&w[r][whole * LANES..]);
-            for c in 0..M {
-                sums[r][c] = s.mul_add(w, x[c], sums[r][c]);
-            }
+        for (column, x) in column.iter_mut().zip(&x) {
+            *column = s.load_part(&x[whole * LANES..]);
+        }
+        for (sums, w) in sums.iter_mut().zip(&w) {
+            add_products(s, s.load_part(&w[whole * LANES..]), &column, sums);
         }
     }
-    sums.map(|row| row.map(|sum| s.sum(sum)))
+    let mut totals = [[0.0; M]; R];
+    for (totals, sums) in totals.iter_mut().zip(&sums) {
+        for (total, sum) in totals.iter_mut().zip(sums) {
+            *total = s.sum(*sum);
+        }
+    }
+    totals
+}
+
+/// One step of a row: `sums[c] += w·x[c]`.
+#[inline(always)]
+fn add_products<S: Simd, const M: usize>(s: S, w: S::F, x: &[S::F; M], sums: &mut [S::F; M]) {
+    for (sum, x) in sums.iter_mut().zip(x) {
+        *sum = s.mul_add(w, *x, *sum);
+    }
 }
 
 /// A slice whose parts several threads write, each its own.

@@ -147,7 +147,7 @@ impl Block for Iq2Xxs {
             let fields = u32_at(block, 6 + 8 * j);
             let scale = scale * (0.5 + (fields >> 28) as f32) * 0.25;
             for i in 0..2 {
-                let [low, high] = [places[2 * i], places[2 * i + 1]].map(|place| IQ2_XXS[usize::from(place)]);
+                let (low, high) = (IQ2_XXS[usize::from(places[2 * i])], IQ2_XXS[usize::from(places[2 * i + 1])]);
                 let signs = two_signs(fields >> (14 * i), fields >> (14 * i + 7));
                 sink.put(s, first + 2 * j + i, signed_group(s, low, high, signs, scale));
             }
@@ -173,8 +173,8 @@ impl Block for Iq2Xs {
         let scale = half(s, block, 0);
         let scales = bytes(block, 66);
         for group in 0..16 {
-            let fields = [0, 2].map(|at| u16_at(block, 2 + 4 * group + at));
-            let [low, high] = fields.map(|field| IQ2_XS[usize::from(field & 511)]);
+            let fields = [u16_at(block, 2 + 4 * group), u16_at(block, 4 + 4 * group)];
+            let (low, high) = (IQ2_XS[usize::from(fields[0] & 511)], IQ2_XS[usize::from(fields[1] & 511)]);
             let signs = two_signs(u32::from(fields[0] >> 9), u32::from(fields[1] >> 9));
             sink.put(s, first + group, signed_group(s, low, high, signs, quarter_scale(scale, scales, group)));
         }
@@ -224,7 +224,8 @@ impl Block for Iq3Xxs {
             let scale = scale * (0.5 + (fields >> 28) as f32) * 0.5;
             for i in 0..2 {
                 let places: [u8; 4] = *bytes(block, 2 + 8 * j + 4 * i);
-                let (low, high) = words_of(places.map(|place| IQ3_XXS[usize::from(place)]));
+                let entry = |i: usize| IQ3_XXS[usize::from(places[i])];
+                let (low, high) = words_of([entry(0), entry(1), entry(2), entry(3)]);
                 let signs = two_signs(fields >> (14 * i), fields >> (14 * i + 7));
                 sink.put(s, first + 2 * j + i, signed_group(s, low, high, signs, scale));
             }
@@ -263,7 +264,7 @@ fn offsets(minus: bool) -> u64 {
 /// Sixteen numbers of `IQ1`: grid values and offsets, both eightfold, times an eighth of the scale (which is exact).
 #[inline(always)]
 fn ternary_group<S: Simd>(s: S, places: [usize; 2], minus: [bool; 2], scale: f32) -> S::F {
-    let [low, high] = places.map(|place| IQ1_EIGHTFOLD[place]);
+    let (low, high) = (IQ1_EIGHTFOLD[places[0]], IQ1_EIGHTFOLD[places[1]]);
     // Adding 1 is subtracting −1.
     let values = s.bytes_sub(s.bytes_of_words(low, high), s.bytes_of_words(offsets(!minus[0]), offsets(!minus[1])));
     s.mul(s.splat(scale * 0.125), s.signed(values))
@@ -302,7 +303,7 @@ impl Block for Iq1M {
 
     #[inline(always)]
     fn decode<S: Simd>(s: S, block: &[u8], first: usize, sink: &mut impl Sink<S>) {
-        let words: [u16; 4] = std::array::from_fn(|i| u16_at(block, 48 + 2 * i));
+        let words = [u16_at(block, 48), u16_at(block, 50), u16_at(block, 52), u16_at(block, 54)];
         let scale = s.half(words[0] >> 12 | words[1] >> 8 & 0xf0 | words[2] >> 4 & 0xf00 | words[3] & 0xf000);
         for group in 0..16 {
             let scale = scale * f32::from(2 * (words[group / 4] >> (3 * (group % 4)) & 7) + 1);

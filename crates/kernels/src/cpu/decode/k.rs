@@ -151,7 +151,9 @@ impl Block for Q5K {
         let factors = scales_and_mins(s, block);
         let mut uppers = [s.bytes(bytes(block, 16)), s.bytes(bytes(block, 32))];
         for run in 0..4 {
-            let nibbles = [0, 16].map(|at| s.nibbles(s.bytes(bytes(block, 48 + 32 * run + at))));
+            let even = s.nibbles(s.bytes(bytes(block, 48 + 32 * run)));
+            let odd = s.nibbles(s.bytes(bytes(block, 64 + 32 * run)));
+            let nibbles = [even, odd];
             for part in 0..2 {
                 let (scale, min) = (s.splat(factors[2 * run + part]), s.splat(factors[8 + 2 * run + part]));
                 for i in 0..2 {
@@ -176,15 +178,17 @@ impl Block for Q6K {
     fn decode<S: Simd>(s: S, block: &[u8], first: usize, sink: &mut impl Sink<S>) {
         let scales = scaled(s, s.signed(s.bytes(bytes(block, 192))), s.splat(half(s, block, 208)));
         for part in 0..2 {
-            let low: [_; 4] = std::array::from_fn(|i| s.nibbles(s.bytes(bytes(block, 64 * part + 16 * i))));
-            let mut upper: [_; 2] = std::array::from_fn(|i| s.bytes(bytes(block, 128 + 32 * part + 16 * i)));
+            let mut low = [[s.bytes_splat(0); 2]; 4];
+            for (i, low) in low.iter_mut().enumerate() {
+                *low = s.nibbles(s.bytes(bytes(block, 64 * part + 16 * i)));
+            }
+            let mut upper = crumbs_of(s, block, 128 + 32 * part);
             for g in 0..8 {
                 // Nibbles: the low halves of 64 bytes, then the high halves. Crumbs: 32 bytes, by bit pair.
-                let crumb = s.bytes_shift_left::<4>(s.bytes_and(upper[g % 2], s.bytes_splat(3)));
-                let numbers = s.bytes_or(low[g % 4][g / 4], crumb);
+                let crumbs = s.bytes_shift_left::<4>(next_crumbs(s, &mut upper[g % 2]));
+                let numbers = s.bytes_or(low[g % 4][g / 4], crumbs);
                 let numbers = s.signed(s.bytes_sub(numbers, s.bytes_splat(32)));
                 sink.put(s, first + 8 * part + g, s.mul(s.splat(scales[8 * part + g]), numbers));
-                upper[g % 2] = s.bytes_shift_right::<2>(upper[g % 2]);
             }
         }
     }

@@ -96,10 +96,12 @@ impl Simd for Avx2 {
         // The bits of ROUND vanish in the shift, but for what is taken off here.
         let bias = 127_i32.wrapping_sub(ROUND.to_bits() as i32);
         // SAFETY: see the module.
-        x.map(|x| unsafe {
-            let n = _mm256_add_epi32(_mm256_castps_si256(x), _mm256_set1_epi32(bias));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(n))
-        })
+        unsafe {
+            let bias = _mm256_set1_epi32(bias);
+            let low = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_castps_si256(x[0]), bias));
+            let high = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_castps_si256(x[1]), bias));
+            [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
+        }
     }
 
     #[inline(always)]
@@ -236,7 +238,8 @@ impl Simd for Avx2 {
         unsafe {
             let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(bytes.as_ptr().cast()));
             let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(bytes.as_ptr().add(16).cast()));
-            [low, high].map(|x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x)))
+            let (low, high) = (_mm256_slli_epi32::<16>(low), _mm256_slli_epi32::<16>(high));
+            [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
         }
     }
 }
