@@ -76,7 +76,7 @@ impl Kernel for Gated<'_> {
 /// 2·√(2/π)·(x + 0.044715·x³)
 #[inline(always)]
 fn gelu_sigmoid_argument<S: Simd>(s: S, x: S::F) -> S::F {
-    const TWICE_ROOT_2_BY_PI: f32 = 1.595_769_1;
+    const TWICE_ROOT_2_BY_PI: f32 = 1.595_769;
     let cubic = s.mul(s.mul(x, x), s.mul(x, s.splat(0.044_715)));
     s.mul(s.splat(TWICE_ROOT_2_BY_PI), s.add(x, cubic))
 }

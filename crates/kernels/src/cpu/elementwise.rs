@@ -15,10 +15,14 @@ pub fn add(x: &mut [f32], y: &[f32]) {
 /// Where `x` is not whole rows.
 pub fn add_bias(x: &mut [f32], bias: &[f32]) {
     assert!(!bias.is_empty() && x.len().is_multiple_of(bias.len()), "{} numbers, rows of {}", x.len(), bias.len());
-    x.chunks_exact_mut(bias.len()).for_each(|row| add(row, bias));
+    for row in x.chunks_exact_mut(bias.len()) {
+        add(row, bias);
+    }
 }
 
 /// `x *= factor`.
 pub fn scale(x: &mut [f32], factor: f32) {
-    x.iter_mut().for_each(|x| *x *= factor);
+    for x in x {
+        *x *= factor;
+    }
 }

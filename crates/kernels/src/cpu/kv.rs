@@ -2,9 +2,9 @@
 
 use plan::KvType;
 
-use super::simd::{LANES, Portable, Simd};
+use super::simd::{LANES, Lanes, Portable, Simd};
 use crate::memory::{AllocError, Buffer};
-use crate::tables::f16_at;
+use crate::tables::{f16_at, u16_at};
 
 /// Numbers of a `q8_0` block, and its bytes: a half for the scale, then the numbers as signed bytes.
 const Q8_BLOCK: usize = 32;
@@ -75,7 +75,7 @@ impl KvStore {
             let at = (head * self.capacity + position) * self.row_bytes;
             let row = &mut self.buffer[at..][..self.row_bytes];
             match self.kind {
-                KvType::F32 => encode(row.chunks_exact_mut(4), numbers, |x| x.to_le_bytes()),
+                KvType::F32 => encode(row.chunks_exact_mut(4), numbers, f32::to_le_bytes),
                 KvType::F16 => encode(row.chunks_exact_mut(2), numbers, |x| half::f16::from_f32(x).to_le_bytes()),
                 KvType::Q8_0 => {
                     for (block, numbers) in row.chunks_exact_mut(Q8_BYTES).zip(numbers.chunks(Q8_BLOCK)) {
@@ -118,7 +118,7 @@ impl KvStore {
                 let (whole, rest) = out.as_chunks_mut::<LANES>();
                 let (lanes, bytes) = row[2 * from..].as_chunks::<{ 2 * LANES }>();
                 for (out, bytes) in whole.iter_mut().zip(lanes) {
-                    s.store(s.from_f16(bytes), out);
+                    s.store(s.halves_to_f32(bytes), out);
                 }
                 let bytes = lanes.get(whole.len()).map_or(bytes, <[u8; 32]>::as_slice);
                 for (i, out) in rest.iter_mut().enumerate() {
@@ -128,14 +128,22 @@ impl KvStore {
             KvType::Q8_0 => {
                 let blocks = row[from / Q8_BLOCK * Q8_BYTES..].chunks_exact(Q8_BYTES);
                 for (out, block) in out.chunks_mut(Q8_BLOCK).zip(blocks) {
-                    let scale = f16_at(block, 0);
-                    for (out, number) in out.iter_mut().zip(&block[2..]) {
-                        *out = scale * f32::from(*number as i8);
-                    }
+                    read_q8(s, block, out);
                 }
             }
         }
     }
+}
+
+/// Up to 32 numbers of a block.
+#[inline(always)]
+fn read_q8<S: Simd>(s: S, block: &[u8], out: &mut [f32]) {
+    let scale = s.splat(s.half(u16_at(block, 0)));
+    let mut numbers: [Lanes; 2] = [[0.0; LANES]; 2];
+    for (numbers, bytes) in numbers.iter_mut().zip(block[2..].as_chunks().0) {
+        s.store(s.mul(scale, s.signed(s.bytes(bytes))), numbers);
+    }
+    out.copy_from_slice(&numbers.as_flattened()[..out.len()]);
 }
 
 fn encode<'a, const N: usize>(

@@ -24,8 +24,9 @@ pub(super) const CHUNK: usize = 1024;
 /// Rows that pass through the inner loops side by side: one row's sum alone would wait for itself.
 const TOGETHER: usize = 4;
 
-/// Columns that the inner loop takes at once.
-const TILE_COLUMNS: usize = 6;
+/// Columns that the inner loop takes at once, where there are many registers and where there are few. Four rows of six
+/// and two rows of three keep all sums in registers.
+const TILE_COLUMNS: (usize, usize) = (6, 3);
 
 /// Columns of one task: their part of a chunk (512 KiB) stays in the second-level cache while rows pass.
 const TASK_COLUMNS: usize = 128;
@@ -150,9 +151,11 @@ impl<const ROWS: usize> Task<'_, ROWS> {
             column += match left {
                 1 => self.row_tiles::<S, 1>(s, decoded, first, column, start, length),
                 2 => self.row_tiles::<S, 2>(s, decoded, first, column, start, length),
-                3 => self.row_tiles::<S, 3>(s, decoded, first, column, start, length),
-                4 | 5 => self.row_tiles::<S, 4>(s, decoded, first, column, start, length),
-                _ => self.row_tiles::<S, TILE_COLUMNS>(s, decoded, first, column, start, length),
+                4 | 5 if S::MANY_REGISTERS => self.row_tiles::<S, 4>(s, decoded, first, column, start, length),
+                6.. if S::MANY_REGISTERS => {
+                    self.row_tiles::<S, { TILE_COLUMNS.0 }>(s, decoded, first, column, start, length)
+                }
+                _ => self.row_tiles::<S, { TILE_COLUMNS.1 }>(s, decoded, first, column, start, length),
             };
         }
     }
@@ -170,19 +173,36 @@ impl<const ROWS: usize> Task<'_, ROWS> {
     ) -> usize {
         let Product { row_elements, x, .. } = self.product;
         let x: [&[f32]; M] = std::array::from_fn(|c| &x[(column + c) * row_elements + start..][..length]);
-        let mut row = 0;
-        while row + TOGETHER <= decoded.len() {
-            let w: [&[f32]; TOGETHER] = std::array::from_fn(|r| &decoded[row + r][..length]);
-            for (r, sums) in dot_tile(s, w, x).into_iter().enumerate() {
-                self.put(first + row + r, column, start, sums);
-            }
-            row += TOGETHER;
-        }
-        for (row, w) in decoded.iter().enumerate().skip(row) {
-            let [sums] = dot_tile(s, [&w[..length]], x);
-            self.put(first + row, column, start, sums);
+        if S::MANY_REGISTERS || M == 1 {
+            self.some_row_tiles::<S, TOGETHER, M>(s, decoded, x, first, column, start);
+        } else {
+            self.some_row_tiles::<S, 2, M>(s, decoded, x, first, column, start);
         }
         M
+    }
+
+    /// `M` columns with every decoded row, `R` rows at a time.
+    #[inline(always)]
+    fn some_row_tiles<S: Simd, const R: usize, const M: usize>(
+        &self,
+        s: S,
+        decoded: &[[f32; CHUNK]],
+        x: [&[f32]; M],
+        first: usize,
+        column: usize,
+        start: usize,
+    ) {
+        let length = x[0].len();
+        let (groups, rest) = decoded.as_chunks::<R>();
+        for (group, rows) in groups.iter().enumerate() {
+            for (r, sums) in dot_tile(s, rows.each_ref().map(|w| &w[..length]), x).into_iter().enumerate() {
+                self.put(first + group * R + r, column, start, sums);
+            }
+        }
+        for (r, w) in rest.iter().enumerate() {
+            let [sums] = dot_tile(s, [&w[..length]], x);
+            self.put(first + groups.len() * R + r, column, start, sums);
+        }
     }
 
     /// Adds a chunk's sums to the outputs of one row and the columns from `column` on.

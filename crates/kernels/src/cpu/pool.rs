@@ -109,7 +109,7 @@ impl Pool {
     /// Where a task panics: the tasks not yet begun are dropped, and the panic goes on here.
     pub fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
         let free = if tasks > 1 && !self.workers.is_empty() { self.busy.try_lock().ok() } else { None };
-        let Some(_busy) = free else {
+        let Some(busy) = free else {
             return (0..tasks).for_each(task);
         };
         let shared = &*self.shared;
@@ -121,7 +121,7 @@ impl Pool {
         shared.close();
         let theirs = shared.guard().take();
         if let Some(panic) = mine.err().or(theirs) {
-            drop(_busy);
+            drop(busy);
             resume_unwind(panic);
         }
     }

@@ -68,7 +68,7 @@ impl<S: ByteSource> FaultySource<S> {
                     0 | 1 => Fault::Short((draw >> 8) as usize % 7),
                     2 => Fault::Interrupted,
                     // Even reads only, so that three in a row cannot come.
-                    3 if read % 2 == 0 => Fault::Device,
+                    3 if read.is_multiple_of(2) => Fault::Device,
                     _ => Fault::None,
                 }
             }

@@ -1,6 +1,6 @@
 //! Functions of one number, and softmax.
 
-/// `out = gate · sigmoid(gate) · up`: SwiGLU's inner part.
+/// `out = gate · sigmoid(gate) · up`: `SwiGLU`'s inner part.
 pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
     for ((gate, up), out) in gate.iter().zip(up).zip(out) {
         let gate = f64::from(*gate);

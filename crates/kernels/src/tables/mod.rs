@@ -126,9 +126,9 @@ mod tests {
         for code in 0..=254_u8 {
             assert_eq!(f64::from(e8m0_half(code)), 2f64.powi(i32::from(code) - 128), "{code}");
         }
-        assert_eq!(ue4m3_half(0b0111_000), 0.5);
-        assert_eq!(ue4m3_half(0b0000_001), 0.5 / 512.0);
-        assert_eq!(ue4m3_half(0b1111_110), 224.0);
+        assert_eq!(ue4m3_half(7 << 3), 0.5);
+        assert_eq!(ue4m3_half(1), 0.5 / 512.0);
+        assert_eq!(ue4m3_half(15 << 3 | 6), 224.0);
     }
 
     #[test]

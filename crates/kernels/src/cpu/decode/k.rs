@@ -111,7 +111,7 @@ fn scales_and_mins<S: Simd>(s: S, block: &[u8]) -> Lanes {
     let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
     let scales = pair(a & each(63), (c & each(15)) | upper(a));
     let mins = pair(b & each(63), ((c >> 4) & each(15)) | upper(b));
-    let factors = s.halves(half(s, block, 0), -half(s, block, 2));
+    let factors = s.low_and_high(half(s, block, 0), -half(s, block, 2));
     scaled(s, s.unsigned(s.bytes_of_words(scales, mins)), factors)
 }
 

@@ -13,7 +13,7 @@ impl Block for F32 {
 
     #[inline(always)]
     fn decode<S: Simd>(s: S, block: &[u8], first: usize, sink: &mut impl Sink<S>) {
-        sink.put(s, first, s.from_f32(bytes(block, 0)));
+        sink.put(s, first, s.floats(bytes(block, 0)));
     }
 }
 
@@ -26,7 +26,7 @@ impl Block for F16 {
 
     #[inline(always)]
     fn decode<S: Simd>(s: S, block: &[u8], first: usize, sink: &mut impl Sink<S>) {
-        sink.put(s, first, s.from_f16(bytes(block, 0)));
+        sink.put(s, first, s.halves_to_f32(bytes(block, 0)));
     }
 }
 
@@ -39,7 +39,7 @@ impl Block for Bf16 {
 
     #[inline(always)]
     fn decode<S: Simd>(s: S, block: &[u8], first: usize, sink: &mut impl Sink<S>) {
-        sink.put(s, first, s.from_bf16(bytes(block, 0)));
+        sink.put(s, first, s.bf16_to_f32(bytes(block, 0)));
     }
 }
 

@@ -33,6 +33,8 @@ impl Simd for Avx2 {
     type F = [__m256; 2];
     type B = __m128i;
 
+    const MANY_REGISTERS: bool = false;
+
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
         // SAFETY: see the module.
@@ -116,7 +118,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn halves(self, low: f32, high: f32) -> Self::F {
+    fn low_and_high(self, low: f32, high: f32) -> Self::F {
         // SAFETY: see the module.
         unsafe { [_mm256_set1_ps(low), _mm256_set1_ps(high)] }
     }
@@ -217,13 +219,13 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn from_f32(self, bytes: &[u8; 4 * LANES]) -> Self::F {
+    fn floats(self, bytes: &[u8; 4 * LANES]) -> Self::F {
         // SAFETY: see the module; `bytes` holds 64 bytes.
         unsafe { [_mm256_loadu_ps(bytes.as_ptr().cast()), _mm256_loadu_ps(bytes.as_ptr().add(32).cast())] }
     }
 
     #[inline(always)]
-    fn from_f16(self, bytes: &[u8; 2 * LANES]) -> Self::F {
+    fn halves_to_f32(self, bytes: &[u8; 2 * LANES]) -> Self::F {
         // SAFETY: see the module; `bytes` holds 32 bytes.
         unsafe {
             let low = _mm_loadu_si128(bytes.as_ptr().cast());
@@ -233,7 +235,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn from_bf16(self, bytes: &[u8; 2 * LANES]) -> Self::F {
+    fn bf16_to_f32(self, bytes: &[u8; 2 * LANES]) -> Self::F {
         // SAFETY: see the module; `bytes` holds 32 bytes.
         unsafe {
             let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(bytes.as_ptr().cast()));

@@ -25,6 +25,8 @@ impl Simd for Avx512 {
     type F = __m512;
     type B = __m128i;
 
+    const MANY_REGISTERS: bool = true;
+
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         // SAFETY: see the module.
@@ -108,7 +110,7 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn halves(self, low: f32, high: f32) -> __m512 {
+    fn low_and_high(self, low: f32, high: f32) -> __m512 {
         // SAFETY: see the module.
         unsafe { _mm512_mask_mov_ps(_mm512_set1_ps(low), 0xff00, _mm512_set1_ps(high)) }
     }
@@ -198,19 +200,19 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn from_f32(self, bytes: &[u8; 4 * LANES]) -> __m512 {
+    fn floats(self, bytes: &[u8; 4 * LANES]) -> __m512 {
         // SAFETY: see the module; `bytes` holds 64 bytes.
         unsafe { _mm512_loadu_ps(bytes.as_ptr().cast()) }
     }
 
     #[inline(always)]
-    fn from_f16(self, bytes: &[u8; 2 * LANES]) -> __m512 {
+    fn halves_to_f32(self, bytes: &[u8; 2 * LANES]) -> __m512 {
         // SAFETY: see the module; `bytes` holds 32 bytes.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(bytes.as_ptr().cast())) }
     }
 
     #[inline(always)]
-    fn from_bf16(self, bytes: &[u8; 2 * LANES]) -> __m512 {
+    fn bf16_to_f32(self, bytes: &[u8; 2 * LANES]) -> __m512 {
         // SAFETY: see the module; `bytes` holds 32 bytes.
         unsafe {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(bytes.as_ptr().cast()));

@@ -31,6 +31,9 @@ pub(crate) trait Simd: Copy {
     /// Sixteen bytes.
     type B: Copy;
 
+    /// Whether there is room for more than two dozen vectors in registers.
+    const MANY_REGISTERS: bool;
+
     /// All lanes the same.
     fn splat(self, x: f32) -> Self::F;
     /// Lanes from memory of any alignment.
@@ -56,7 +59,7 @@ pub(crate) trait Simd: Copy {
     /// The sum of the lanes: lane i with i + 8, then i + 4, i + 2, i + 1.
     fn sum(self, x: Self::F) -> f32;
     /// The first eight lanes `low`, the others `high`.
-    fn halves(self, low: f32, high: f32) -> Self::F;
+    fn low_and_high(self, low: f32, high: f32) -> Self::F;
     /// Sixteen bytes from memory.
     fn bytes(self, from: &[u8; LANES]) -> Self::B;
     /// All bytes the same.
@@ -86,11 +89,11 @@ pub(crate) trait Simd: Copy {
     /// A half as a number.
     fn half(self, bits: u16) -> f32;
     /// Little-endian floats as numbers.
-    fn from_f32(self, bytes: &[u8; 4 * LANES]) -> Self::F;
+    fn floats(self, bytes: &[u8; 4 * LANES]) -> Self::F;
     /// Little-endian halves as numbers.
-    fn from_f16(self, bytes: &[u8; 2 * LANES]) -> Self::F;
+    fn halves_to_f32(self, bytes: &[u8; 2 * LANES]) -> Self::F;
     /// Little-endian bfloat16 as numbers.
-    fn from_bf16(self, bytes: &[u8; 2 * LANES]) -> Self::F;
+    fn bf16_to_f32(self, bytes: &[u8; 2 * LANES]) -> Self::F;
 
     /// The low and the high nibbles.
     #[inline(always)]
@@ -161,7 +164,7 @@ mod tests {
             keep(s.min(x, s.splat(0.0)));
             keep(s.mul_add(x, x, x));
             keep(s.power_of_two(s.add(x, s.splat(ROUND))));
-            keep(s.halves(3.0, -4.0));
+            keep(s.low_and_high(3.0, -4.0));
             let bytes = s.bytes(&std::array::from_fn(|i| 17 * i as u8));
             let other = s.bytes_of_words(0x0123_4567_89ab_cdef, 0x1122_3344_5566_7788);
             keep(s.unsigned(bytes));
@@ -178,9 +181,9 @@ mod tests {
                 keep(s.signed(s.bytes_lookup(&std::array::from_fn(|i| 3 * i as i8 - 20), nibbles)));
             }
             let halves = std::array::from_fn(|i| 7 * i as u8);
-            keep(s.from_f16(&halves));
-            keep(s.from_bf16(&halves));
-            keep(s.from_f32(&std::array::from_fn(|i| 7 * (i % 16) as u8)));
+            keep(s.halves_to_f32(&halves));
+            keep(s.bf16_to_f32(&halves));
+            keep(s.floats(&std::array::from_fn(|i| 7 * (i % 16) as u8)));
             all_halves(s, &mut keep);
             keep(s.load_part(&ramp[..5]));
             all.push(s.sum(s.mul(x, s.splat(0.1))));

@@ -18,6 +18,8 @@ impl Simd for Portable {
     type F = Lanes;
     type B = Bytes;
 
+    const MANY_REGISTERS: bool = false;
+
     #[inline(always)]
     fn splat(self, x: f32) -> Lanes {
         [x; LANES]
@@ -81,7 +83,7 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn halves(self, low: f32, high: f32) -> Lanes {
+    fn low_and_high(self, low: f32, high: f32) -> Lanes {
         std::array::from_fn(|i| if i < LANES / 2 { low } else { high })
     }
 
@@ -156,17 +158,17 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn from_f32(self, bytes: &[u8; 4 * LANES]) -> Lanes {
+    fn floats(self, bytes: &[u8; 4 * LANES]) -> Lanes {
         std::array::from_fn(|i| f32::from_bits(u32_at(bytes, 4 * i)))
     }
 
     #[inline(always)]
-    fn from_f16(self, bytes: &[u8; 2 * LANES]) -> Lanes {
+    fn halves_to_f32(self, bytes: &[u8; 2 * LANES]) -> Lanes {
         std::array::from_fn(|i| f16_to_f32(u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]])))
     }
 
     #[inline(always)]
-    fn from_bf16(self, bytes: &[u8; 2 * LANES]) -> Lanes {
+    fn bf16_to_f32(self, bytes: &[u8; 2 * LANES]) -> Lanes {
         std::array::from_fn(|i| f32::from_bits(u32::from_le_bytes([0, 0, bytes[2 * i], bytes[2 * i + 1]])))
     }
 }
