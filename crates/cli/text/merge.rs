@@ -1,6 +1,6 @@
 //! The merge loop: the best pair of neighbours becomes one symbol, until no pair is left.
 //!
-//! Byte-level BPE ranks a pair by its place in the list of merges, SentencePiece by the score of what it makes; the loop
+//! Byte-level BPE ranks a pair by its place in the list of merges, `SentencePiece` by the score of what it makes; the loop
 //! is the same. It costs O(n log n) time and at most [`BYTES_PER_SYMBOL`] bytes a symbol. Owns the loop; must never know
 //! which vocabulary it serves.
 

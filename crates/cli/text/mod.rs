@@ -22,6 +22,8 @@ mod tokenizer;
 mod vocabulary;
 
 #[cfg(test)]
+mod oracle;
+#[cfg(test)]
 mod tests;
 
 pub use chat::encode_chat;
@@ -40,7 +42,8 @@ fn word_too_long(word: &str) -> Result<(), TextError> {
 /// Heap bytes of a [`Tokenizer`] with so many tokens, merges and bytes of token text.
 ///
 /// A token costs its text, 4 bytes for its end, 1 for its kind, 8 in the index and 4 for a score; a merge 12 and 8 in the
-/// index. A constant covers the patterns' automata.
+/// index. A constant covers the patterns' automata (2.0 to 2.9 MiB measured). `SmolLM2`'s 49,152 tokens and 48,900 merges
+/// are 1.9 MiB without them, Gemma 3's 262,144 tokens 6.5 MiB.
 #[must_use]
 pub const fn vocabulary_bytes(tokens: usize, merges: usize, text_bytes: usize) -> usize {
     const PATTERNS: usize = 3 << 20;

@@ -24,7 +24,7 @@ pub(super) fn install(environment: &mut Environment<'static>, bytes_max: usize) 
         environment.remove_filter(name);
     }
     environment.set_formatter(print);
-    environment.add_filter("tojson", tojson);
+    environment.add_filter("tojson", |value: Value, named: Kwargs| tojson(&value, &named));
     environment.add_filter("replace", move |text: Value, from: Value, to: Value| {
         replace(&string(&text), &string(&from), &string(&to), bytes_max)
     });
@@ -127,7 +127,7 @@ fn indent(text: &str, positional: &[Value], named: &Kwargs, bytes_max: usize) ->
 }
 
 /// `json.dumps(value, ensure_ascii=False)`, indented where `indent=` says so.
-fn tojson(value: &Value, named: Kwargs) -> Result<Value, Error> {
+fn tojson(value: &Value, named: &Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = named.get("indent")?;
     // Characters beyond ASCII stay as they are and keys in their order, which is what transformers does by default.
     let _: (Option<Value>, Option<Value>, Option<Value>) =

@@ -1,4 +1,4 @@
-//! SentencePiece's BPE: characters are joined as long as the result is a token, that with the highest score first.
+//! `SentencePiece`'s BPE: characters are joined as long as the result is a token, that with the highest score first.
 //!
 //! A space is written ▁; a character that no token writes falls back to its bytes. Owns the scores; must never know
 //! special tokens.
@@ -13,7 +13,7 @@ use super::word_too_long;
 /// How a space is written.
 pub(super) const SPACE: char = '▁';
 
-/// SentencePiece's BPE over a vocabulary.
+/// `SentencePiece`'s BPE over a vocabulary.
 pub(super) struct SentencePiece {
     /// For each token, its score turned into a rank: the higher the score, the lower.
     ranks: Vec<u32>,

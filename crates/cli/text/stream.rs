@@ -148,13 +148,12 @@ mod tests {
             // The stop that is complete first ends the text; of several that end there, the one that began first.
             let first_end = (0..=text.len()).find(|end| stops.iter().any(|stop| text[..*end].ends_with(stop)));
             prop_assert_eq!(stopped, first_end.is_some());
-            match first_end {
-                None => prop_assert_eq!(shown, text),
-                Some(_) => {
-                    prop_assert!(text.starts_with(&shown));
-                    prop_assert!(stops.iter().any(|stop| text[shown.len()..].starts_with(stop)));
-                    prop_assert!(!stops.iter().any(|stop| shown.contains(stop)));
-                }
+            if first_end.is_none() {
+                prop_assert_eq!(shown, text);
+            } else {
+                prop_assert!(text.starts_with(&shown));
+                prop_assert!(stops.iter().any(|stop| text[shown.len()..].starts_with(stop)));
+                prop_assert!(!stops.iter().any(|stop| shown.contains(stop)));
             }
         }
     }

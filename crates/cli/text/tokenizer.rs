@@ -55,7 +55,7 @@ impl std::fmt::Debug for Tokenizer {
 
 impl Tokenizer {
     /// Builds the tokenizer that `tokenizer.ggml.*` describes: model `gpt2` (byte-level BPE, split as
-    /// `tokenizer.ggml.pre` says) or `llama` (SentencePiece).
+    /// `tokenizer.ggml.pre` says) or `llama` (`SentencePiece`).
     ///
     /// # Errors
     /// [`TextError`] for a kind that is not built in, and for every contradiction in the vocabulary.
@@ -222,7 +222,7 @@ impl Tokenizer {
         self.vocabulary.len()
     }
 
-    /// How many merges there are; none in a SentencePiece vocabulary.
+    /// How many merges there are; none in a `SentencePiece` vocabulary.
     #[must_use]
     pub const fn merges(&self) -> usize {
         match &self.model {
