@@ -300,9 +300,9 @@ fn the_formula_covers_what_a_vocabulary_takes() {
     for metadata in [model(SMOLLM2), model(GEMMA3)].into_iter().flatten() {
         let tokenizer = Tokenizer::from_metadata(&metadata).unwrap();
         let text_bytes = metadata.strings("tokenizer.ggml.tokens").unwrap().unwrap().total_bytes();
-        let formula = vocabulary_bytes(tokenizer.vocabulary_size(), tokenizer.merges(), text_bytes) - PATTERNS;
-        let counted = tokenizer.heap_bytes();
-        assert!(counted <= formula && formula <= counted + counted / 4, "counted {counted}, formula {formula}");
+        let formula = vocabulary_bytes(tokenizer.vocabulary_size(), tokenizer.merges(), text_bytes);
+        let (counted, left) = (tokenizer.heap_bytes(), formula - tokenizer.heap_bytes());
+        assert!(left + 64 > PATTERNS && left < PATTERNS + counted / 4, "counted {counted}, formula {formula}");
     }
 }
 
