@@ -1,6 +1,6 @@
 //! Arithmetic and memory, per device: the one room where unsafe code lives.
 //!
-//! - [`reference`]: each operation as its definition reads, scalar, summed in `f64`. Slow and obviously right.
+//! - [`mod@reference`]: each operation as its definition reads, scalar, summed in `f64`. Slow and obviously right.
 //! - [`cpu`]: the same operations, fast, on a [`cpu::Pool`] of threads.
 //! - [`memory`]: page-aligned buffers and the seam through which bytes of files come.
 //!

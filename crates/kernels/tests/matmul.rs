@@ -88,6 +88,15 @@ fn no_cut_of_the_matrix_changes_a_bit() {
         let row_bytes = case.weights.len() / case.rows;
         for (isa, pools) in pools() {
             let whole = case.run(&pools[0]);
+            for columns in [2, 3, 5, 6] {
+                for (first, x) in case.x.chunks(k * columns).enumerate() {
+                    let part = &whole[first * columns * case.rows..][..x.len() / k * case.rows];
+                    let mut out = vec![f32::NAN; part.len()];
+                    let m = x.len() / k;
+                    cpu::matmul(&pools[1], quant, &case.weights, case.rows, k, x, m, &mut out, case.rows, 0);
+                    assert_eq!(bits(&out), bits(part), "{isa} {quant} by {m} columns");
+                }
+            }
             for (column, x) in case.x.chunks(k).enumerate() {
                 let mut out = vec![f32::NAN; case.rows];
                 // One column at a time, and the rows in pieces of 1, 2, 3, … as a ring would bring them.

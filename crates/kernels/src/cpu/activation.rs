@@ -98,7 +98,9 @@ impl Kernel for Softmax<'_> {
             sum = s.add(sum, s.load_part(part));
         }
         let scale = 1.0 / s.sum(sum);
-        self.0.iter_mut().for_each(|x| *x *= scale);
+        for x in self.0 {
+            *x *= scale;
+        }
     }
 }
 

@@ -133,7 +133,7 @@ impl Kernel for Task<'_> {
         }
         for (n, query) in queries.iter().enumerate() {
             let scale = 1.0 / query.sum;
-            self.out(n).iter_mut().for_each(|x| *x *= scale);
+            rescale(self.out(n), scale);
         }
     }
 }
@@ -221,7 +221,7 @@ impl<'a> Task<'a> {
         if max > query.max {
             let shrink = if query.max == f32::NEG_INFINITY { 0.0 } else { (query.max - max).exp() };
             query.sum *= shrink;
-            self.out(n).iter_mut().for_each(|x| *x *= shrink);
+            rescale(self.out(n), shrink);
             query.max = max;
         }
         query.sum += s.sum(sum);
@@ -272,6 +272,13 @@ fn dot_scores<S: Simd, const M: usize>(
             let score = &mut scores[at + i];
             *score = if start == 0 { dot } else { *score + dot };
         }
+    }
+}
+
+#[inline(always)]
+fn rescale(out: &mut [f32], factor: f32) {
+    for x in out {
+        *x *= factor;
     }
 }
 

@@ -1,6 +1,6 @@
 //! The operations of a transformer on the CPU, on a [`Pool`] of threads.
 //!
-//! Each operation is written once over sixteen lanes of `f32` ([`simd`]) and compiled for portable code, AVX2 and
+//! Each operation is written once over sixteen lanes of `f32` (`simd`) and compiled for portable code, AVX2 and
 //! AVX-512; a [`Pool`] carries the instruction set that was chosen when it was made. For one instruction set, every
 //! number that comes out depends on its own inputs only: not on the count of threads, on how many columns or rows were
 //! asked for at once, or on how a matrix was cut. Between instruction sets results differ by rounding.

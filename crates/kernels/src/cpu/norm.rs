@@ -51,9 +51,14 @@ impl Kernel for Norm<'_> {
         for row in self.x.chunks_exact_mut(self.n) {
             let squares = sum_of_squares(s, row);
             let scale = 1.0 / (squares / self.n as f32 + self.eps).sqrt();
-            match self.weight {
-                Some(weight) => row.iter_mut().zip(weight).for_each(|(x, w)| *x = *x * scale * w),
-                None => row.iter_mut().for_each(|x| *x *= scale),
+            if let Some(weight) = self.weight {
+                for (x, w) in row.iter_mut().zip(weight) {
+                    *x = *x * scale * w;
+                }
+            } else {
+                for x in row {
+                    *x *= scale;
+                }
             }
         }
     }

@@ -213,3 +213,39 @@ impl Block for Tq2_0 {
         }
     }
 }
+
+/// 48 bytes of five ternary digits, 4 of four, scale; a byte is its digits as a fraction, in 256ths of 3^5.
+pub(crate) struct Tq1_0;
+
+impl Block for Tq1_0 {
+    const BYTES: usize = 54;
+    const ELEMENTS: usize = 256;
+
+    #[inline(always)]
+    fn decode<S: Simd>(s: S, block: &[u8], first: usize, sink: &mut impl Sink<S>) {
+        const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
+        let scale = s.splat(half(s, block, 52));
+        for group in 0..16 {
+            let mut shifted = [0; LANES];
+            match group {
+                0..10 => shift_digits(bytes(block, group % 2 * 16), POWERS[group / 2], &mut shifted),
+                10..15 => shift_digits(bytes(block, 32), POWERS[group - 10], &mut shifted),
+                _ => {
+                    for (shifted, power) in shifted.as_chunks_mut().0.iter_mut().zip(POWERS) {
+                        shift_digits::<4>(bytes(block, 48), power, shifted);
+                    }
+                }
+            }
+            let numbers = s.bytes_sub(s.bytes(&shifted), s.bytes_splat(1));
+            sink.put(s, first + group, s.mul(scale, s.signed(numbers)));
+        }
+    }
+}
+
+/// The first digit of each byte after its fraction was multiplied with a power of 3.
+#[inline(always)]
+fn shift_digits<const N: usize>(fractions: &[u8; N], power: u8, digits: &mut [u8; N]) {
+    for (digit, fraction) in digits.iter_mut().zip(fractions) {
+        *digit = ((u16::from(fraction.wrapping_mul(power)) * 3) >> 8) as u8;
+    }
+}

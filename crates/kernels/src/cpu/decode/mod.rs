@@ -52,6 +52,8 @@ pub(super) fn for_block<S: Simd, F: ForBlock>(s: S, quant: QuantType, f: F) -> F
         QuantType::F32 => f.run::<S, plain::F32>(s),
         QuantType::F16 => f.run::<S, plain::F16>(s),
         QuantType::Bf16 => f.run::<S, plain::Bf16>(s),
+        QuantType::Q1_0 => f.run::<S, plain::Q1_0>(s),
+        QuantType::Q2_0 => f.run::<S, plain::Q2_0>(s),
         QuantType::Q4_0 => f.run::<S, plain::Q4_0>(s),
         QuantType::Q4_1 => f.run::<S, plain::Q4_1>(s),
         QuantType::Q5_0 => f.run::<S, plain::Q5_0>(s),
@@ -63,6 +65,7 @@ pub(super) fn for_block<S: Simd, F: ForBlock>(s: S, quant: QuantType, f: F) -> F
         QuantType::Q4K => f.run::<S, k::Q4K>(s),
         QuantType::Q5K => f.run::<S, k::Q5K>(s),
         QuantType::Q6K => f.run::<S, k::Q6K>(s),
+        QuantType::Tq1_0 => f.run::<S, k::Tq1_0>(s),
         QuantType::Tq2_0 => f.run::<S, k::Tq2_0>(s),
         QuantType::Iq4Nl => f.run::<S, codebook::Iq4Nl>(s),
         QuantType::Iq4Xs => f.run::<S, codebook::Iq4Xs>(s),
@@ -75,6 +78,7 @@ pub(super) fn for_block<S: Simd, F: ForBlock>(s: S, quant: QuantType, f: F) -> F
         QuantType::Iq3S => f.run::<S, codebook::Iq3S>(s),
         QuantType::Iq1S => f.run::<S, codebook::Iq1S>(s),
         QuantType::Iq1M => f.run::<S, codebook::Iq1M>(s),
+        // `F64` only: no model's matrices are stored so.
         slow => f.run_slow::<S>(s, slow),
     }
 }

@@ -1,8 +1,8 @@
-//! Floats, and the types of 32 numbers with one scale.
+//! Floats, and the types with one scale a block.
 
 use super::{Block, Sink, bytes, half};
 use crate::cpu::simd::{LANES, Simd};
-use crate::tables::u32_at;
+use crate::tables::{u16_at, u32_at};
 
 /// Sixteen 32-bit floats.
 pub(crate) struct F32;
@@ -133,4 +133,49 @@ impl Block for Q8_0 {
             sink.put(s, first + i, s.mul(scale, s.signed(s.bytes(bytes(block, 2 + 16 * i)))));
         }
     }
+}
+
+/// Scale, 128 bits; a bit is plus (1) or minus (0) the scale.
+pub(crate) struct Q1_0;
+
+impl Block for Q1_0 {
+    const BYTES: usize = 18;
+    const ELEMENTS: usize = 128;
+
+    #[inline(always)]
+    fn decode<S: Simd>(s: S, block: &[u8], first: usize, sink: &mut impl Sink<S>) {
+        let scale = s.splat(half(s, block, 0));
+        for i in 0..8 {
+            // A bit is −1 or 0 here: −1 − 2·bit is 1 or −1.
+            let bits = s.bytes_of_bits(u16_at(block, 2 + 2 * i));
+            let signs = s.bytes_sub(s.bytes_sub(s.bytes_splat(0xff), bits), bits);
+            sink.put(s, first + i, s.mul(scale, s.signed(signs)));
+        }
+    }
+}
+
+/// Scale, 16 bytes of four crumbs each, the lowest first; a crumb stands for itself less 1.
+pub(crate) struct Q2_0;
+
+impl Block for Q2_0 {
+    const BYTES: usize = 18;
+    const ELEMENTS: usize = 64;
+
+    #[inline(always)]
+    fn decode<S: Simd>(s: S, block: &[u8], first: usize, sink: &mut impl Sink<S>) {
+        let scale = s.splat(half(s, block, 0));
+        for i in 0..4 {
+            let four: &[u8; 4] = bytes(block, 2 + 4 * i);
+            let words = [spread(four[0]), spread(four[1]), spread(four[2]), spread(four[3])];
+            let crumbs = s.bytes_of_words(words[0] | words[1] << 32, words[2] | words[3] << 32);
+            sink.put(s, first + i, s.mul(scale, s.signed(s.bytes_sub(crumbs, s.bytes_splat(1)))));
+        }
+    }
+}
+
+/// The four crumbs of a byte, a byte each.
+#[inline(always)]
+fn spread(byte: u8) -> u64 {
+    let byte = u64::from(byte);
+    (byte | byte << 6 | byte << 12 | byte << 18) & 0x0303_0303
 }
