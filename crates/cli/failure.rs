@@ -141,7 +141,7 @@ fn text(error: &TextError) -> Option<Exit> {
 
 /// Prints the error, unless its cause wants silence, and gives the code to end with.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    if error.chain().any(|cause| cause.is::<ReaderGone>()) {
+    if is_silent(error) {
         return ExitCode::SUCCESS;
     }
     if exit(error) != Exit::Interrupted {
@@ -149,6 +149,12 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("error: {}\n", message(error)).as_bytes());
     }
     ExitCode::from(exit(error) as u8)
+}
+
+/// Whether nobody is left who could be told.
+#[must_use]
+pub fn is_silent(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<ReaderGone>())
 }
 
 /// The whole chain as one text: causes after colons, hints after a blank line at the end, nothing twice.
@@ -206,6 +212,7 @@ mod tests {
 
         let source = std::io::Error::other("disk on fire");
         let error = anyhow::Error::new(GgufError::Io { path: "m.gguf".into(), source });
-        assert_eq!(message(&error), "m.gguf: disk on fire");
+        let text = message(&error);
+        assert!(text.starts_with("m.gguf: disk on fire\n\nhint: "), "{text}");
     }
 }

@@ -12,7 +12,7 @@ use plan::{Bytes, Machine, Plan, Profile, Tier};
 use crate::args::{ModelArgs, PlacementArgs};
 use crate::failure::{Strict, Usage};
 use crate::signals::Signals;
-use crate::text::Tokenizer;
+use crate::text::{ChatTemplate, TextError, Tokenizer};
 use crate::{fetch, show};
 
 /// A model under a plan, nothing loaded.
@@ -31,6 +31,9 @@ pub(crate) struct Running {
     pub(crate) machine: Machine,
     pub(crate) signals: Signals,
 }
+
+/// The model's chat template. That it has none, or a broken one, matters only to those who ask.
+pub(crate) type Template = Result<ChatTemplate, TextError>;
 
 /// Reads the model's header.
 pub(crate) fn header(args: &ModelArgs) -> anyhow::Result<gguf::Model> {
@@ -58,13 +61,15 @@ pub(crate) fn planned(model: &ModelArgs, placement: &PlacementArgs) -> anyhow::R
 }
 
 /// Opens the model under its plan: the one place where memory is filled.
-pub(crate) fn running(model: &ModelArgs, placement: &PlacementArgs) -> anyhow::Result<Running> {
+pub(crate) fn running(model: &ModelArgs, placement: &PlacementArgs) -> anyhow::Result<(Running, Template)> {
+    let mut signals = Signals::install()?;
     let Planned { mut model, machine, plan } = planned(model, placement)?;
     engine::check_model(&model)?;
     refuse_gpus(&plan)?;
     let tokenizer = Tokenizer::from_metadata(&model.metadata)?;
+    let template = ChatTemplate::from_metadata(&model.metadata);
     // The tokenizer keeps its own packed copy, and the ceiling of RAM has room for one.
-    model.metadata.forget(|key| key.starts_with("tokenizer.ggml."));
+    model.metadata.forget(|key| key.starts_with("tokenizer."));
     let files = model.inventory.files.iter().map(|file| source(Path::new(&file.path)));
     let sources = files.collect::<anyhow::Result<Vec<_>>>()?;
     let engine = {
@@ -75,8 +80,8 @@ pub(crate) fn running(model: &ModelArgs, placement: &PlacementArgs) -> anyhow::R
         };
         Engine::open(&model, plan, isa()?, sources, &mut progress)?
     };
-    let signals = Signals::install(engine.interrupt())?;
-    Ok(Running { engine, model, tokenizer, machine, signals })
+    signals.raise(engine.interrupt())?;
+    Ok((Running { engine, model, tokenizer, machine, signals }, template))
 }
 
 fn source(path: &Path) -> anyhow::Result<Arc<dyn ByteSource>> {

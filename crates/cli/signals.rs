@@ -15,36 +15,41 @@ use crate::failure::Exit;
 pub(crate) struct Signals {
     /// True where nothing can be stopped gently, or was already asked to stop: the next signal ends the program.
     last: Arc<AtomicBool>,
-    /// Set by a signal, read by whoever generates.
-    stop: Arc<AtomicBool>,
+    /// Raised by a signal, read by whoever works.
+    stop: Option<Arc<AtomicBool>>,
 }
 
 /// While this lives, a first signal only raises the stop flag.
 pub(crate) struct Gentle<'a>(&'a Signals);
 
 impl Signals {
-    /// Installs handlers that raise `stop`. Outside of [`Self::gently`] they end the program with exit code 130.
-    pub(crate) fn install(stop: Arc<AtomicBool>) -> std::io::Result<Self> {
+    /// Installs handlers. Outside of [`Self::gently`] they end the program with exit code 130.
+    pub(crate) fn install() -> std::io::Result<Self> {
         let last = Arc::new(AtomicBool::new(true));
         for signal in [SIGINT, SIGTERM] {
             // Handlers run in this order: the first looks at the flag that the second raises for next time.
             flag::register_conditional_shutdown(signal, Exit::Interrupted as i32, Arc::clone(&last))?;
             flag::register(signal, Arc::clone(&last))?;
+        }
+        Ok(Self { last, stop: None })
+    }
+
+    /// Lets signals raise this flag, by which work can be stopped gently.
+    pub(crate) fn raise(&mut self, stop: Arc<AtomicBool>) -> std::io::Result<()> {
+        for signal in [SIGINT, SIGTERM] {
             flag::register(signal, Arc::clone(&stop))?;
         }
-        Ok(Self { last, stop })
+        self.stop = Some(stop);
+        Ok(())
     }
 
     /// Lets a first signal stop gently until the answer is dropped; forgets an earlier one.
     pub(crate) fn gently(&self) -> Gentle<'_> {
-        self.stop.store(false, Ordering::SeqCst);
+        if let Some(stop) = &self.stop {
+            stop.store(false, Ordering::SeqCst);
+        }
         self.last.store(false, Ordering::SeqCst);
         Gentle(self)
-    }
-
-    /// Whether a signal came.
-    pub(crate) fn stopped(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
     }
 }
 
@@ -60,15 +65,17 @@ mod tests {
 
     #[test]
     fn a_first_signal_is_gentle_and_forgotten_by_the_next_work() {
-        let signals = Signals::install(Arc::new(AtomicBool::new(false))).expect("handlers");
+        let mut signals = Signals::install().expect("handlers");
+        let stop = Arc::new(AtomicBool::new(false));
+        signals.raise(Arc::clone(&stop)).expect("handlers");
         assert!(signals.last.load(Ordering::SeqCst), "with nothing under way, a signal ends the program");
         {
             let _gentle = signals.gently();
             signal_hook::low_level::raise(SIGINT).expect("a signal");
-            assert!(signals.stopped());
+            assert!(stop.load(Ordering::SeqCst));
             assert!(signals.last.load(Ordering::SeqCst), "a second one would end the program");
         }
         let _gentle = signals.gently();
-        assert!(!signals.stopped());
+        assert!(!stop.load(Ordering::SeqCst));
     }
 }

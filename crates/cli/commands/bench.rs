@@ -68,7 +68,7 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     };
     let mut placement = args.placement.clone();
     placement.ctx_size = placement.ctx_size.or(Some(longest + deepest));
-    let mut running = open::running(&args.model, &placement)?;
+    let (mut running, _) = open::running(&args.model, &placement)?;
     let mut session = running.engine.session()?;
     let total = works.len() * args.n_depth.len() * (args.repetitions as usize + 1);
     let bar = Progress::steps("bench", total as u64);
@@ -135,7 +135,7 @@ fn perform(engine: &mut Engine, session: &mut Session, work: Work, depth: u32) -
 
 /// Tokens that look random and are the same each time, spread over the vocabulary by a multiplicative hash.
 fn some_tokens(count: u32, vocabulary: usize) -> Vec<u32> {
-    (1..=count).map(|i| (u64::from(i.wrapping_mul(2_654_435_761)) * vocabulary as u64 >> 32) as u32).collect()
+    (1..=count).map(|i| ((u64::from(i.wrapping_mul(2_654_435_761)) * vocabulary as u64) >> 32) as u32).collect()
 }
 
 fn row(running: &Running, work: Work, depth: u32, samples_ns: Vec<u64>) -> Row {

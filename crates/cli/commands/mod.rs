@@ -1,12 +1,14 @@
 //! One module per command; each turns its arguments into output on stdout.
 
 mod bench;
+mod chat;
 mod inspect;
 mod logits;
 mod perplexity;
 mod plan;
 mod probe;
 mod profile;
+mod render;
 mod run;
 mod tokenize;
 
@@ -18,6 +20,8 @@ use serde::de::DeserializeOwned;
 
 use crate::args::{Cli, Command, CompletionsArgs, PullArgs};
 use crate::failure::Usage;
+use crate::signals::Signals;
+use crate::text::{ChatTemplate, RenderOptions, Tokenizer, encode_chat};
 use crate::{fetch, show};
 
 /// Runs one command to its end.
@@ -32,16 +36,18 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Probe(args) => probe::run(&args),
         Command::Pull(args) => pull(&args),
         Command::Profile(command) => profile::run(&command),
+        Command::Chat(args) => chat::run(&args),
+        Command::Render(args) => render::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Completions(args) => completions(&args),
-        _ => Ok(()),
     }
 }
 
 fn pull(args: &PullArgs) -> anyhow::Result<()> {
+    Signals::install()?;
     let path = fetch::pull(&args.model, args.offline)?;
     show::product(&format!("{}\n", path.display()))
 }
@@ -57,4 +63,14 @@ fn read_json<T: DeserializeOwned>(path: &Path, expected: &str) -> anyhow::Result
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let fail = |error| Usage(format!("{}: {error}\n\nhint: expected {expected}", path.display()));
     Ok(serde_json::from_str(&text).map_err(fail)?)
+}
+
+/// The tokens of a conversation that wants an answer.
+fn chat_tokens(
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    messages: &[serde_json::Value],
+) -> anyhow::Result<Vec<u32>> {
+    let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+    Ok(encode_chat(tokenizer, template, messages, &options)?)
 }

@@ -9,14 +9,14 @@ use serde_json::json;
 use crate::answer::{Limits, answer, sampling, stats_line};
 use crate::args::RunArgs;
 use crate::failure::{Interrupted, Usage};
-use crate::open::{self, Running};
+use crate::open::{self, Template};
 use crate::show;
-use crate::text::EncodeOptions;
+use crate::text::{EncodeOptions, TextError, Tokenizer};
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let prompt = prompt(args)?;
-    let mut running = open::running(&args.model, &args.placement)?;
-    let tokens = tokens(&running, args, &prompt)?;
+    let (mut running, template) = open::running(&args.model, &args.placement)?;
+    let tokens = tokens(&running.tokenizer, template, args, &prompt)?;
     let mut session = running.engine.session()?;
     let limits = Limits { max_tokens: args.n_predict, sampling: sampling(&args.sampling), stop: &args.stop };
     let mut stream = |text: &str| if args.json { Ok(()) } else { show::product(text) };
@@ -76,8 +76,25 @@ fn prompt(args: &RunArgs) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// The prompt's tokens.
-fn tokens(running: &Running, args: &RunArgs, prompt: &str) -> anyhow::Result<Vec<u32>> {
-    let options = EncodeOptions { add_special: true, parse_special: args.special };
-    Ok(running.tokenizer.encode(prompt, options)?)
+/// The prompt's tokens: through the chat template where the model has one and --raw does not forbid it.
+fn tokens(tokenizer: &Tokenizer, template: Template, args: &RunArgs, prompt: &str) -> anyhow::Result<Vec<u32>> {
+    let plain = |parse_special| {
+        let options = EncodeOptions { add_special: true, parse_special };
+        tokenizer.encode(prompt, options).map_err(anyhow::Error::new)
+    };
+    if args.raw {
+        return plain(args.special);
+    }
+    match template {
+        Ok(template) => {
+            let system = args.system.iter().map(|text| json!({ "role": "system", "content": text }));
+            let messages: Vec<_> = system.chain([json!({ "role": "user", "content": prompt })]).collect();
+            super::chat_tokens(tokenizer, &template, &messages)
+        }
+        Err(TextError::NoTemplate { .. }) if !args.chat && args.system.is_none() => {
+            show::note("note: the model has no chat template; the prompt goes in as it is");
+            plain(false)
+        }
+        Err(error) => Err(error.into()),
+    }
 }

@@ -62,9 +62,11 @@ impl Rates {
     }
 }
 
-/// What tells machines apart: another processor, core count or memory size makes rates stale.
+/// What tells machines apart: another processor, core count or memory size makes rates stale, and so does a build whose
+/// kernels check every overflow.
 fn describe(seen: &Seen) -> String {
-    format!("{}, {} cores, {} MiB", seen.cpu, seen.cores, seen.ram_installed.0 >> 20)
+    let build = if cfg!(debug_assertions) { ", debug build" } else { "" };
+    format!("{}, {} cores, {} MiB{build}", seen.cpu, seen.cores, seen.ram_installed.0 >> 20)
 }
 
 fn path(folder: &Path, seen: &Seen) -> PathBuf {

@@ -2,7 +2,7 @@
 //!
 //! A sketch of what should come out: decode reads quantized weights once, so its rate is RAM's bandwidth (20 GB/s a
 //! channel of DDR4-3200) or, with few cores, their speed of unpacking (some GB/s each); prefill is bound by
-//! multiplications (tens of GFLOP/s a core); positioned reads of a drive give 0.5 GB/s (SATA) to 7 GB/s (NVMe).
+//! multiplications (tens of `GFLOP/s` a core); positioned reads of a drive give 0.5 GB/s (SATA) to 7 GB/s (`NVMe`).
 
 use std::fs;
 use std::io::Write;

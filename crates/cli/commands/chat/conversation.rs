@@ -1,0 +1,122 @@
+//! The messages of a conversation, and how they are saved.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// One message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Message {
+    role: Role,
+    content: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Role {
+    User,
+    Assistant,
+}
+
+/// A conversation: a system message perhaps, then user and assistant in turn.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Conversation {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    system: Option<String>,
+    messages: Vec<Message>,
+}
+
+impl Conversation {
+    pub(super) fn new(system: Option<String>) -> Self {
+        Self { system, messages: Vec::new() }
+    }
+
+    pub(super) fn say(&mut self, text: String) {
+        self.messages.push(Message { role: Role::User, content: text });
+    }
+
+    pub(super) fn answered(&mut self, text: String) {
+        self.messages.push(Message { role: Role::Assistant, content: text });
+    }
+
+    /// Forgets everything but the system message.
+    pub(super) fn clear(&mut self) {
+        self.messages.clear();
+    }
+
+    /// An empty text takes the system message away.
+    pub(super) fn set_system(&mut self, text: String) {
+        self.system = (!text.is_empty()).then_some(text);
+    }
+
+    /// Takes the last answer back; says whether a message waits for one now.
+    pub(super) fn take_back_answer(&mut self) -> bool {
+        if self.messages.last().is_some_and(|message| message.role == Role::Assistant) {
+            self.messages.pop();
+        }
+        !self.messages.is_empty()
+    }
+
+    /// Takes the last message back.
+    pub(super) fn take_back_message(&mut self) {
+        self.messages.pop();
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// The messages as templates want them.
+    pub(super) fn messages(&self) -> Vec<Value> {
+        let system = self.system.iter().map(|text| json!({ "role": "system", "content": text }));
+        system.chain(self.messages.iter().map(|message| json!(message))).collect()
+    }
+
+    pub(super) fn to_json(&self) -> serde_json::Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+
+    pub(super) fn from_json(text: &str) -> serde_json::Result<Self> {
+        serde_json::from_str(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some() -> Conversation {
+        let mut conversation = Conversation::new(Some("Be brief.".into()));
+        conversation.say("Hello".into());
+        conversation.answered("Hi".into());
+        conversation
+    }
+
+    #[test]
+    fn messages_are_what_templates_want() {
+        let roles: Vec<_> = some().messages().iter().map(|message| message["role"].clone()).collect();
+        assert_eq!(roles, ["system", "user", "assistant"]);
+        assert_eq!(some().messages()[2]["content"], "Hi");
+    }
+
+    #[test]
+    fn an_answer_is_taken_back_and_its_question_stays() {
+        let mut conversation = some();
+        assert!(conversation.take_back_answer());
+        assert_eq!(conversation.len(), 1);
+        assert!(conversation.take_back_answer(), "a question without an answer may be asked again");
+        conversation.clear();
+        assert!(!conversation.take_back_answer());
+        assert_eq!(conversation.messages().len(), 1, "the system message stays");
+    }
+
+    #[test]
+    fn a_saved_conversation_loads_and_nonsense_does_not() {
+        let text = some().to_json().expect("JSON");
+        assert_eq!(Conversation::from_json(&text).expect("a conversation"), some());
+        for bad in ["", "[]", "{}", r#"{"messages":[{"role":"root","content":""}]}"#, r#"{"messages":[],"sytem":""}"#] {
+            assert!(Conversation::from_json(bad).is_err(), "{bad}");
+        }
+    }
+}
