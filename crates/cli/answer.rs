@@ -157,11 +157,15 @@ fn seconds(s: f64) -> String {
     if s < 1.0 { format!("{:.0} ms", s * 1e3) } else { format!("{s:.1} s") }
 }
 
-/// `61/90 MiB`, in the unit that suits the larger.
+/// `61/90 MiB`: both in one unit where that tells enough, else each in its own.
 fn of(part: u64, whole: u64) -> String {
-    let (unit, size) = if whole >= 10 << 30 { ("GiB", 1u64 << 30) } else { ("MiB", 1 << 20) };
-    let digits = usize::from(whole >= 10 << 30);
-    format!("{:.digits$}/{:.digits$} {unit}", part as f64 / size as f64, whole as f64 / size as f64)
+    const MIB: f64 = 1_048_576.0;
+    let (part, whole) = (part as f64 / MIB, whole as f64 / MIB);
+    match (part >= 1024.0, whole >= 10_240.0) {
+        (_, false) => format!("{part:.0}/{whole:.0} MiB"),
+        (true, true) => format!("{:.1}/{:.1} GiB", part / 1024.0, whole / 1024.0),
+        (false, true) => format!("{part:.0} MiB/{:.1} GiB", whole / 1024.0),
+    }
 }
 
 #[cfg(test)]
@@ -189,6 +193,17 @@ mod tests {
         let line = "prompt 512 tok 210 t/s · gen 128 tok 9.41 t/s · TTFT 2.4 s · ram 61/90 MiB · \
                     disk 43 MB/tok @2.9 GB/s · forecast 200 and 9.88 t/s";
         assert_eq!(stats_line(512, 128, &stats), line);
+    }
+
+    #[test]
+    fn a_small_part_of_much_keeps_its_own_unit() {
+        for (part, whole, text) in [
+            (61 << 20, 90 << 20, "61/90 MiB"),
+            (3 << 29, 16 << 30, "1.5/16.0 GiB"),
+            (109 << 20, 21 << 30, "109 MiB/21.0 GiB"),
+        ] {
+            assert_eq!(of(part, whole), text);
+        }
     }
 
     #[test]

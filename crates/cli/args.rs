@@ -2,6 +2,9 @@
 //!
 //! Owns names, defaults and help texts. Must never open a file or decide anything: values are proved where they are used.
 
+// Doc comments are the help texts here, where backticks would be shown.
+#![allow(clippy::doc_markdown)]
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -157,6 +160,7 @@ pub struct SamplingArgs {
 }
 
 /// Arguments of `run`.
+#[allow(clippy::struct_excessive_bools)] // Each is a flag of its own; what excludes what is said to clap.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:

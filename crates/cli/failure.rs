@@ -71,7 +71,7 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return engine(error);
     }
     if let Some(error) = cause.downcast_ref::<TextError>() {
-        return text(error);
+        return Some(text(error));
     }
     if let Some(error) = cause.downcast_ref::<ProbeError>() {
         return Some(if matches!(error, ProbeError::Memory(_) | ProbeError::Threads(_)) {
@@ -129,17 +129,18 @@ fn engine(error: &EngineError) -> Option<Exit> {
     })
 }
 
-fn text(error: &TextError) -> Option<Exit> {
-    Some(match error {
+fn text(error: &TextError) -> Exit {
+    match error {
         TextError::Metadata(error) => gguf(error),
         // What the user wrote, not what the model holds.
         TextError::NoTokenForByte { .. } | TextError::TextTooLong { .. } | TextError::WordTooLong { .. } => Exit::Usage,
         TextError::Thread { .. } => Exit::Resources,
         _ => Exit::Model,
-    })
+    }
 }
 
 /// Prints the error, unless its cause wants silence, and gives the code to end with.
+#[must_use]
 pub fn report(error: &anyhow::Error) -> ExitCode {
     if is_silent(error) {
         return ExitCode::SUCCESS;
@@ -154,7 +155,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 /// Whether nobody is left who could be told.
 #[must_use]
 pub fn is_silent(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.is::<ReaderGone>())
+    error.chain().any(<dyn std::error::Error>::is::<ReaderGone>)
 }
 
 /// The whole chain as one text: causes after colons, hints after a blank line at the end, nothing twice.

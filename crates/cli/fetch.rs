@@ -261,7 +261,9 @@ fn sets(files: &[String]) -> Vec<FileSet> {
 /// GGUF files that are no vision projector and no importance matrix.
 fn is_language_model(path: &str) -> bool {
     let file = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
-    file.ends_with(".gguf") && !file.contains("mmproj") && !file.contains("imatrix")
+    file.rsplit_once('.').is_some_and(|(_, ending)| ending == "gguf")
+        && !file.contains("mmproj")
+        && !file.contains("imatrix")
 }
 
 /// `NAME-00002-of-00009` as (`NAME`, 9).

@@ -57,7 +57,7 @@ pub(crate) fn write_whole(place: &Path, text: &str) -> anyhow::Result<()> {
     output.finish()
 }
 
-/// The header of a NumPy file (format 1.0) of float32 rows, little-endian; the numbers follow it.
+/// The header of a `NumPy` file (format 1.0) of float32 rows, little-endian; the numbers follow it.
 pub(crate) fn npy_header(rows: usize, columns: usize) -> Vec<u8> {
     let mut text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
     // Magic, version and length are 10 bytes; the whole is padded to a multiple of 64 and ends with a newline.

@@ -2,6 +2,7 @@
 //!
 //! Owns stdout and stderr. stdout carries the product only; everything else goes to stderr.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use anyhow::anyhow;
@@ -66,6 +67,7 @@ impl Progress {
     }
 
     /// Moves the bar on.
+    #[cfg(feature = "fetch")]
     pub(crate) fn add(&self, done: Bytes) {
         self.0.inc(done.0);
     }
@@ -148,13 +150,13 @@ impl Table {
         let mut text = String::new();
         for (number, row) in self.rows.iter().enumerate() {
             let cells = row.iter().enumerate().map(|(column, cell)| pad(cell, widths[column], self.right(column)));
-            text.push_str(&format!("| {} |\n", cells.collect::<Vec<_>>().join(" | ")));
+            let _ = writeln!(text, "| {} |", cells.collect::<Vec<_>>().join(" | "));
             if number == 0 {
                 let rules = widths.iter().enumerate().map(|(column, width)| {
                     let (dashes, end) = ("-".repeat(*width + 1), if self.right(column) { ":" } else { "-" });
                     format!("{dashes}{end}")
                 });
-                text.push_str(&format!("|{}|\n", rules.collect::<Vec<_>>().join("|")));
+                let _ = writeln!(text, "|{}|", rules.collect::<Vec<_>>().join("|"));
             }
         }
         text

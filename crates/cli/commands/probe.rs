@@ -23,12 +23,12 @@ pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<()> {
 
 fn page(measured: &Measured) -> String {
     let machine = &measured.machine;
-    let mut text = format!("{}, {} cores\n", machine.cpu, machine.cores);
-    text.push_str(&format!("RAM {}, {} available\n", machine.ram_total, machine.ram_available));
-    for name in probe::gpu_names() {
-        text.push_str(&format!("{name}: found, not used by this build\n"));
-    }
-    text.push('\n');
+    let mut lines = vec![
+        format!("{}, {} cores", machine.cpu, machine.cores),
+        format!("RAM {}, {} available", machine.ram_total, machine.ram_available),
+    ];
+    lines.extend(probe::gpu_names().iter().map(|name| format!("{name}: found, not used by this build")));
+    lines.push(String::new());
     let mut table = Table::new(&["rate", "best", "median", "worst", "unit", "runs"]);
     let giga = |x: f64| format!("{:.2}", x / 1e9);
     let mut row = |name: &str, spread: &Spread, unit: &str| {
@@ -39,10 +39,10 @@ fn page(measured: &Measured) -> String {
     row("weights from RAM in decode", &measured.ram_read, "GB/s");
     row("operations in prefill", &measured.cpu_ops, "GFLOP/s");
     row("weights from the drive", &measured.disk_read, "GB/s");
-    text.push_str(&table.plain());
-    match &measured.kept_in {
-        Some(path) => text.push_str(&format!("\nkept in {}\n", path.display())),
-        None => text.push_str("\nnot kept: neither XDG_CACHE_HOME nor HOME is set\n"),
-    }
-    text
+    lines.push(table.plain());
+    lines.push(match &measured.kept_in {
+        Some(path) => format!("kept in {}\n", path.display()),
+        None => "not kept: neither XDG_CACHE_HOME nor HOME is set\n".to_owned(),
+    });
+    lines.join("\n")
 }

@@ -27,6 +27,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             "tokens": answer.tokens,
             "prompt_tokens": answer.prompt_tokens,
             "finish": finish_name(answer.finish),
+            "seed": limits.sampling.seed,
             "stats": answer.stats,
         }))?;
     } else if !answer.text.ends_with('\n') {
@@ -59,14 +60,16 @@ fn prompt(args: &RunArgs) -> anyhow::Result<String> {
         (None, Some(path)) => {
             std::fs::read_to_string(path).with_context(|| format!("cannot read the prompt from {}", path.display()))?
         }
-        (None, None) if std::io::stdin().is_terminal() => {
-            return Err(
-                Usage("no prompt\n\nhint: give -p TEXT or -f FILE, pipe text in, or use plimsoll chat".into()).into()
-            );
-        }
         (None, None) => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from standard input")?;
+            let (mut stdin, mut text) = (std::io::stdin(), String::new());
+            // Nobody types a prompt into a program that says nothing.
+            if !stdin.is_terminal() {
+                stdin.read_to_string(&mut text).context("cannot read the prompt from standard input")?;
+            }
+            if text.is_empty() {
+                let text = "no prompt\n\nhint: give -p TEXT or -f FILE, pipe text in, or use plimsoll chat";
+                return Err(Usage(text.into()).into());
+            }
             text
         }
     };

@@ -96,7 +96,7 @@ const RAM_PER_CORE: f64 = 5e9;
 const RAM_MOST: f64 = 30e9;
 /// One core with AVX2 does 20 GFLOP/s or more in quantized products.
 const OPS_PER_CORE: f64 = 20e9;
-/// A SATA drive; NVMe is three to ten times as fast.
+/// A SATA drive; `NVMe` is three to ten times as fast.
 const DISK: f64 = 0.5e9;
 /// Platters in sequence.
 const DISK_ROTATING: f64 = 0.1e9;

@@ -184,7 +184,7 @@ impl Lines {
                 }
             }
             let closed = lines.trim_end();
-            text = closed.strip_suffix(FENCE).unwrap_or(closed).trim_matches('\n').to_owned();
+            closed.strip_suffix(FENCE).unwrap_or(closed).trim_matches('\n').clone_into(&mut text);
         }
         if !text.trim().is_empty() {
             // History is a comfort: a line that it refuses is no failure.
