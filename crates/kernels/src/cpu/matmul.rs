@@ -37,8 +37,8 @@ const MANY_COLUMNS: usize = 16;
 /// Rows decoded together for many columns: 128 KiB in the second-level cache, which save reading columns again.
 const MANY_ROWS: usize = 32;
 
-/// Multiplications in one task, so that handing it out costs little beside it.
-const TASK_WORK: usize = 128 * 1024;
+/// Multiplications in one task, from where handing it out costs little beside it to where nothing more is gained.
+const TASK_WORK: (usize, usize) = (64 * 1024, 1024 * 1024);
 
 /// `out[t·out_stride + out_offset + r] = Σ_k w[r][k]·x[t][k]` for the `rows` rows of `weights` and the `m` columns of
 /// `x` (m × `row_elements`, column after column).
@@ -80,7 +80,8 @@ pub fn matmul(
         // Fewer where there are not enough rows for all threads.
         rows.div_ceil(2 * pool.threads()).clamp(TOGETHER, MANY_ROWS)
     } else {
-        TASK_WORK / (row_elements * columns).max(1)
+        let row_work = (row_elements * columns).max(1);
+        rows.div_ceil(8 * pool.threads()).clamp(TASK_WORK.0 / row_work, TASK_WORK.1 / row_work)
     };
     let task_rows = task_rows.max(1).next_multiple_of(TOGETHER);
     let row_tasks = rows.div_ceil(task_rows);
@@ -260,13 +261,19 @@ impl OneColumn<'_> {
         let Product { weights, row_bytes, row_elements, x, out, .. } = self.product;
         let chunk_bytes = CHUNK / B::ELEMENTS * B::BYTES;
         let rows: [&[u8]; R] = std::array::from_fn(|r| &weights[(first + r) * row_bytes..][..row_bytes]);
+        let rest = &weights[(first + R).min(self.rows.end) * row_bytes..self.rows.end * row_bytes];
         let mut totals = [0.0; R];
         for (chunk, x) in x[..row_elements].chunks(CHUNK).enumerate() {
             let (x, _) = lanes(x);
             let mut products = [Products { x, sum: s.splat(0.0) }; R];
             for block in 0..x.len() * LANES / B::ELEMENTS {
-                for (row, products) in rows.iter().zip(&mut products) {
+                for (r, (row, products)) in rows.iter().zip(&mut products).enumerate() {
                     let from = chunk * chunk_bytes + block * B::BYTES;
+                    // Rows are short runs of memory: the processor's own prefetch starts anew at each. So the block of
+                    // the row that comes here next is asked for, if it is this task's.
+                    if let Some(next) = rest.get(r * row_bytes + from..) {
+                        s.prefetch(&next[..B::BYTES.min(next.len())]);
+                    }
                     B::decode(s, &row[from..from + B::BYTES], block * (B::ELEMENTS / LANES), products);
                 }
             }

@@ -34,6 +34,8 @@ pub(crate) trait Simd: Copy {
     /// Whether there is room for more than two dozen vectors in registers.
     const MANY_REGISTERS: bool;
 
+    /// Asks for the cache lines of these bytes ahead of their use.
+    fn prefetch(self, bytes: &[u8]);
     /// All lanes the same.
     fn splat(self, x: f32) -> Self::F;
     /// Lanes from memory of any alignment.

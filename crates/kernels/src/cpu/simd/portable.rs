@@ -21,6 +21,9 @@ impl Simd for Portable {
     const MANY_REGISTERS: bool = false;
 
     #[inline(always)]
+    fn prefetch(self, _: &[u8]) {}
+
+    #[inline(always)]
     fn splat(self, x: f32) -> Lanes {
         [x; LANES]
     }
