@@ -1,8 +1,8 @@
 //! One integration target: oracles, placements, bad input, memory, the command line.
 
 mod architecture;
-// mod bad_input;
-// mod command_line;
+mod bad_input;
+mod command_line;
 mod memory;
 mod oracle;
 mod perplexity;

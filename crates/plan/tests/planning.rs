@@ -221,7 +221,7 @@ fn refusals_read_well() {
     for (profile, model) in [
         ("version: 1\ntiers: { ram: { memory: 60MiB } }\n".to_owned(), &model),
         (tiers("90MiB", "context: { tokens: 8192 }"), &model),
-        (tiers("90MiB", "placement: [{ role: dense_ffn, home: ram }]"), &model),
+        (tiers("70MiB", "placement: [{ role: dense_ffn, home: ram }]"), &model),
         (tiers("30MiB", "context: { tokens: 1024 }\nprefill: { micro_batch: 512 }"), &model),
         (tiers("1MiB", ""), &model),
         (tiers("75MiB", "context: { tokens: 6000 }\nprefill: { micro_batch: 600 }"), &model),

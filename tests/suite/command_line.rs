@@ -1,0 +1,165 @@
+//! The command line that scripts rely on: what goes to stdout, what JSON holds, what exit codes say.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::{own_fixture, plimsoll};
+
+fn model() -> String {
+    own_fixture("llama-rope3-tied").join("model-bf16.gguf").to_str().unwrap().to_owned()
+}
+
+fn json(arguments: &[&str]) -> Value {
+    let output = plimsoll(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{arguments:?}: {e}"))
+}
+
+fn has_fields(value: &Value, fields: &[&str]) {
+    for field in fields {
+        assert!(!value[field].is_null(), "{field} is missing in {value}");
+    }
+}
+
+#[test]
+fn run_prints_one_document_with_its_stats() {
+    let answer = json(&["run", "-m", &model(), "--raw", "--json", "--temp", "0", "-n", "5", "-p", "hello there"]);
+    has_fields(&answer, &["text", "tokens", "prompt_tokens", "stats"]);
+    assert!(answer["tokens"].as_array().unwrap().len() <= 5);
+    let stats = &answer["stats"];
+    let fields = ["load_ms", "ttft_ms", "prompt_tokens_per_s", "decode_tokens_per_s", "forecast", "tiers", "links"];
+    has_fields(stats, &fields);
+    has_fields(&stats["forecast"], &["prompt_tokens_per_s", "decode_tokens_per_s"]);
+    has_fields(&stats["expert_cache"], &["hits", "misses", "bytes_read"]);
+    assert!(stats["fallbacks"].is_array());
+    let ram = &stats["tiers"][0];
+    assert_eq!(ram["name"], "ram");
+    has_fields(ram, &["limit_bytes", "peak_bytes", "read_bytes_per_token", "busy_ms_per_token"]);
+}
+
+#[test]
+fn run_keeps_stdout_for_the_text_and_stderr_for_the_rest() {
+    let output = plimsoll(&["run", "-m", &model(), "--raw", "--temp", "0", "-n", "5", "-p", "hello"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    let last = told.trim_end().lines().last().unwrap().to_owned();
+    assert!(last.contains("t/s") && last.contains("TTFT") && last.contains("forecast"), "{last}");
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("t/s"));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text() {
+    let text = |seed: &str| {
+        let sampled = ["--temp", "1.5", "--top-k", "0", "-n", "12", "--seed", seed, "-p", "a"];
+        json(&[&["run", "-m", &model(), "--raw", "--json"], &sampled[..]].concat())["tokens"].clone()
+    };
+    assert_eq!(text("7"), text("7"));
+    assert_ne!(text("7"), text("8"));
+}
+
+#[test]
+fn bench_speaks_as_llama_bench_does() {
+    let rows = json(&["bench", "-m", &model(), "-p", "16", "-n", "4", "-r", "2", "-t", "1", "-o", "json"]);
+    let rows = rows.as_array().unwrap();
+    assert_eq!(rows.len(), 2, "one row for the prompt, one for generation");
+    for row in rows {
+        let fields = ["n_prompt", "n_gen", "n_depth", "n_threads", "n_ubatch", "avg_ts", "stddev_ts", "samples_ts"];
+        has_fields(row, &fields);
+        has_fields(row, &["forecast_ts", "tiers"]);
+        assert_eq!(row["samples_ts"].as_array().unwrap().len(), 2);
+    }
+    assert_eq!((&rows[0]["n_prompt"], &rows[0]["n_gen"]), (&16.into(), &0.into()));
+    assert_eq!((&rows[1]["n_prompt"], &rows[1]["n_gen"]), (&0.into(), &4.into()));
+}
+
+#[test]
+fn logits_are_written_as_an_array_of_numpy() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tokens, out) = (folder.path().join("ids.json"), folder.path().join("out.npy"));
+    std::fs::write(&tokens, "[1, 2, 3]").unwrap();
+    let paths = (tokens.to_str().unwrap(), out.to_str().unwrap());
+    let output = plimsoll(&["logits", "-m", &model(), "--tokens", paths.0, "-o", paths.1]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let bytes = std::fs::read(&out).unwrap();
+    assert_eq!(&bytes[..6], b"\x93NUMPY");
+    let header = String::from_utf8_lossy(&bytes[10..128]);
+    assert!(header.contains("'<f4'") && header.contains("(3, 512)"), "{header}");
+    assert_eq!((bytes.len() - 3 * 512 * 4) % 64, 0);
+}
+
+#[test]
+fn tokenize_reads_and_writes_a_line_each() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_plimsoll"))
+        .args(["tokenize", "-m", &model()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"\"one\"\n\"two\\nlines\"\n\"\"\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<Vec<u32>> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert!(!lines[0].is_empty() && lines[2].is_empty(), "{text}");
+}
+
+#[test]
+fn inspect_and_plan_have_their_json() {
+    let inspected = json(&["inspect", "-m", &model(), "--json", "--tensors"]);
+    assert!(inspected.to_string().contains("blk.0.attn_q.weight"));
+    let planned = json(&["plan", "-m", &model(), "--json"]);
+    has_fields(&planned, &["tiers", "forecast"]);
+}
+
+#[test]
+fn a_plan_written_out_is_the_same_plan_when_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let profile = folder.path().join("chosen.yaml");
+    let profile = profile.to_str().unwrap();
+    let model = own_fixture("qwen3-kq").join("model-q4_k_m.gguf");
+    let model = model.to_str().unwrap();
+    let first = json(&["plan", "-m", model, "--ram", "1GiB", "-c", "64", "--json", "-o", profile]);
+    let again = json(&["plan", "-m", model, "--profile", profile, "--json"]);
+    let homes = |plan: &Value| plan["placements"].as_array().unwrap().iter().map(|p| p["home"].clone()).collect::<Vec<_>>();
+    assert_eq!(homes(&first), homes(&again));
+    assert_eq!(first["kv"], again["kv"]);
+}
+
+#[test]
+fn a_reader_that_leaves_ends_the_program_quietly() {
+    let binary = env!("CARGO_BIN_EXE_plimsoll");
+    let line = format!("{binary} inspect -m {} --tensors --json | head -c 10 >/dev/null", model());
+    let output = Command::new("bash").args(["-c", &line]).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!told.contains("panicked") && !told.contains("error"), "{told}");
+}
+
+#[test]
+fn ctrl_c_ends_a_generation_with_its_stats() {
+    let child = Command::new(env!("CARGO_BIN_EXE_plimsoll"))
+        .args(["run", "-m", &model(), "--raw", "--temp", "0", "-n", "100000", "-c", "500", "-p", "a"])
+        .args(["--repeat-penalty", "1.3"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(400));
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!told.contains("panicked"), "{told}");
+    // A fast machine may have filled the context before the signal came.
+    let finished = told.contains("the context is full");
+    assert!(finished || !killed.success() || output.status.code() == Some(130), "{told}");
+    assert!(told.trim_end().lines().last().unwrap_or_default().contains("t/s"), "{told}");
+}
+
+#[test]
+fn completions_are_scripts() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = plimsoll(&["completions", shell]);
+        assert!(output.status.success() && output.stdout.len() > 1000, "{shell}");
+    }
+}
