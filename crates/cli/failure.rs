@@ -102,7 +102,7 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
 
 fn gguf(error: &GgufError) -> Exit {
     match error {
-        GgufError::Io { .. } => Exit::Io,
+        GgufError::Io { .. } | GgufError::NotAFile { .. } => Exit::Io,
         GgufError::InFile { cause, .. } => gguf(cause),
         _ => Exit::Model,
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use engine::{Engine, Isa};
+use engine::{Engine, EngineError, Isa};
 use kernels::memory::{ByteSource, FileSource};
 use plan::profile::Overrides;
 use plan::{Bytes, Machine, Plan, Profile, Tier};
@@ -22,6 +22,16 @@ pub(crate) struct Planned {
     pub(crate) plan: Plan,
 }
 
+/// A model that this build can run under its plan, nothing loaded yet.
+pub(crate) struct Ready {
+    planned: Planned,
+    pub(crate) tokenizer: Tokenizer,
+    signals: Signals,
+}
+
+/// A model's chat template. That it has none, or a broken one, matters only to those who ask.
+pub(crate) type Template = Result<ChatTemplate, TextError>;
+
 /// A model that can be asked.
 pub(crate) struct Running {
     pub(crate) engine: Engine,
@@ -31,9 +41,6 @@ pub(crate) struct Running {
     pub(crate) machine: Machine,
     pub(crate) signals: Signals,
 }
-
-/// The model's chat template. That it has none, or a broken one, matters only to those who ask.
-pub(crate) type Template = Result<ChatTemplate, TextError>;
 
 /// Reads the model's header.
 pub(crate) fn header(args: &ModelArgs) -> anyhow::Result<gguf::Model> {
@@ -49,39 +56,66 @@ fn path(args: &ModelArgs) -> anyhow::Result<PathBuf> {
 }
 
 /// Plans the model on this machine: what the user allows, what the model is, what this machine has.
-pub(crate) fn planned(model: &ModelArgs, placement: &PlacementArgs) -> anyhow::Result<Planned> {
-    let model = header(model)?;
+pub(crate) fn planned(model: gguf::Model, placement: &PlacementArgs) -> anyhow::Result<Planned> {
     let machine = machine(&model);
     let profile = profile(placement, &machine)?.with(&overrides(placement))?;
-    let plan = plan::plan(&profile, &model.inventory, &machine)?;
+    let mut plan = plan::plan(&profile, &model.inventory, &machine)?;
+    if placement.profile.is_none() && placement.gpu_mem != Some(Bytes::ZERO) {
+        plan.notes.extend(unused_gpus());
+    }
     if placement.strict && !plan.notes.is_empty() {
         return Err(Strict(plan.notes.join("\n  ")).into());
     }
     Ok(Planned { model, machine, plan })
 }
 
-/// Opens the model under its plan: the one place where memory is filled.
-pub(crate) fn running(model: &ModelArgs, placement: &PlacementArgs) -> anyhow::Result<(Running, Template)> {
-    let mut signals = Signals::install()?;
-    let Planned { mut model, machine, plan } = planned(model, placement)?;
+/// GPUs that are there and that this build leaves alone.
+fn unused_gpus() -> Vec<String> {
+    let names = if cfg!(feature = "cuda") { Vec::new() } else { probe::gpu_names() };
+    names.iter().map(|name| format!("{name}: found, not used by this build")).collect()
+}
+
+/// Reads and checks everything that can be checked before memory is filled.
+pub(crate) fn ready(args: &ModelArgs, placement: &PlacementArgs) -> anyhow::Result<(Ready, Template)> {
+    let signals = Signals::install()?;
+    let model = header(args)?;
     engine::check_model(&model)?;
-    refuse_gpus(&plan)?;
-    let tokenizer = Tokenizer::from_metadata(&model.metadata)?;
-    let template = ChatTemplate::from_metadata(&model.metadata);
+    let mut planned = planned(model, placement)?;
+    refuse_gpus(&planned.plan)?;
+    let metadata = &mut planned.model.metadata;
+    let tokenizer = Tokenizer::from_metadata(metadata)?;
+    let template = ChatTemplate::from_metadata(metadata);
     // The tokenizer keeps its own packed copy, and the ceiling of RAM has room for one.
-    model.metadata.forget(|key| key.starts_with("tokenizer."));
-    let files = model.inventory.files.iter().map(|file| source(Path::new(&file.path)));
-    let sources = files.collect::<anyhow::Result<Vec<_>>>()?;
-    let engine = {
+    metadata.forget(|key| key.starts_with("tokenizer."));
+    Ok((Ready { planned, tokenizer, signals }, template))
+}
+
+/// [`ready`] and [`Ready::start`], for those who have nothing to ask in between.
+pub(crate) fn running(args: &ModelArgs, placement: &PlacementArgs) -> anyhow::Result<Running> {
+    ready(args, placement)?.0.start()
+}
+
+impl Ready {
+    /// Refuses a prompt that the context cannot hold, before loading takes its time.
+    pub(crate) fn check_room(&self, prompt_tokens: usize) -> Result<(), EngineError> {
+        let capacity = self.planned.plan.kv.tokens as usize;
+        if prompt_tokens <= capacity {
+            return Ok(());
+        }
+        Err(EngineError::ContextFull { position: 0, asked: prompt_tokens, capacity })
+    }
+
+    /// Fills the memory that the plan counts: the one place where that happens.
+    pub(crate) fn start(self) -> anyhow::Result<Running> {
+        let Self { planned: Planned { model, machine, plan }, tokenizer, mut signals } = self;
+        let files = model.inventory.files.iter().map(|file| source(Path::new(&file.path)));
+        let sources = files.collect::<anyhow::Result<Vec<_>>>()?;
         let bar = show::Progress::bytes("loading", Bytes::ZERO);
-        let mut progress = |done, total| {
-            bar.set_total(total);
-            bar.set(done);
-        };
-        Engine::open(&model, plan, isa()?, sources, &mut progress)?
-    };
-    signals.raise(engine.interrupt())?;
-    Ok((Running { engine, model, tokenizer, machine, signals }, template))
+        let mut progress = |done, total| bar.at(done, total);
+        let engine = Engine::open(&model, plan, isa()?, sources, &mut progress)?;
+        signals.raise(engine.interrupt())?;
+        Ok(Running { engine, model, tokenizer, machine, signals })
+    }
 }
 
 fn source(path: &Path) -> anyhow::Result<Arc<dyn ByteSource>> {

@@ -56,13 +56,12 @@ impl Progress {
         Self(bar)
     }
 
-    /// Says how much there is in all, once it is known.
-    pub(crate) fn set_total(&self, total: Bytes) {
-        self.0.set_length(total.0);
-    }
-
-    /// Moves the bar to this place.
-    pub(crate) fn set(&self, done: Bytes) {
+    /// Moves the bar to `done` of `total`.
+    pub(crate) fn at(&self, done: Bytes, total: Bytes) {
+        // Setting a length draws the bar, so only where it changes.
+        if self.0.length() != Some(total.0) {
+            self.0.set_length(total.0);
+        }
         self.0.set_position(done.0);
     }
 

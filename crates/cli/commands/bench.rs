@@ -68,7 +68,7 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     };
     let mut placement = args.placement.clone();
     placement.ctx_size = placement.ctx_size.or(Some(longest + deepest));
-    let (mut running, _) = open::running(&args.model, &placement)?;
+    let mut running = open::running(&args.model, &placement)?;
     let mut session = running.engine.session()?;
     let total = works.len() * args.n_depth.len() * (args.repetitions as usize + 1);
     let bar = Progress::steps("bench", total as u64);

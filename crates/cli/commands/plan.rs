@@ -5,7 +5,7 @@ use crate::open::{self, Planned};
 use crate::{output, show};
 
 pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
-    let Planned { model, plan, .. } = open::planned(&args.model, &args.placement)?;
+    let Planned { model, plan, .. } = open::planned(open::header(&args.model)?, &args.placement)?;
     let inventory = &model.inventory;
     if let Some(path) = &args.output {
         output::write_whole(path, &plan::profile::to_yaml(&plan, inventory))?;
@@ -17,11 +17,5 @@ pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
     if let Some(tensor) = &args.explain {
         return show::product(&plan::report::explain(&plan, inventory, tensor)?);
     }
-    show::product(&plan::report::text(&plan, inventory))?;
-    if !cfg!(feature = "cuda") {
-        for name in probe::gpu_names() {
-            show::note(&format!("note: {name}: found, not used by this build"));
-        }
-    }
-    Ok(())
+    show::product(&plan::report::text(&plan, inventory))
 }

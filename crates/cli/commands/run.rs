@@ -15,8 +15,10 @@ use crate::text::{EncodeOptions, TextError, Tokenizer};
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let prompt = prompt(args)?;
-    let (mut running, template) = open::running(&args.model, &args.placement)?;
-    let tokens = tokens(&running.tokenizer, template, args, &prompt)?;
+    let (ready, template) = open::ready(&args.model, &args.placement)?;
+    let tokens = tokens(&ready.tokenizer, template, args, &prompt)?;
+    ready.check_room(tokens.len())?;
+    let mut running = ready.start()?;
     let mut session = running.engine.session()?;
     let limits = Limits { max_tokens: args.n_predict, sampling: sampling(&args.sampling), stop: &args.stop };
     let mut stream = |text: &str| if args.json { Ok(()) } else { show::product(text) };

@@ -103,9 +103,9 @@ struct Download {
 }
 
 impl hf_hub::api::Progress for Download {
-    fn init(&mut self, _size: usize, _filename: &str) {
+    fn init(&mut self, size: usize, _filename: &str) {
         // Called again after each retry, followed by an update with all bytes that are here.
-        self.bar.set(Bytes::ZERO);
+        self.bar.at(Bytes::ZERO, Bytes(size as u64));
     }
 
     fn update(&mut self, size: usize) {

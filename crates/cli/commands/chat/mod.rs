@@ -26,8 +26,9 @@ use order::Order;
 const FENCE: &str = "\"\"\"";
 
 pub(super) fn run(args: &ChatArgs) -> anyhow::Result<()> {
-    let (mut running, template) = open::running(&args.model, &args.placement)?;
+    let (ready, template) = open::ready(&args.model, &args.placement)?;
     let template = template?;
+    let mut running = ready.start()?;
     let session = running.engine.session()?;
     let conversation = Conversation::new(args.system.clone());
     let sampling = sampling(&args.sampling);
