@@ -8,6 +8,7 @@ use engine::{Finish, Request, Sampling, Session, Stats, generate};
 
 use crate::args::SamplingArgs;
 use crate::open::Running;
+use crate::show::Progress;
 use crate::text::{StopStrings, Utf8Stream};
 
 /// What one answer was.
@@ -48,11 +49,13 @@ pub(crate) fn answer(
     let mut stops = StopStrings::new(limits.stop.iter().cloned());
     let mut text = String::new();
     let mut failed = None;
+    let mut waiting = Some(Progress::waiting(&format!("reading a prompt of {} tokens", prompt.len())));
     let mut say = |piece: &str| {
         text.push_str(piece);
         if piece.is_empty() { Ok(()) } else { show(piece) }
     };
     let generation = generate(engine, session, &request, &mut |token| {
+        waiting = None;
         if tokenizer.is_control(token) {
             return ControlFlow::Continue(());
         }
@@ -65,7 +68,10 @@ pub(crate) fn answer(
             Ok(()) if stops.stopped() => ControlFlow::Break(()),
             Ok(()) => ControlFlow::Continue(()),
         }
-    })?;
+    });
+    // An error finds a clean line too.
+    drop(waiting);
+    let generation = generation?;
     if let Some(error) = failed {
         return Err(error);
     }

@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::time::Duration;
 
 use anyhow::anyhow;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -45,6 +46,13 @@ impl Progress {
     /// A bar that counts steps.
     pub(crate) fn steps(what: &str, total: u64) -> Self {
         Self::new(what, total, "{msg} [{wide_bar}] {pos}/{len} {eta}")
+    }
+
+    /// A sign of life while there is nothing to count.
+    pub(crate) fn waiting(what: &str) -> Self {
+        let bar = Self::new(what, 0, "{spinner} {msg} {elapsed}");
+        bar.0.enable_steady_tick(Duration::from_millis(200));
+        bar
     }
 
     fn new(what: &str, total: u64, template: &str) -> Self {

@@ -59,9 +59,15 @@ fn score(engine: &mut Engine, session: &mut Session, chunk: &[u32], sum: &mut Su
     session.truncate(0);
     engine.prefill(session, &chunk[..half])?;
     // The last token foresees nothing that could be compared.
+    let mut broken = None;
     engine.every_logit(session, &chunk[half..chunk.len() - 1], &mut |i, logits| {
-        sum.add(surprise(logits, chunk[half + i + 1]));
-    })
+        let surprise = surprise(logits, chunk[half + i + 1]);
+        if !surprise.is_finite() {
+            broken.get_or_insert(half + i);
+        }
+        sum.add(surprise);
+    })?;
+    broken.map_or(Ok(()), |position| Err(EngineError::NotFinite { position }))
 }
 
 /// The negative natural logarithm of the probability that `logits` give to `token`.

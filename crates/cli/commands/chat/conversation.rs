@@ -58,6 +58,11 @@ impl Conversation {
         !self.messages.is_empty()
     }
 
+    /// Whether the last message is the user's.
+    pub(super) fn waits_for_answer(&self) -> bool {
+        self.messages.last().is_some_and(|message| message.role == Role::User)
+    }
+
     /// Takes the last message back.
     pub(super) fn take_back_message(&mut self) {
         self.messages.pop();
@@ -103,8 +108,9 @@ mod tests {
     #[test]
     fn an_answer_is_taken_back_and_its_question_stays() {
         let mut conversation = some();
+        assert!(!conversation.waits_for_answer());
         assert!(conversation.take_back_answer());
-        assert_eq!(conversation.len(), 1);
+        assert!(conversation.waits_for_answer() && conversation.len() == 1);
         assert!(conversation.take_back_answer(), "a question without an answer may be asked again");
         conversation.clear();
         assert!(!conversation.take_back_answer());

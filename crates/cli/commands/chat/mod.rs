@@ -83,7 +83,7 @@ impl Chat<'_> {
                 self.conversation.say(text);
                 // A message that fails is as if it had not been said.
                 let answered = self.answer();
-                if answered.is_err() {
+                if answered.is_err() || self.conversation.waits_for_answer() {
                     self.conversation.take_back_message();
                 }
                 answered?;
@@ -131,6 +131,9 @@ impl Chat<'_> {
             _ => {}
         }
         self.last = Some(stats_line(answer.prompt_tokens, answer.tokens.len(), &answer.stats));
+        if answer.finish == Finish::Interrupted && answer.tokens.is_empty() {
+            return Ok(());
+        }
         self.conversation.answered(answer.text);
         // Each answer draws anew, so that /regen gives another one.
         self.sampling.seed = self.sampling.seed.wrapping_add(1);
