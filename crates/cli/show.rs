@@ -51,7 +51,10 @@ impl Progress {
     /// A sign of life while there is nothing to count.
     pub(crate) fn waiting(what: &str) -> Self {
         let bar = Self::new(what, 0, "{spinner} {msg} {elapsed}");
-        bar.0.enable_steady_tick(Duration::from_millis(200));
+        // Ticking takes a thread, which only a terminal is worth.
+        if !bar.0.is_hidden() {
+            bar.0.enable_steady_tick(Duration::from_millis(200));
+        }
         bar
     }
 

@@ -37,7 +37,7 @@ pub struct PlacementArgs {
     #[arg(long, value_name = "SIZE")]
     pub gpu_mem: Option<Bytes>,
 
-    /// Tokens of context (-c)
+    /// Tokens of context: the prompt and what is generated
     #[arg(short = 'c', long, value_name = "TOKENS")]
     pub ctx_size: Option<u32>,
 
