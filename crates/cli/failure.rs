@@ -112,6 +112,7 @@ fn engine(error: &EngineError) -> Option<Exit> {
     Some(match error {
         EngineError::Metadata(error) => gguf(error),
         EngineError::UnknownArchitecture { .. }
+        | EngineError::Experts { .. }
         | EngineError::UnsupportedTypes { .. }
         | EngineError::Tensors { .. }
         | EngineError::NotFinite { .. } => Exit::Model,

@@ -69,10 +69,9 @@ pub(crate) fn planned(model: gguf::Model, placement: &PlacementArgs) -> anyhow::
     Ok(Planned { model, machine, plan })
 }
 
-/// GPUs that are there and that this build leaves alone.
+/// GPUs that are there and that this version leaves alone.
 fn unused_gpus() -> Vec<String> {
-    let names = if cfg!(feature = "cuda") { Vec::new() } else { probe::gpu_names() };
-    names.iter().map(|name| format!("{name}: found, not used by this build")).collect()
+    probe::gpu_names().iter().map(|name| format!("{name}: found, not used by this version")).collect()
 }
 
 /// Reads and checks everything that can be checked before memory is filled.
@@ -123,18 +122,16 @@ fn source(path: &Path) -> anyhow::Result<Arc<dyn ByteSource>> {
     Ok(Arc::new(file))
 }
 
-/// Planning for GPUs works everywhere; running on them needs the build for it.
+/// GPUs can be planned for, and not yet run on.
 fn refuse_gpus(plan: &Plan) -> anyhow::Result<()> {
     let used = plan.tiers.iter().find(|tier| matches!(tier.tier, Tier::Gpu(_)) && tier.bytes() > Bytes::ZERO);
-    match used {
-        Some(gpu) if !cfg!(feature = "cuda") => Err(Usage(format!(
-            "the plan uses {}, and this build computes on the CPU only\n\nhint: leave {0} out of the profile's tiers, give \
-             --gpu-mem 0, or build with --features cuda",
-            gpu.tier
-        ))
-        .into()),
-        _ => Ok(()),
-    }
+    let Some(gpu) = used else { return Ok(()) };
+    let message = format!(
+        "the plan uses {}, and this version computes on the CPU only\n\nhint: leave {0} out of the profile's tiers, or give \
+         --gpu-mem 0",
+        gpu.tier
+    );
+    Err(Usage(message).into())
 }
 
 /// The profile that the user wrote, or the automatic one.

@@ -1,11 +1,11 @@
 //! The command line that scripts rely on: what goes to stdout, what JSON holds, what exit codes say.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{own_fixture, plimsoll};
+use crate::support::{SMOLLM2, own_fixture, plimsoll, real_model};
 
 fn model() -> String {
     own_fixture("llama-rope3-tied").join("model-bf16.gguf").to_str().unwrap().to_owned()
@@ -122,7 +122,8 @@ fn a_plan_written_out_is_the_same_plan_when_read_again() {
     let model = model.to_str().unwrap();
     let first = json(&["plan", "-m", model, "--ram", "1GiB", "-c", "64", "--json", "-o", profile]);
     let again = json(&["plan", "-m", model, "--profile", profile, "--json"]);
-    let homes = |plan: &Value| plan["placements"].as_array().unwrap().iter().map(|p| p["home"].clone()).collect::<Vec<_>>();
+    let homes =
+        |plan: &Value| plan["placements"].as_array().unwrap().iter().map(|p| p["home"].clone()).collect::<Vec<_>>();
     assert_eq!(homes(&first), homes(&again));
     assert_eq!(first["kv"], again["kv"]);
 }
@@ -138,22 +139,24 @@ fn a_reader_that_leaves_ends_the_program_quietly() {
 
 #[test]
 fn ctrl_c_ends_a_generation_with_its_stats() {
-    let child = Command::new(env!("CARGO_BIN_EXE_plimsoll"))
-        .args(["run", "-m", &model(), "--raw", "--temp", "0", "-n", "100000", "-c", "500", "-p", "a"])
-        .args(["--repeat-penalty", "1.3"])
+    let Some(model) = real_model(SMOLLM2, "ctrl_c_ends_a_generation_with_its_stats") else { return };
+    // Streaming from disk keeps it busy for long enough.
+    let mut child = Command::new(env!("CARGO_BIN_EXE_plimsoll"))
+        .args(["run", "-m", model.to_str().unwrap(), "--raw", "--temp", "0", "-n", "900", "-c", "1024"])
+        .args(["--ram", "80MiB", "-p", "Once upon a time"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(400));
+    let mut first = [0; 1];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).expect("a first word is printed");
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
     let output = child.wait_with_output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{told}");
     assert!(!told.contains("panicked"), "{told}");
-    // A fast machine may have filled the context before the signal came.
-    let finished = told.contains("the context is full");
-    assert!(finished || !killed.success() || output.status.code() == Some(130), "{told}");
-    assert!(told.trim_end().lines().last().unwrap_or_default().contains("t/s"), "{told}");
+    assert!(told.trim_end().lines().any(|line| line.contains("t/s") && line.contains("gen")), "{told}");
 }
 
 #[test]

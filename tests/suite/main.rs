@@ -8,5 +8,6 @@ mod oracle;
 mod perplexity;
 mod placement;
 mod quickstart;
+mod sessions;
 mod support;
 mod synth;

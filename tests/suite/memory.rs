@@ -54,10 +54,10 @@ fn a_ceiling_that_cannot_hold_is_refused_with_its_sum() {
     let model = folder.path().join("small.gguf");
     let sizes = synth::Sizes { layers: 2, width: 256, inner: 512, heads: 4, kv_heads: 2, vocabulary: 4_000 };
     synth::write(&model, &sizes).unwrap();
-    let output = plimsoll(&["run", "-m", model.to_str().unwrap(), "--ram", "20MiB", "-p", "hello"]);
+    let output = plimsoll(&["run", "-m", model.to_str().unwrap(), "--ram", "8MiB", "-p", "hello"]);
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{told}");
-    for word in ["KV cache", "vocabulary", "ram", "20.00 MiB", "hint:"] {
+    for word in ["KV cache", "vocabulary", "ram", "8.00 MiB", "hint:"] {
         assert!(told.contains(word), "{word} is missing in: {told}");
     }
     assert!(output.stdout.is_empty());

@@ -48,7 +48,13 @@ impl<'a> Claims<'a> {
 
     /// A vector that must be there.
     pub(crate) fn vector(&mut self, name: &str, length: usize) -> Vector {
-        let slice = RowSlice { unit: self.take(name, &[length]), rows: 0..1 };
+        let unit = self.take(name, &[length]);
+        // Vectors are used in part and number by number: blocks will not do, and no converter writes them.
+        let quant = self.inventory.tensor_of(self.inventory.unit(unit)).quant;
+        if quant.block_elements() != 1 {
+            self.wrong.push(format!("  {name} is stored as {quant}, expected F32, F16 or BF16"));
+        }
+        let slice = RowSlice { unit, rows: 0..1 };
         Vector { slice, start: 0, length }
     }
 
@@ -78,11 +84,12 @@ impl<'a> Claims<'a> {
 
     /// Refuses the model where tensors were missing or misshapen, or where some are left that nothing uses.
     pub(crate) fn finish(mut self, architecture: &str) -> Result<(), EngineError> {
-        let unused = self.inventory.iter().filter(|(id, unit)| {
-            let run = unit.role != Role::MultiToken && unit.expert.is_none_or(|expert| expert == 0);
-            run && !self.taken.contains(id)
-        });
-        let unused = unused.map(|(_, unit)| format!("  {} is not used", self.inventory.tensor_of(unit).name));
+        let taken: HashSet<u32> = self.taken.iter().map(|id| self.inventory.unit(*id).tensor).collect();
+        let tensors =
+            self.inventory.iter().filter(|(_, unit)| unit.role != Role::MultiToken).map(|(_, unit)| unit.tensor);
+        let mut unused: Vec<u32> = tensors.filter(|tensor| !taken.contains(tensor)).collect();
+        unused.dedup();
+        let unused = unused.iter().map(|i| format!("  {} is not used", self.inventory.tensors[*i as usize].name));
         let unused: Vec<String> = unused.collect();
         self.wrong.extend(unused);
         if self.wrong.is_empty() {

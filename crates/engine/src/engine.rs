@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use kernels::cpu::{self, Isa, Pool, RopeTable, dequantize};
-use kernels::memory::ByteSource;
+use kernels::memory::{Buffer, ByteSource};
 use plan::cost::LOGIT_ROWS;
-use plan::{Bytes, Inventory, Plan, QuantType};
+use plan::{Bytes, Inventory, Plan, QuantType, Tier};
 use tiers::Tiers;
 
+use crate::arch::family;
 use crate::blocks::{Pass, Quants};
 use crate::ops::with_numbers;
 use crate::scratch::Scratch;
@@ -55,6 +56,7 @@ impl Engine {
         let mut tiers = Tiers::open(&plan, inventory, sources, &spec.order(), progress)?;
         let frequencies = frequencies(&spec, &quants, &mut tiers)?;
         let embedding = inventory.tensor_of(inventory.unit(spec.embedding));
+        check_activations(&plan, &spec)?;
         let scratch = Scratch::new(&spec, plan.micro_batch as usize, embedding.row_bytes().0 as usize)?;
         let turns = frequencies.iter().map(|f| RopeTable::with_capacity(f.len(), plan.micro_batch as usize));
         let turns = turns.collect();
@@ -95,7 +97,7 @@ impl Engine {
     /// Bytes that weights, ring and activations hold.
     #[must_use]
     pub fn allocated(&self) -> Bytes {
-        self.tiers.allocated() + self.scratch.bytes()
+        self.tiers.allocated() + Scratch::bytes_for(&self.spec, self.scratch.tokens())
     }
 
     /// Adds a prompt to the session, micro-batch by micro-batch, and gives the logits of its last token.
@@ -112,7 +114,7 @@ impl Engine {
             self.pass(session, batch).inspect_err(|_| session.truncate(start))?;
         }
         let last = (tokens.len() - 1) % self.scratch.tokens();
-        self.take_logits(session, last)?;
+        self.take_logits(session, last).inspect_err(|_| session.truncate(start))?;
         self.record.prompt.add(tokens.len(), started.elapsed(), before, self.tiers.counts());
         self.record.ttft = started.elapsed();
         Ok(&self.logits)
@@ -128,7 +130,7 @@ impl Engine {
         self.check(session, &[token])?;
         let start = session.position();
         self.pass(session, &[token]).inspect_err(|_| session.truncate(start))?;
-        self.take_logits(session, 0)?;
+        self.take_logits(session, 0).inspect_err(|_| session.truncate(start))?;
         self.record.decode.add(1, started.elapsed(), before, self.tiers.counts());
         Ok(&self.logits)
     }
@@ -145,21 +147,34 @@ impl Engine {
     ) -> Result<()> {
         self.check(session, tokens)?;
         let start = session.position();
-        let vocabulary = self.spec.vocabulary;
-        let mut done = 0;
+        self.every_logit_from(start, session, tokens, use_them).inspect_err(|_| session.truncate(start))
+    }
+
+    fn every_logit_from(
+        &mut self,
+        start: usize,
+        session: &mut Session,
+        tokens: &[u32],
+        use_them: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        let most = LOGIT_ROWS as usize;
         for batch in tokens.chunks(self.scratch.tokens()) {
-            self.pass(session, batch).inspect_err(|_| session.truncate(start))?;
-            let most = LOGIT_ROWS as usize;
+            let base = session.position();
+            self.pass(session, batch)?;
             for first in (0..batch.len()).step_by(most) {
-                let count = most.min(batch.len() - first);
-                let logits = self.at(session.position() - batch.len(), batch.len()).logits(first, count)?;
-                with_numbers(&logits, |rows| {
-                    for (i, row) in rows.chunks(vocabulary).enumerate() {
-                        use_them(done + first + i, row);
+                if self.interrupt.swap(false, Ordering::Relaxed) {
+                    return Err(EngineError::Interrupted);
+                }
+                let vocabulary = self.spec.vocabulary;
+                let logits = self.at(base, batch.len()).logits(first, most.min(batch.len() - first))?;
+                with_numbers(&logits, |rows| -> Result<()> {
+                    for (row, position) in rows.chunks(vocabulary).zip(base + first..) {
+                        check_finite(row, position)?;
+                        use_them(position - start, row);
                     }
-                })?;
+                    Ok(())
+                })??;
             }
-            done += batch.len();
         }
         Ok(())
     }
@@ -223,12 +238,27 @@ impl Engine {
     fn take_logits(&mut self, session: &Session, row: usize) -> Result<()> {
         let logits = self.at(session.position(), 1).logits(row, 1)?;
         with_numbers(&logits, |numbers| self.logits.copy_from_slice(numbers))?;
-        if self.logits.iter().all(|logit| logit.is_finite()) {
-            Ok(())
-        } else {
-            Err(EngineError::NotFinite { position: session.position() - 1 })
-        }
+        check_finite(&self.logits, session.position() - 1)
     }
+}
+
+fn check_finite(logits: &[f32], position: usize) -> Result<()> {
+    if logits.iter().all(|logit| logit.is_finite()) { Ok(()) } else { Err(EngineError::NotFinite { position }) }
+}
+
+/// Refuses activations that the plan has no room for, or that the system will not give: candle would abort.
+fn check_activations(plan: &Plan, spec: &Spec) -> Result<()> {
+    let needed = Scratch::bytes_for(spec, plan.micro_batch as usize);
+    let loads = plan.tier(Tier::Ram).into_iter().flat_map(|tier| &tier.loads);
+    let planned = loads.filter(|load| load.what == "activations").map(|load| load.bytes).next();
+    if let Some(planned) = planned.filter(|planned| *planned < needed) {
+        return Err(EngineError::PlanTooSmall { what: "activations", planned, needed });
+    }
+    Buffer::try_new(needed.0 as usize).map(drop).map_err(|source| EngineError::Memory {
+        what: "activations",
+        bytes: needed,
+        source,
+    })
 }
 
 /// Checks that the engine can run this model, without loading anything.
@@ -244,6 +274,12 @@ fn check(model: &gguf::Model, context: u32) -> Result<Spec> {
     if !unsupported.is_empty() {
         let list = unsupported.iter().map(|(quant, count)| format!("{quant} ({count} tensors)"));
         return Err(EngineError::UnsupportedTypes { list: list.collect::<Vec<_>>().join(", ") });
+    }
+    // An unknown architecture is said first; of a known one, experts are what is missing.
+    let experts = model.inventory.shape.experts;
+    family(model.metadata.architecture()?)?;
+    if experts > 0 {
+        return Err(EngineError::Experts { experts });
     }
     Spec::build(&model.metadata, &model.inventory, context)
 }

@@ -16,6 +16,15 @@ pub enum EngineError {
         /// The names that would do.
         known: String,
     },
+    /// Mixtures of experts are read and planned, and not yet run.
+    #[error(
+        "mixtures of experts cannot be run yet ({experts} experts a layer); they can be inspected and planned\n\nhint: choose a \
+         dense model"
+    )]
+    Experts {
+        /// Routed experts in a layer.
+        experts: u32,
+    },
     /// Tensors are stored in types that no kernel computes.
     #[error("no kernel for {list}\n\nhint: get the model in another quantization, such as Q4_K_M or Q8_0")]
     UnsupportedTypes {
@@ -47,6 +56,16 @@ pub enum EngineError {
         bytes: Bytes,
         /// What the system said.
         source: AllocError,
+    },
+    /// A plan for another model, or a defect of the planner.
+    #[error("the plan counts {planned} of {what}, and the engine needs {needed}\n\nhint: plan this model anew")]
+    PlanTooSmall {
+        /// What the memory is for.
+        what: &'static str,
+        /// What the plan counts.
+        planned: Bytes,
+        /// What the model takes.
+        needed: Bytes,
     },
     /// The system refused worker threads.
     #[error("worker threads: {source}\n\nhint: lower the threads (-t)")]

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use plan::Bytes;
 use plan::cost::LOGIT_ROWS;
 
-use crate::spec::Spec;
+use crate::spec::{Layer, Spec};
 
 /// The activations of one pass, each `[micro_batch, width]`.
 pub(crate) struct Scratch {
@@ -34,22 +34,38 @@ pub(crate) struct Scratch {
     tokens: usize,
 }
 
+/// Width of each tensor, in the order of [`Scratch`]'s fields, logits apart.
+fn widths(spec: &Spec) -> [usize; 10] {
+    let widest = |of: fn(&Layer) -> usize| spec.layers.iter().map(of).max().unwrap_or(1);
+    [
+        spec.width,
+        spec.width,
+        widest(|l| l.attention.q.outputs),
+        widest(|l| l.attention.k.outputs),
+        widest(|l| l.attention.v.outputs),
+        widest(|l| l.attention.output.inputs),
+        widest(|l| l.ffn.gate.outputs),
+        widest(|l| l.ffn.up.outputs),
+        widest(|l| l.ffn.down.inputs),
+        spec.width,
+    ]
+}
+
 impl Scratch {
     pub(crate) fn new(spec: &Spec, micro_batch: usize, embedding_row: usize) -> Result<Self> {
-        let widest = |of: fn(&crate::spec::Layer) -> usize| spec.layers.iter().map(of).max().unwrap_or(1);
         let rows = |count: usize, width: usize| Tensor::zeros((count, width), DType::F32, &Device::Cpu);
-        let tensor = |width| rows(micro_batch, width);
+        let [x, normed, q, k, v, attended, gate, up, inner, block] = widths(spec).map(|width| rows(micro_batch, width));
         Ok(Self {
-            x: tensor(spec.width)?,
-            normed: tensor(spec.width)?,
-            q: tensor(widest(|l| l.attention.q.outputs))?,
-            k: tensor(widest(|l| l.attention.k.outputs))?,
-            v: tensor(widest(|l| l.attention.v.outputs))?,
-            attended: tensor(widest(|l| l.attention.output.inputs))?,
-            gate: tensor(widest(|l| l.ffn.gate.outputs))?,
-            up: tensor(widest(|l| l.ffn.up.outputs))?,
-            inner: tensor(widest(|l| l.ffn.down.inputs))?,
-            block: tensor(spec.width)?,
+            x: x?,
+            normed: normed?,
+            q: q?,
+            k: k?,
+            v: v?,
+            attended: attended?,
+            gate: gate?,
+            up: up?,
+            inner: inner?,
+            block: block?,
             logits: rows(LOGIT_ROWS as usize, spec.vocabulary)?,
             vector: vec![0.0; spec.longest_vector()],
             row: vec![0; embedding_row],
@@ -58,16 +74,16 @@ impl Scratch {
         })
     }
 
+    /// Bytes of all tensors for this model and micro-batch.
+    pub(crate) fn bytes_for(spec: &Spec, micro_batch: usize) -> Bytes {
+        let token: usize = widths(spec).iter().sum();
+        let logits = LOGIT_ROWS as usize * spec.vocabulary;
+        Bytes(4 * token as u64).times(micro_batch as u64) + Bytes(4 * logits as u64)
+    }
+
     /// The largest micro-batch.
     pub(crate) const fn tokens(&self) -> usize {
         self.tokens
-    }
-
-    /// Bytes of all tensors.
-    pub(crate) fn bytes(&self) -> Bytes {
-        let Self { x, normed, q, k, v, attended, gate, up, inner, block, logits, .. } = self;
-        let all = [x, normed, q, k, v, attended, gate, up, inner, block, logits];
-        Bytes(all.iter().map(|tensor| tensor.elem_count() as u64 * 4).sum())
     }
 }
 

@@ -144,7 +144,7 @@ impl Spec {
 
     /// The longest vector that is used.
     pub(crate) fn longest_vector(&self) -> usize {
-        let inner = self.layers.iter().flat_map(|l| [&l.attention.q, &l.attention.k, &l.ffn.up]);
+        let inner = self.layers.iter().flat_map(|l| [&l.attention.q, &l.attention.k, &l.attention.v, &l.ffn.up]);
         inner.map(|linear| linear.outputs).chain([self.width]).max().unwrap_or(self.width)
     }
 }
@@ -184,22 +184,49 @@ impl Sizes {
         let kv_heads = metadata.per_layer(".attention.head_count_kv", layers)?.unwrap_or_else(|| heads.clone());
         let feed_forward = metadata.per_layer(".feed_forward_length", layers)?;
         let width = shape.embedding as usize;
-        let even = width / (heads[0].max(1) as usize);
+        let even = width / heads.iter().copied().max().unwrap_or(1).max(1) as usize;
         let k_dim = metadata.unsigned(".attention.key_length")?.map_or(even, |n| n as usize);
-        Ok(Self {
+        let sizes = Self {
             layers,
             width,
             vocabulary: shape.vocabulary as usize,
             k_dim,
             v_dim: metadata.unsigned(".attention.value_length")?.map_or(even, |n| n as usize),
             feed_forward: feed_forward.ok_or_else(|| missing(".feed_forward_length"))?,
-            window: metadata.unsigned(".attention.sliding_window")?.map(|n| n as u32).filter(|n| *n > 0),
+            window: metadata.unsigned(".attention.sliding_window")?.filter(|n| *n > 0).map(whole),
             attention_scale: metadata.float(".attention.scale")?.map(|x| x as f32).filter(|x| *x > 0.0),
             attention_softcap: metadata.float(".attn_logit_softcapping")?.map(|x| x as f32).filter(|x| *x > 0.0),
             heads,
             kv_heads,
-        })
+        };
+        sizes.check(metadata, inventory)?;
+        Ok(sizes)
     }
+
+    /// Heads that share out evenly, of a width, and a cache that is what the plan counts.
+    fn check(&self, metadata: &Metadata, inventory: &Inventory) -> Result<(), GgufError> {
+        let wrong = |key: &str, expected: String, found: String| {
+            Err(GgufError::wrong_value(&metadata.full_key(key), expected, found))
+        };
+        for (i, (heads, kv_heads)) in self.heads.iter().zip(&self.kv_heads).enumerate() {
+            if *heads == 0 || *kv_heads == 0 || !heads.is_multiple_of(*kv_heads) {
+                let found = format!("{kv_heads} for {heads} query heads in layer {i}");
+                return wrong(".attention.head_count_kv", "KV heads that divide the query heads".into(), found);
+            }
+            let kept = (kv_heads * self.k_dim as u64, kv_heads * self.v_dim as u64);
+            let planned = inventory.shape.kv_per_token[i];
+            if self.k_dim == 0 || self.v_dim == 0 || kept != (planned.0.into(), planned.1.into()) {
+                let expected = format!("plain attention that keeps {kept:?} numbers a token in layer {i}");
+                return wrong(".attention", expected, format!("keys by which it keeps {planned:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A number of tokens. Beyond 32 bits none is counted apart.
+fn whole(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 fn layer(family: &Family, sizes: &Sizes, claims: &mut Claims, index: usize) -> Layer {

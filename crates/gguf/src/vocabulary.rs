@@ -41,8 +41,24 @@ pub(crate) fn check(metadata: &Metadata) -> Result<VocabularySize, GgufError> {
     Ok(VocabularySize {
         tokens: tokens.len() as u64,
         merges: merges.len() as u64,
-        text_bytes: Bytes((tokens.total_bytes() + merges.total_bytes()) as u64),
+        text_bytes: Bytes((tokens.total_bytes() + merges.total_bytes() + other_text(metadata)) as u64),
     })
+}
+
+/// Bytes of strings and arrays beside tokens and merges: chat templates, licences, whatever a file brings along. They
+/// are held while the model is opened, and a ceiling of RAM counts them.
+fn other_text(metadata: &Metadata) -> usize {
+    let others = metadata.iter().filter(|(key, _)| *key != TOKENS && *key != MERGES);
+    others
+        .map(|(_, value)| match value {
+            Value::Text(text) => text.len(),
+            Value::Strings(strings) => strings.total_bytes(),
+            Value::Integers(list) => list.len() * size_of::<i64>(),
+            Value::Floats(list) => list.len() * size_of::<f32>(),
+            Value::Bools(list) => list.len(),
+            Value::Unsigned(_) | Value::Signed(_) | Value::Float(_) | Value::Bool(_) => 0,
+        })
+        .sum()
 }
 
 fn as_long(key: &str, found: Option<usize>, tokens: usize) -> Result<(), GgufError> {

@@ -173,7 +173,7 @@ pub struct VocabularySize {
     pub tokens: u64,
     /// Merge rules listed.
     pub merges: u64,
-    /// Bytes of all token texts and merge rules.
+    /// Bytes of all token texts and merge rules, and of all other strings and arrays of the metadata.
     pub text_bytes: Bytes,
 }
 

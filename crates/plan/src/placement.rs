@@ -137,7 +137,7 @@ impl Staging {
     /// Bytes of the whole ring.
     #[must_use]
     pub const fn bytes(self) -> Bytes {
-        Bytes(self.slot.0 * self.slots as u64)
+        self.slot.times(self.slots as u64)
     }
 }
 

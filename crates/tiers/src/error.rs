@@ -6,11 +6,8 @@ use plan::{Bytes, Tier, UnitId};
 /// Why bytes are not at hand.
 #[derive(Debug, thiserror::Error)]
 pub enum TierError {
-    /// The plan places units on a GPU that this build cannot use.
-    #[error(
-        "the plan places weights on {tier}, and this build has no GPU support\n\nhint: leave {tier} out of the profile's \
-         tiers, or build with --features cuda"
-    )]
+    /// The plan places units on a GPU, which this version cannot use.
+    #[error("the plan places weights on {tier}, and this version computes on the CPU only\n\nhint: leave {tier} out")]
     NoGpu {
         /// The tier that was asked for.
         tier: Tier,

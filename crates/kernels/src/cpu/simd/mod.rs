@@ -112,7 +112,7 @@ pub(crate) trait Simd: Copy {
         self.load(&lanes)
     }
 
-    /// e^x to about one unit in the last place, for x clamped to ±87.
+    /// e^x to about one unit in the last place, for x clamped to ±87. NaN stays NaN.
     ///
     /// x = n·ln 2 + r with integer n, and e^r by its Taylor series to r^7: |r| ≤ 0.35 leaves 5e-9.
     #[inline(always)]
@@ -120,7 +120,8 @@ pub(crate) trait Simd: Copy {
         /// ln 2 in two parts: products of the first with small integers are exact.
         const LN_2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
         const SERIES: [f32; 8] = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
-        let x = self.min(self.max(x, self.splat(-87.0)), self.splat(87.0));
+        // Of two operands with a NaN, `max` and `min` give the second: so a NaN goes through, and is seen at the end.
+        let x = self.min(self.splat(87.0), self.max(self.splat(-87.0), x));
         let rounded = self.add(self.mul(x, self.splat(std::f32::consts::LOG2_E)), self.splat(ROUND));
         let n = self.sub(rounded, self.splat(ROUND));
         let r = self.mul_add(n, self.splat(-LN_2.0), x);
@@ -143,6 +144,25 @@ pub(crate) fn lanes(x: &[f32]) -> (&[Lanes], &[f32]) {
 mod tests {
     use super::super::isa::{Isa, Kernel};
     use super::*;
+
+    struct ExpOfNan;
+
+    impl Kernel for ExpOfNan {
+        type Output = Lanes;
+
+        fn run<S: Simd>(self, s: S) -> Lanes {
+            let mut lanes = [0.0; LANES];
+            s.store(s.exp(s.splat(f32::NAN)), &mut lanes);
+            lanes
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_stays_none() {
+        for isa in Isa::all() {
+            assert!(isa.run(ExpOfNan).iter().all(|x| x.is_nan()), "{isa:?}");
+        }
+    }
 
     struct Check;
 

@@ -1,0 +1,115 @@
+//! Sessions: caches of every type, going back, interruption, threads and micro-batches.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
+
+use engine::{Engine, EngineError, Finish, Request, Sampling, generate};
+
+use crate::support::{open, own_fixture};
+
+const PROMPT: [u32; 12] = [509, 3, 17, 250, 17, 99, 400, 8, 41, 7, 7, 300];
+
+fn profile(context: u32, kv: &str, micro_batch: u32, threads: u32) -> String {
+    format!(
+        "version: 1\ntiers: {{ ram: {{ memory: 1GiB, threads: {threads} }} }}\n\
+         context: {{ tokens: {context}, kv_type: {kv} }}\nprefill: {{ micro_batch: {micro_batch} }}\n"
+    )
+}
+
+fn fixture(profile: &str) -> Engine {
+    open(&own_fixture("qwen3-kq").join("model-q4_k_m.gguf"), profile)
+}
+
+fn logits(profile: &str) -> Vec<f32> {
+    let mut engine = fixture(profile);
+    let mut session = engine.session().unwrap();
+    engine.prefill(&mut session, &PROMPT).unwrap();
+    engine.decode(&mut session, 5).unwrap().to_vec()
+}
+
+#[test]
+fn threads_and_micro_batches_do_not_change_a_bit() {
+    let expected = logits(&profile(64, "f16", 64, 1));
+    for (micro_batch, threads) in [(64, 2), (64, 3), (16, 1), (5, 2), (1, 1)] {
+        assert!(logits(&profile(64, "f16", micro_batch, threads)) == expected, "{micro_batch} {threads}");
+    }
+}
+
+#[test]
+fn smaller_caches_stay_near_the_exact_one() {
+    let exact = logits(&profile(64, "f32", 64, 2));
+    for (kind, tolerance) in [("f16", 4.4e-2), ("q8_0", 4e-1)] {
+        let found = logits(&profile(64, kind, 64, 2));
+        let worst = found.iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        println!("cache in {kind}: largest difference {worst:.1e}");
+        assert!(worst > 0.0 && worst <= tolerance, "{kind}: {worst}");
+    }
+}
+
+#[test]
+fn going_back_forgets() {
+    let mut engine = fixture(&profile(64, "f16", 64, 2));
+    let mut session = engine.session().unwrap();
+    let expected = engine.prefill(&mut session, &PROMPT).unwrap().to_vec();
+    engine.prefill(&mut session, &[1, 2, 3, 4]).unwrap();
+    session.truncate(PROMPT.len() - 1);
+    assert_eq!(session.tokens(), &PROMPT[..PROMPT.len() - 1]);
+    assert!(engine.decode(&mut session, PROMPT[PROMPT.len() - 1]).unwrap() == expected);
+}
+
+#[test]
+fn an_interrupt_ends_a_pass_and_the_session_goes_on() {
+    let mut engine = fixture(&profile(64, "f16", 64, 2));
+    let mut session = engine.session().unwrap();
+    let expected = engine.prefill(&mut session, &PROMPT).unwrap().to_vec();
+    let mut session = engine.session().unwrap();
+    engine.interrupt().store(true, Ordering::Relaxed);
+    assert!(matches!(engine.prefill(&mut session, &PROMPT), Err(EngineError::Interrupted)));
+    assert_eq!(session.position(), 0);
+    assert!(engine.prefill(&mut session, &PROMPT).unwrap() == expected);
+}
+
+#[test]
+fn a_full_context_is_an_error_that_changes_nothing() {
+    let mut engine = fixture(&profile(16, "f16", 64, 2));
+    let mut session = engine.session().unwrap();
+    engine.prefill(&mut session, &PROMPT).unwrap();
+    let error = engine.prefill(&mut session, &[1, 2, 3, 4, 5]).unwrap_err();
+    assert!(matches!(error, EngineError::ContextFull { position: 12, asked: 5, capacity: 16 }), "{error}");
+    assert_eq!(session.position(), 12);
+    engine.prefill(&mut session, &[1, 2, 3, 4]).unwrap();
+}
+
+#[test]
+fn prompts_that_make_no_sense_are_refused() {
+    let mut engine = fixture(&profile(16, "f16", 64, 2));
+    let mut session = engine.session().unwrap();
+    assert!(matches!(engine.prefill(&mut session, &[]), Err(EngineError::EmptyPrompt)));
+    let vocabulary = engine.vocabulary() as u32;
+    assert!(matches!(engine.prefill(&mut session, &[0, vocabulary]), Err(EngineError::NoSuchToken { .. })));
+}
+
+#[test]
+fn generation_ends_for_the_reason_it_gives() {
+    let mut engine = fixture(&profile(32, "f16", 64, 2));
+    let mut run = |max_tokens: usize, stop: &[u32], take: usize| {
+        let mut session = engine.session().unwrap();
+        let request = Request { prompt: &PROMPT, max_tokens, sampling: Sampling::default(), stop_tokens: stop };
+        let mut left = take;
+        let mut listen = |_| {
+            left -= 1;
+            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        generate(&mut engine, &mut session, &request, &mut listen).unwrap()
+    };
+    let all = run(5, &[], 99);
+    assert_eq!((all.finish, all.tokens.len(), all.prompt_tokens), (Finish::Length, 5, PROMPT.len()));
+    let stopped = run(5, &[all.tokens[3]], 99);
+    let first = all.tokens.iter().position(|token| *token == all.tokens[3]).unwrap();
+    assert_eq!((stopped.finish, &stopped.tokens[..]), (Finish::EndOfText, &all.tokens[..first]));
+    assert_eq!(run(5, &[], 2).finish, Finish::Stopped);
+    assert_eq!(run(0, &[], 99).tokens.len(), 0);
+    let full = run(100, &[], 99);
+    // 12 of the prompt, 20 generated and kept, and one more whose logits were never asked for.
+    assert_eq!((full.finish, full.tokens.len()), (Finish::ContextFull, 21));
+}
