@@ -178,3 +178,68 @@ fn restore(path: &Path) {
     let whole = std::fs::read(own_fixture("phi3").join("model-bf16.gguf")).unwrap();
     std::fs::write(path, whole).unwrap();
 }
+
+/// Headers that are well-formed and describe what no architecture of ours is.
+#[test]
+fn models_that_cannot_be_are_refused_before_they_run() {
+    use gguf::testing::{Draft, Field, Info, dense, mixture};
+    let block = |name: &str, dims: &[u64]| Info { kind: plan::QuantType::Q8_0.id(), ..Info::f32(name, dims) };
+    let edited = |edit: &dyn Fn(&mut Draft)| {
+        let mut draft = dense();
+        edit(&mut draft);
+        draft.bytes()
+    };
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("a norm in blocks", edited(&|d| *d.tensor("output_norm.weight") = block("output_norm.weight", &[32])), "Q8_0"),
+        (
+            "rope divisors in blocks",
+            edited(&|d| {
+                d.set("llama.attention.key_length", Field::u32(64));
+                d.set("llama.attention.value_length", Field::u32(64));
+                d.tensors.push(block("rope_freqs.weight", &[32]));
+            }),
+            "rope_freqs.weight is stored as Q8_0",
+        ),
+        ("a tensor of nobody", edited(&|d| d.tensors.push(Info::f32("blk.0.attn_sinks.weight", &[4]))), "is not used"),
+        ("layers that keep a state", edited(&|d| d.set("llama.full_attention_interval", Field::u32(7))), "attention"),
+        ("a latent cache", edited(&|d| d.set("llama.attention.kv_lora_rank", Field::u32(1))), "attention"),
+        ("an odd rotation", edited(&|d| d.set("llama.rope.dimension_count", Field::u32(7))), "rope.dimension_count"),
+        ("an unknown scaling", edited(&|d| d.set("llama.rope.scaling.type", Field::text("magic"))), "magic"),
+        ("an unknown architecture", edited(&|d| d.set("general.architecture", Field::text("hal9000"))), "hal9000"),
+        ("a mixture of experts", mixture().bytes(), "mixtures of experts"),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("ids.json");
+    std::fs::write(&tokens, "[1, 2]").unwrap();
+    let command = |(i, case): (usize, &(&str, Vec<u8>, &str))| {
+        let model = folder.path().join(format!("{i}.gguf"));
+        std::fs::write(&model, &case.1).unwrap();
+        let out = folder.path().join("out.npy");
+        let paths = [&model, &tokens, &out].map(|path| path.to_str().unwrap().to_owned());
+        let [model, tokens, out] = paths;
+        ["logits", "-m", &model, "--tokens", &tokens, "-o", &out].map(str::to_owned).to_vec()
+    };
+    let commands: Vec<_> = cases.iter().enumerate().map(command).collect();
+    for (case, run) in cases.iter().zip(run_each("impossible models", &commands)) {
+        assert_refused(case.0, &run, 3, case.2);
+    }
+    assert!(!folder.path().join("out.npy").exists());
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_an_error_not_a_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = own_fixture("llama-rope3-tied").join("model-bf16.gguf");
+    let model = gguf::open(&source).unwrap();
+    for name in ["blk.0.attn_q.weight", "blk.1.attn_k.weight", "blk.2.ffn_down.weight"] {
+        let tensor = model.inventory.tensors.iter().find(|tensor| tensor.name == name).unwrap();
+        let mut bytes = std::fs::read(&source).unwrap();
+        bytes[tensor.offset as usize..][..2].copy_from_slice(&0x7fc0u16.to_le_bytes());
+        let path = folder.path().join("nan.gguf");
+        std::fs::write(&path, bytes).unwrap();
+        let output = plimsoll(&["run", "-m", path.to_str().unwrap(), "--raw", "--temp", "0", "-n", "4", "-p", "hello"]);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{name}: {told}");
+        assert!(told.contains("not finite"), "{name}: {told}");
+    }
+}
