@@ -8,6 +8,7 @@ pub mod args;
 pub mod commands;
 pub mod failure;
 pub mod fetch;
+mod input;
 mod open;
 mod output;
 mod show;

@@ -14,7 +14,7 @@ mod tokenize;
 
 use std::path::Path;
 
-use anyhow::Context;
+use ::plan::Bytes;
 use clap::CommandFactory;
 use serde::de::DeserializeOwned;
 
@@ -22,7 +22,7 @@ use crate::args::{Cli, Command, CompletionsArgs, PullArgs};
 use crate::failure::Usage;
 use crate::signals::Signals;
 use crate::text::{ChatTemplate, RenderOptions, Tokenizer, encode_chat};
-use crate::{fetch, show};
+use crate::{fetch, input, show};
 
 /// Runs one command to its end.
 ///
@@ -58,9 +58,16 @@ fn completions(args: &CompletionsArgs) -> anyhow::Result<()> {
     show::product(&String::from_utf8_lossy(&script))
 }
 
-/// Reads a JSON file of a form that `expected` describes.
+/// The longest JSON file that is read: tokens of the longest contexts, or messages that could fill one.
+const JSON_MAX: Bytes = Bytes(64 << 20);
+
+/// Reads a JSON file of a form that `expected` describes; `-` is standard input.
 fn read_json<T: DeserializeOwned>(path: &Path, expected: &str) -> anyhow::Result<T> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let text = if path == Path::new("-") {
+        input::read_stdin(JSON_MAX, expected)?
+    } else {
+        input::read_text(path, JSON_MAX, expected)?
+    };
     let fail = |error| Usage(format!("{}: {error}\n\nhint: expected {expected}", path.display()));
     Ok(serde_json::from_str(&text).map_err(fail)?)
 }

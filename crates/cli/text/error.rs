@@ -140,7 +140,7 @@ pub enum TextError {
     },
     /// The model brings no chat template.
     #[error(
-        "the model brings no chat template{named}\n\nhint: use --raw to complete plain text, or a conversion of the model that keeps tokenizer.chat_template"
+        "the model brings no chat template{named}\n\nhint: `plimsoll run --raw` completes plain text; or take a conversion of the model that keeps tokenizer.chat_template"
     )]
     NoTemplate {
         /// ` named "…"`, where one was asked for by name, and which there are.
@@ -158,7 +158,7 @@ pub enum TextError {
     },
     /// The chat template does not parse, or failed on these messages.
     #[error(
-        "the chat template failed: {message}\n\nhint: the template comes with the model; use --raw to do without it"
+        "the chat template failed: {message}\n\nhint: the template comes with the model; `plimsoll run --raw` completes plain text without it"
     )]
     TemplateFailed {
         /// What the template engine said, with the line.
