@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use crate::profile::Ranges;
 use crate::suggest::closest;
-use crate::{Bytes, Device, Forecast, Inventory, Plan, Role, Tier, TierPlan, Unit};
+use crate::{Bytes, Device, Forecast, Inventory, Plan, Role, Tier, TierPlan, Unit, cost};
 
 /// Columns that a report keeps within.
 pub const COLUMNS: usize = 100;
@@ -131,8 +131,11 @@ fn settings(out: &mut String, plan: &Plan, inventory: &Inventory) {
     } else {
         format!("{} and {}", kv.k_type.name(), kv.v_type.name())
     };
+    let trained = inventory.shape.context_train;
+    // Less than the default is said in the notes, with its reason; anything else was asked for.
+    let default = if kv.tokens == cost::CONTEXTS[0].min(trained) { " (default)" } else { "" };
     let mut parts = vec![
-        format!("context {} of {} tokens, KV in {types} in {}", kv.tokens, inventory.shape.context_train, kv.home),
+        format!("context {} of {trained} tokens{default}, KV in {types} in {}", kv.tokens, kv.home),
         format!("micro-batch {}", plan.micro_batch),
         format!("{} threads", plan.threads),
     ];

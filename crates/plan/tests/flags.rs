@@ -70,8 +70,57 @@ fn experts_of_the_first_layers_stay_in_ram() {
         assert_eq!(plan.home(id), Tier::Ram);
         assert_eq!(plan.placements[id.0 as usize].reason, "flag -ncmoe 10");
     }
-    // A model without experts does not mind, as with llama.cpp.
-    planned("llama-1b-q4_k_m", &flags);
+    // A model without experts does not mind, as with llama.cpp, and says so.
+    let (plan, _) = planned("llama-1b-q4_k_m", &flags);
+    let note = "-ncmoe 10: Llama 1B shape has no routed_expert, so this changes nothing";
+    assert!(plan.notes.iter().any(|told| told == note), "{:?}", plan.notes);
+}
+
+#[test]
+fn all_layers_are_all_layers() {
+    let all = Some(Overrides::ALL_LAYERS);
+    let (plan, model) = planned("deepseek-r1-iq1_s", &Overrides { cpu_moe_layers: all, ..Overrides::default() });
+    let experts = model.iter().filter(|(_, unit)| unit.role == Role::RoutedExpert).map(|(id, _)| id);
+    let mut reasons = experts.map(|id| plan.placements[id.0 as usize].reason.as_str());
+    assert!(reasons.all(|reason| reason.starts_with("flag -cmoe")));
+    assert!(!plan.notes.iter().any(|note| note.contains("changes nothing")), "{:?}", plan.notes);
+
+    let (plan, model) = planned("llama-1b-q4_k_m", &Overrides { gpu_layers: all, ..Overrides::default() });
+    for name in ["blk.0.attn_q.weight", "blk.15.ffn_down.weight", "output_norm.weight"] {
+        let placement = &plan.placements[model.find(name).unwrap().0 as usize];
+        assert_eq!((placement.home, placement.reason.as_str()), (Tier::Gpu(0), "flag -ngl -1"), "{name}");
+    }
+}
+
+#[test]
+fn without_a_gpu_flags_about_gpus_say_so() {
+    let none = Overrides::default;
+    for (flags, flag) in [
+        (Overrides { gpu_layers: Some(10), ..none() }, "-ngl"),
+        (Overrides { gpu_mem: Some(Bytes(1 << 30)), ram: Some(Bytes(1 << 30)), ..none() }, "--gpu-mem"),
+    ] {
+        let error = Profile::automatic(&common::laptop()).with(&flags).unwrap_err();
+        assert_eq!(error.hint, format!("no usable GPU here; leave out {flag}"));
+        // Whoever wrote the tiers can write one more.
+        assert!(with(RAM, &flags).unwrap_err().hint.contains("under `tiers`"));
+    }
+}
+
+#[test]
+fn a_micro_batch_is_never_more_than_the_context() {
+    let flags = |context, micro_batch| Overrides { context: Some(context), micro_batch, ..Overrides::default() };
+    for (context, asked, batch, told) in [
+        (100, Some(4096), 100, true),
+        (100, Some(100), 100, false),
+        (100, None, 100, false),
+        (4000, Some(64), 64, false),
+    ] {
+        let (plan, _) = planned("llama-1b-q4_k_m", &flags(context, asked));
+        assert_eq!(plan.micro_batch, batch, "-c {context} -ub {asked:?}");
+        let notes: Vec<_> = plan.notes.iter().filter(|note| note.contains("micro-batch")).collect();
+        assert_eq!(!notes.is_empty(), told, "{notes:?}");
+        assert!(notes.iter().all(|note| note.starts_with("-ub 4096: micro-batch 100 instead of 4096")), "{notes:?}");
+    }
 }
 
 #[test]

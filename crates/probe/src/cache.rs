@@ -39,7 +39,7 @@ impl Rates {
         let text = fs::read_to_string(path(folder, seen)).ok()?;
         let rates: Self = serde_json::from_str(&text).ok()?;
         let spreads = [&rates.ram_read, &rates.cpu_ops].into_iter().chain(rates.drives.values());
-        let sane = spreads.into_iter().all(|s| s.best.is_finite() && s.best > 0.0);
+        let sane = spreads.into_iter().all(|s| s.median.is_finite() && s.median > 0.0);
         (rates.version == VERSION && rates.machine == describe(seen) && sane).then_some(rates)
     }
 

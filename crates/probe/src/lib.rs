@@ -22,9 +22,9 @@ pub use measure::{Measured, Options, measure};
 /// Repeated measurements of one rate, in bytes or operations per second.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
-    /// The highest: what the machine can do when nothing disturbs it. This one is used.
+    /// The highest: what the machine can do when nothing disturbs it.
     pub best: f64,
-    /// The middle one.
+    /// The middle one, on which forecasts rest: what the machine does on an ordinary day.
     pub median: f64,
     /// The lowest.
     pub worst: f64,
@@ -81,7 +81,7 @@ fn assemble(seen: &Seen, drive: Option<Drive>, rates: Option<&Rates>) -> Machine
         ram_total: seen.ram_total,
         ram_available: seen.ram_available,
         ram_read: rate(rates.map(|r| &r.ram_read), (cores * RAM_PER_CORE).min(RAM_MOST)),
-        cpu_ops_per_second: rates.map_or(cores * OPS_PER_CORE, |r| r.cpu_ops.best),
+        cpu_ops_per_second: rates.map_or(cores * OPS_PER_CORE, |r| r.cpu_ops.median),
         disk_read: rate(disk_measured, disk_estimate(drive)),
         gpus: Vec::new(),
     }
@@ -107,7 +107,7 @@ fn disk_estimate(drive: Option<Drive>) -> f64 {
 
 fn rate(measured: Option<&Spread>, estimate: f64) -> Rate {
     match measured {
-        Some(spread) => Rate { rate: BytesPerSecond(spread.best), source: Source::Measured },
+        Some(spread) => Rate { rate: BytesPerSecond(spread.median), source: Source::Measured },
         None => Rate { rate: BytesPerSecond(estimate), source: Source::Estimated },
     }
 }
@@ -128,11 +128,13 @@ mod tests {
     #[test]
     fn measured_rates_are_used_where_they_are_known() {
         let seen = Seen::look();
-        let spread = |best| Spread { best, median: best, worst: best, runs: 1 };
+        let spread = |median| Spread { best: 2.0 * median, median, worst: median / 2.0, runs: 3 };
         let mut rates = Rates::new(&seen, spread(7e10), spread(5e11));
         let here = Drive::of(Path::new("/"));
         let before = assemble(&seen, here, Some(&rates));
         assert_eq!((before.ram_read.source, before.disk_read.source), (Source::Measured, Source::Estimated));
+        // Not the best run: a forecast is for an ordinary day.
+        assert_eq!((before.ram_read.rate, before.cpu_ops_per_second), (BytesPerSecond(7e10), 5e11));
 
         rates.drives.insert(here.expect("a drive").key(), spread(6e9));
         let after = assemble(&seen, here, Some(&rates));

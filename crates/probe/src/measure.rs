@@ -32,7 +32,7 @@ pub struct Options<'a> {
 /// A machine that was measured, with how far the measurements lie apart.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Measured {
-    /// The machine with the best rates.
+    /// The machine with the median rates.
     pub machine: Machine,
     /// Bytes per second of weights read from RAM in decode.
     pub ram_read: Spread,

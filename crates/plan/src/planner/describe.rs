@@ -1,7 +1,9 @@
 //! From the draft that was chosen to the plan: devices, reasons, loads, notes.
 
 use super::rules::Wish;
+use super::settings::within;
 use super::{Draft, Planner};
+use crate::profile::Choice;
 use crate::{Bytes, Device, Placement, Plan, Role, Tier, TierPlan, Unit, cost, forecast};
 
 pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) -> Plan {
@@ -61,13 +63,20 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
 /// Notes about every setting that differs from what was asked or from the usual.
 fn say_settings(planner: &Planner, setup: &super::Setup, notes: &mut Vec<String>) {
     let (profile, shape) = (planner.profile, &planner.inventory.shape);
+    let tokens = setup.kv.tokens;
     let usual =
         if planner.stream_wished().is_some() { cost::MICRO_BATCHES_STREAMED[0] } else { cost::MICRO_BATCHES[0] };
-    if profile.prefill.micro_batch.value().is_none() && setup.micro_batch < usual {
-        let batch = setup.micro_batch;
-        notes.push(format!("micro-batch {batch} instead of {usual}: the ceiling leaves more to weights"));
+    let (batch, usual) = (setup.micro_batch, within(usual, tokens));
+    match &profile.prefill.micro_batch {
+        Choice::Auto if batch < usual => {
+            notes.push(format!("micro-batch {batch} instead of {usual}: the ceiling leaves more to weights"));
+        }
+        Choice::Asked(asked) if batch < asked.value => {
+            let (origin, asked) = (&asked.origin, asked.value);
+            notes.push(format!("{origin}: micro-batch {batch} instead of {asked}: the context holds no more tokens"));
+        }
+        _ => {}
     }
-    let tokens = setup.kv.tokens;
     match profile.context.tokens.value() {
         None if tokens < cost::CONTEXTS[0].min(shape.context_train) => {
             let usual = cost::CONTEXTS[0].min(shape.context_train);

@@ -37,6 +37,7 @@ fn attempt(profile: &Profile, inventory: &Inventory, machine: &Machine) -> Resul
     let mut notes = profile.notes.clone();
     let limits = limits(profile, machine, &mut notes)?;
     let wishes = rules::resolve(profile, inventory)?;
+    notes.extend(rules::without_effect(profile, inventory));
     let planner = Planner::new(profile, inventory, machine, limits, wishes);
     let draft = settings::search(&planner)?;
     Ok(describe::finish(&planner, draft, notes))

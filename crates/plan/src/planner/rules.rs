@@ -112,6 +112,19 @@ fn matches(rule: &Rule, unit: &Unit, layers: u32) -> bool {
         }
 }
 
+/// Notes about rules from flags that any model may be given, and that this one has no units for.
+pub(super) fn without_effect(profile: &Profile, inventory: &Inventory) -> Vec<String> {
+    let absent = |rule: &&Rule| {
+        let role = rule.selector.role.filter(|_| !rule.must_match);
+        role.is_some_and(|role| !inventory.units.iter().any(|unit| unit.role == role))
+    };
+    let note = |rule: &Rule| {
+        let role = rule.selector.role.map_or("", Role::name);
+        format!("{}: {} has no {role}, so this changes nothing", rule.origin, inventory.name)
+    };
+    profile.rules.iter().filter(absent).map(note).collect()
+}
+
 /// Refuses a role, layer or expert that this model lacks.
 fn check(rule: &Rule, inventory: &Inventory) -> Result<(), ProfileError> {
     let error = |message: String, hint: String| Err(ProfileError::new(Fault::NotInModel, &rule.origin, message, hint));

@@ -25,7 +25,7 @@ pub(super) fn search(planner: &Planner) -> Result<Draft, Refusal> {
     let mut fallback = None;
     for tokens in &contexts {
         for micro_batch in &batches {
-            let draft = settle(planner, planner.kv(*tokens), *micro_batch);
+            let draft = settle(planner, planner.kv(*tokens), within(*micro_batch, *tokens));
             if draft.over.is_some() {
                 continue;
             }
@@ -37,8 +37,16 @@ pub(super) fn search(planner: &Planner) -> Result<Draft, Refusal> {
     }
     match fallback {
         Some(draft) => Ok(draft),
-        None => Err(refuse(planner, *contexts.last().unwrap_or(&1), *batches.last().unwrap_or(&1))),
+        None => {
+            let (tokens, batch) = (*contexts.last().unwrap_or(&1), *batches.last().unwrap_or(&1));
+            Err(refuse(planner, tokens, within(batch, tokens)))
+        }
     }
+}
+
+/// A micro-batch that the context can hold: no prompt is longer, so more would only reserve memory.
+pub(super) fn within(micro_batch: u32, tokens: u32) -> u32 {
+    micro_batch.min(tokens)
 }
 
 /// Tokens of context to try, the most wanted first.

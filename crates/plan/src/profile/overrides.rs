@@ -22,11 +22,18 @@ pub struct Overrides {
     /// `-ub`: prompt tokens computed in one pass.
     pub micro_batch: Option<u32>,
     /// `-ngl`: the last so many layers live on `gpu:0`, with one more the output too; the rest in RAM and on disk.
+    /// [`Self::ALL_LAYERS`] is `-ngl -1`.
     pub gpu_layers: Option<u32>,
     /// `-ncmoe`: the routed experts of the first so many layers live in RAM, and on disk what does not fit.
+    /// [`Self::ALL_LAYERS`] is `-cmoe`.
     pub cpu_moe_layers: Option<u32>,
     /// `-ot`: `REGEX=DEVICE`, several with commas. Devices are plimsoll's tiers, or llama.cpp's `CPU`, `CUDA0`, ….
     pub override_tensors: Vec<String>,
+}
+
+impl Overrides {
+    /// Every layer, however many a model has.
+    pub const ALL_LAYERS: u32 = u32::MAX;
 }
 
 impl Profile {
@@ -84,8 +91,9 @@ impl Profile {
         if changed {
             return Ok(());
         }
-        let hint = "leave out the flag, or name a GPU under `tiers`";
         let message = format!("no GPU is among the tiers that may be used ({})", self.tier_names());
+        let hint = self.no_gpu_here("--gpu-mem");
+        let hint = hint.unwrap_or_else(|| "leave out the flag, or name a GPU under `tiers`".to_owned());
         Err(ProfileError::new(Fault::UnnamedTier, &origin, message, hint))
     }
 
@@ -107,6 +115,14 @@ impl Profile {
         }
     }
 
+    /// The way out for a flag about GPUs where the user wrote no profile: then the tiers are what this machine has.
+    fn no_gpu_here(&self, flag: &str) -> Option<String> {
+        let is_gpu = |limit: &TierLimit| matches!(limit.tier, Tier::Gpu(_));
+        let automatic = self.tiers.iter().any(|limit| limit.origin == Origin::Automatic);
+        let alone = automatic && !self.tiers.iter().any(is_gpu);
+        alone.then(|| format!("no usable GPU here; leave out {flag}"))
+    }
+
     fn disk_if_named(&self) -> Option<Tier> {
         self.tier(Tier::Disk).map(|limit| limit.tier)
     }
@@ -118,12 +134,18 @@ impl Profile {
             home: Tier::Ram,
             overflow: self.disk_if_named(),
             must_match: false,
-            origin: Origin::Flag(format!("-ncmoe {layers}")),
+            origin: Origin::Flag(match layers {
+                Overrides::ALL_LAYERS => "-cmoe".to_owned(),
+                layers => format!("-ncmoe {layers}"),
+            }),
         })
     }
 
     fn layer_rules(&self, layers: u32) -> Result<Vec<Rule>, ProfileError> {
-        let origin = Origin::Flag(format!("-ngl {layers}"));
+        let origin = Origin::Flag(match layers {
+            Overrides::ALL_LAYERS => "-ngl -1".to_owned(),
+            layers => format!("-ngl {layers}"),
+        });
         let rule = |selector: Selector, home: Tier, overflow: Option<Tier>| Rule {
             selector,
             home,
@@ -133,7 +155,10 @@ impl Profile {
         };
         let mut rules = Vec::new();
         if layers > 0 {
-            named(self, Tier::Gpu(0), &origin)?;
+            named(self, Tier::Gpu(0), &origin).map_err(|error| match self.no_gpu_here("-ngl") {
+                Some(hint) => ProfileError { hint, ..error },
+                None => error,
+            })?;
             let last = Selector { layers: Layers::Last(layers), ..Selector::default() };
             rules.push(rule(last, Tier::Gpu(0), None));
         }
