@@ -112,11 +112,11 @@ impl Pass<'_> {
         let block = self.view(&self.scratch.block, self.spec.width)?;
         self.linear(output, inner, &block)?;
         match post_norm {
-            None => x.inplace_op2(&block, &Add::NEW)?,
+            None => x.inplace_op2(&block, &Add)?,
             Some(norm) => {
                 let normed = self.view(&self.scratch.normed, self.spec.width)?;
                 self.norm(norm, &block, &normed)?;
-                x.inplace_op2(&normed, &Add::NEW)?;
+                x.inplace_op2(&normed, &Add)?;
             }
         }
         Ok(())
@@ -131,7 +131,7 @@ impl Pass<'_> {
         let spec = self.spec;
         self.norm(&spec.output_norm, &x, &normed)?;
         self.multiply(&spec.output, &normed, &logits, count)?;
-        if let Some(cap) = &spec.logit_softcap {
+        if let Some(cap) = spec.logit_softcap {
             logits.inplace_op1(&SoftCap(cap))?;
         }
         Ok(logits)

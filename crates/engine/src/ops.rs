@@ -3,8 +3,6 @@
 //! Owns the bridge from tensors to `kernels`. Each operation works on the first `rows` rows of its tensors. Must never
 //! know units, tiers or sessions: bytes and caches are handed in.
 
-use std::marker::PhantomData;
-
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
 use kernels::cpu::{self, AttentionShape, KvStore, Pool, RopeShape, RopeTable};
 use plan::QuantType;
@@ -37,8 +35,8 @@ pub(crate) fn with_numbers<T>(tensor: &Tensor, use_them: impl FnOnce(&[f32]) -> 
 
 /// An operation that changes one tensor.
 macro_rules! in_place {
-    ($name:ident, |$op:ident, $x:ident| $body:expr) => {
-        impl InplaceOp1 for $name<'_> {
+    ($name:ty, |$op:ident, $x:ident| $body:expr) => {
+        impl InplaceOp1 for $name {
             fn name(&self) -> &'static str {
                 stringify!($name)
             }
@@ -53,8 +51,8 @@ macro_rules! in_place {
 
 /// An operation that changes its first tensor by its second.
 macro_rules! from_second {
-    ($name:ident, |$op:ident, $out:ident, $x:ident| $body:expr) => {
-        impl InplaceOp2 for $name<'_> {
+    ($name:ty, |$op:ident, $out:ident, $x:ident| $body:expr) => {
+        impl InplaceOp2 for $name {
             fn name(&self) -> &'static str {
                 stringify!($name)
             }
@@ -80,13 +78,13 @@ pub(crate) struct MatMul<'a> {
     pub(crate) outputs: usize,
     pub(crate) tokens: usize,
 }
-from_second!(MatMul, |op, out, x| {
+from_second!(MatMul<'_>, |op, out, x| {
     cpu::matmul(op.pool, op.quant, op.weights, op.rows, op.inputs, x, op.tokens, out, op.outputs, op.first);
 });
 
 /// x[t] += vector.
 pub(crate) struct AddVector<'a>(pub(crate) &'a [f32]);
-in_place!(AddVector, |op, x| cpu::add_bias(x, op.0));
+in_place!(AddVector<'_>, |op, x| cpu::add_bias(x, op.0));
 
 /// out[t] = x[t] / rms(x[t]) · weight.
 pub(crate) struct RmsNorm<'a> {
@@ -94,9 +92,9 @@ pub(crate) struct RmsNorm<'a> {
     pub(crate) weight: &'a [f32],
     pub(crate) eps: f32,
 }
-from_second!(RmsNorm, |op, out, x| cpu::rms_norm(op.pool, x, Some(op.weight), op.weight.len(), op.eps, out));
+from_second!(RmsNorm<'_>, |op, out, x| cpu::rms_norm(op.pool, x, Some(op.weight), op.weight.len(), op.eps, out));
 // Each head by itself, where the weight is as long as a head.
-in_place!(RmsNorm, |op, x| cpu::rms_norm_in_place(op.pool, x, Some(op.weight), op.weight.len(), op.eps));
+in_place!(RmsNorm<'_>, |op, x| cpu::rms_norm_in_place(op.pool, x, Some(op.weight), op.weight.len(), op.eps));
 
 /// Rotates the heads of each token by its position.
 pub(crate) struct Rotate<'a> {
@@ -104,7 +102,7 @@ pub(crate) struct Rotate<'a> {
     pub(crate) shape: RopeShape,
     pub(crate) table: &'a RopeTable,
 }
-in_place!(Rotate, |op, x| cpu::rope(op.pool, x, op.shape, op.table));
+in_place!(Rotate<'_>, |op, x| cpu::rope(op.pool, x, op.shape, op.table));
 
 /// out[t] = causal attention of the heads of q[t] over the cache.
 pub(crate) struct Attend<'a> {
@@ -114,7 +112,7 @@ pub(crate) struct Attend<'a> {
     pub(crate) values: &'a KvStore,
     pub(crate) first_position: usize,
 }
-from_second!(Attend, |op, out, q| {
+from_second!(Attend<'_>, |op, out, q| {
     cpu::attention(op.pool, &op.shape, q, op.keys, op.values, op.first_position, None, out);
 });
 
@@ -146,14 +144,11 @@ impl InplaceOp3 for Gate<'_> {
 }
 
 /// x += y.
-pub(crate) struct Add<'a>(PhantomData<&'a ()>);
-impl Add<'_> {
-    pub(crate) const NEW: Self = Self(PhantomData);
-}
+pub(crate) struct Add;
 from_second!(Add, |_op, x, y| cpu::add(x, y));
 
 /// x = cap · tanh(x / cap).
-pub(crate) struct SoftCap<'a>(pub(crate) &'a f32);
+pub(crate) struct SoftCap(pub(crate) f32);
 in_place!(SoftCap, |op, x| for v in x {
     *v = op.0 * (*v / op.0).tanh();
 });
@@ -163,7 +158,7 @@ pub(crate) struct SetRow<'a> {
     pub(crate) row: usize,
     pub(crate) numbers: &'a [f32],
 }
-in_place!(SetRow, |op, x| {
+in_place!(SetRow<'_>, |op, x| {
     let start = op.row * op.numbers.len();
     x[start..start + op.numbers.len()].copy_from_slice(op.numbers);
 });

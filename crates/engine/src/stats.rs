@@ -128,8 +128,8 @@ impl Record {
     /// This record in the words of the command line.
     pub(crate) fn stats(&self, plan: &Plan, ram_peak: Bytes) -> Stats {
         let ms = |d: Duration| d.as_secs_f64() * 1e3;
-        // A run that decoded nothing shows its prompt.
-        let phase = if self.decode.tokens > 0 { &self.decode } else { &self.prompt };
+        // Per decoded token: a run that decoded nothing has none of it.
+        let phase = &self.decode;
         let tiers = plan.tiers.iter().map(|tier| {
             let (peak, read, busy) = match tier.tier {
                 Tier::Ram => (ram_peak, phase.ram_bytes, phase.wall.saturating_sub(phase.stall)),
