@@ -31,6 +31,11 @@ fn trouble(model: &Model) -> Option<String> {
     Some(text.split("\n\nhint:").next().unwrap_or_default().to_owned())
 }
 
+/// What a message says before it goes into detail.
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default().trim_end_matches(':')
+}
+
 fn document(model: &Model, summary: &Summary, tensors: bool) -> serde_json::Value {
     let inventory = &model.inventory;
     let shares = summary.shares.iter().map(|share| {
@@ -126,7 +131,7 @@ fn head(model: &Model, summary: &Summary) -> String {
         None => "chat template: none".to_owned(),
     });
     lines.push(match trouble(model) {
-        Some(why) => format!("this build cannot run it: {}", visible(&why)),
+        Some(why) => format!("this build cannot run it: {}", visible(first_line(&why))),
         None => "this build runs it".to_owned(),
     });
     lines.push(String::new());
@@ -197,5 +202,12 @@ mod tests {
         assert_eq!(in_short(&Value::Integers((0..100).collect())), "[0, 1, 2, 3, 4, 5, … (100)]");
         assert_eq!(in_short(&Value::Bools(vec![true])), "[true]");
         assert_eq!(as_json(&Value::Integers(vec![1; 2000])), json!({ "elements": 2000 }));
+    }
+
+    #[test]
+    fn details_of_a_message_are_left_out() {
+        let error = engine::EngineError::Tensors { architecture: "llama".into(), list: "no output.weight".into() };
+        assert_eq!(first_line(&error.to_string()), "llama model does not fit its architecture");
+        assert_eq!(first_line(""), "");
     }
 }

@@ -129,6 +129,17 @@ impl ChatTemplate {
         &self.source
     }
 
+    /// Whether the template that would render tools looks at them.
+    #[must_use]
+    pub fn reads_tools(&self) -> bool {
+        let source = self.with_tools.as_deref().unwrap_or(&self.source);
+        let environment = environment(source, usize::MAX, SystemTime::UNIX_EPOCH);
+        let names = environment
+            .and_then(|environment| Ok(environment.get_template("chat template")?.undeclared_variables(false)));
+        // A template that does not parse says so when it renders.
+        names.map_or(true, |names| names.contains("tools"))
+    }
+
     fn context(&self, messages: &[Json], options: &RenderOptions) -> Value {
         let mut context: Vec<(&str, Value)> = vec![
             ("messages", Value::from(Serde(messages))),

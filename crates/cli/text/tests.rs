@@ -357,6 +357,20 @@ fn no_message_yields_a_control_token() {
 }
 
 #[test]
+fn templates_that_look_at_tools_are_known() {
+    for (source, reads) in [
+        ("{{ messages }}", false),
+        ("{% set tools = [] %}{{ tools }}", false),
+        ("no tools {# tools #}{{ 'tools' }}", false),
+        ("{% if tools %}{{ tools | tojson }}{% endif %}", true),
+        ("{% if not tools is defined %}{% set tools = none %}{% endif %}{{ tools }}", true),
+        ("{% for message in messages %}{% if loop.first and tools %}x{% endif %}{% endfor %}", true),
+    ] {
+        assert_eq!(chat_model(source).1.unwrap().reads_tools(), reads, "{source}");
+    }
+}
+
+#[test]
 fn templates_are_bounded() {
     let a_list = "[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16]";
     let nested = format!("{}x{}", "(".repeat(5000), ")".repeat(5000));

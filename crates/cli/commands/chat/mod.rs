@@ -4,26 +4,27 @@
 //! is the same as before, so that only what is new is computed.
 
 mod conversation;
+mod lines;
 mod order;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::Context;
-use engine::{Finish, Sampling, Session};
-use rustyline::DefaultEditor;
-use rustyline::error::ReadlineError;
+use ::plan::Bytes;
+use engine::{EngineError, Finish, Sampling, Session};
 
 use crate::answer::{Limits, answer, sampling, stats_line};
 use crate::args::ChatArgs;
+use crate::failure::{Usage, is_silent, message};
 use crate::open::{self, Running};
 use crate::text::ChatTemplate;
-use crate::{output, show};
+use crate::{input, output, show};
 
 use conversation::Conversation;
+use lines::{Entry, Lines};
 use order::Order;
 
-/// What opens and closes a text of several lines.
-const FENCE: &str = "\"\"\"";
+/// The largest saved conversation that is read.
+const SAVED_MAX: Bytes = Bytes(64 << 20);
 
 pub(super) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let (ready, template) = open::ready(&args.model, &args.placement)?;
@@ -44,17 +45,45 @@ pub(super) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     };
     let history = open::cache_folder().map(|folder| folder.join("chat-history.txt"));
     let mut lines = Lines::open(history)?;
-    while let Some(line) = lines.next()? {
+    let mut failures = Failures::default();
+    while let Some(entry) = lines.next()? {
         // What a line fails at is said, and the conversation goes on; only a closed standard output ends it.
-        match chat.take(&line) {
+        match chat.take(entry) {
             Ok(Next::Exit) => break,
             Ok(Next::Go) => {}
-            Err(error) if crate::failure::is_silent(&error) => return Err(error),
-            Err(error) => show::note(&format!("error: {}", crate::failure::message(&error))),
+            Err(error) if is_silent(&error) => return Err(error),
+            Err(error) => {
+                show::note(&format!("error: {}", message(&error)));
+                failures.add(error);
+            }
         }
     }
     lines.keep_history();
-    Ok(())
+    if let Some(cost) = &chat.last {
+        show::note(cost);
+    }
+    // Whoever sits at a terminal has seen them; a script sees the exit code.
+    if lines.is_terminal() { Ok(()) } else { failures.end() }
+}
+
+/// What went wrong in a conversation that went on.
+#[derive(Default)]
+struct Failures {
+    first: Option<anyhow::Error>,
+    count: usize,
+}
+
+impl Failures {
+    fn add(&mut self, error: anyhow::Error) {
+        self.count += 1;
+        self.first.get_or_insert(error);
+    }
+
+    /// The first failure, whose exit code the conversation ends with.
+    fn end(self) -> anyhow::Result<()> {
+        let Some(first) = self.first else { return Ok(()) };
+        Err(first.context(format!("{} of the lines failed, the first of them so", self.count)))
+    }
 }
 
 enum Next {
@@ -75,8 +104,15 @@ struct Chat<'a> {
 }
 
 impl Chat<'_> {
-    fn take(&mut self, line: &str) -> anyhow::Result<Next> {
-        let order = Order::parse(line)?;
+    fn take(&mut self, entry: Entry) -> anyhow::Result<Next> {
+        let order = match entry {
+            Entry::Line(line) => Order::parse(&line)?,
+            Entry::Message(text) => Order::Say(text),
+            Entry::Unclosed => {
+                let text = "the message was not sent: it has no end\n\nhint: \"\"\" closes what \"\"\" opened";
+                return Err(Usage(text.into()).into());
+            }
+        };
         match order {
             Order::Say(text) if text.trim().is_empty() => {}
             Order::Say(text) => {
@@ -104,9 +140,12 @@ impl Chat<'_> {
                 setting.apply(&mut self.sampling, &mut self.max_tokens);
                 show::note(&setting.to_string());
             }
+            Order::Settings => show::note(&order::settings(&self.sampling, self.max_tokens)),
             Order::Stats => show::note(self.last.as_deref().unwrap_or("nothing was generated yet")),
             Order::Save(path) => {
-                output::write_whole(&path, &self.conversation.to_json()?)?;
+                output::write_whole(&path, &self.conversation.to_json()?).map_err(|error| {
+                    error.context("not saved\n\nhint: /save takes any file in a folder that exists")
+                })?;
                 show::note(&format!("saved to {}", path.display()));
             }
             Order::Load(path) => {
@@ -123,7 +162,8 @@ impl Chat<'_> {
         let known = common_prefix(self.session.tokens(), &tokens);
         self.session.truncate(known);
         let limits = Limits { max_tokens: self.max_tokens, sampling: self.sampling, stop: &[] };
-        let answer = answer(self.running, &mut self.session, &tokens[known..], &limits, &mut show::product)?;
+        let answer = answer(self.running, &mut self.session, &tokens[known..], &limits, &mut show::product);
+        let answer = answer.map_err(with_way_out)?;
         show::product("\n")?;
         match answer.finish {
             Finish::Interrupted => show::note("(stopped)"),
@@ -147,84 +187,26 @@ fn common_prefix(old: &[u32], new: &[u32]) -> usize {
     same.min(new.len().saturating_sub(1))
 }
 
+/// In a conversation there is another way out of a full context than those that the engine knows.
+fn with_way_out(error: anyhow::Error) -> anyhow::Error {
+    if matches!(error.downcast_ref(), Some(EngineError::ContextFull { .. })) {
+        return error.context("the conversation has grown too long\n\nhint: /clear forgets it");
+    }
+    error
+}
+
 fn load(path: &Path) -> anyhow::Result<Conversation> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    Conversation::from_json(&text).with_context(|| format!("{} holds no saved conversation", path.display()))
-}
-
-/// Lines from the terminal, with editing and history, or from a pipe.
-struct Lines {
-    editor: DefaultEditor,
-    history: Option<PathBuf>,
-}
-
-impl Lines {
-    fn open(history: Option<PathBuf>) -> anyhow::Result<Self> {
-        let mut editor = DefaultEditor::new().context("cannot read from the terminal")?;
-        if let Some(path) = &history {
-            // The first time there is none.
-            let _ = editor.load_history(path);
-        }
-        Ok(Self { editor, history })
-    }
-
-    /// The next line or fenced text; none at the end. Ctrl-C empties the line.
-    fn next(&mut self) -> anyhow::Result<Option<String>> {
-        let mut text = match self.read("> ")? {
-            Read::End => return Ok(None),
-            Read::Emptied => return Ok(Some(String::new())),
-            Read::Line(line) => line,
-        };
-        if let Some(first) = text.trim_start().strip_prefix(FENCE) {
-            let mut lines = first.to_owned();
-            while !lines.trim_end().ends_with(FENCE) {
-                match self.read("… ")? {
-                    Read::Line(line) => {
-                        lines.push('\n');
-                        lines.push_str(&line);
-                    }
-                    Read::Emptied => return Ok(Some(String::new())),
-                    Read::End => break,
-                }
-            }
-            let closed = lines.trim_end();
-            closed.strip_suffix(FENCE).unwrap_or(closed).trim_matches('\n').clone_into(&mut text);
-        }
-        if !text.trim().is_empty() {
-            // History is a comfort: a line that it refuses is no failure.
-            let _ = self.editor.add_history_entry(text.as_str());
-        }
-        Ok(Some(text))
-    }
-
-    fn read(&mut self, prompt: &str) -> anyhow::Result<Read> {
-        match self.editor.readline(prompt) {
-            Ok(line) => Ok(Read::Line(line)),
-            Err(ReadlineError::Interrupted) => Ok(Read::Emptied),
-            Err(ReadlineError::Eof) => Ok(Read::End),
-            Err(error) => Err(anyhow::Error::new(error).context("cannot read from the terminal")),
-        }
-    }
-
-    fn keep_history(&mut self) {
-        let Some(path) = &self.history else { return };
-        let kept =
-            path.parent().map_or(Ok(()), std::fs::create_dir_all).is_ok() && self.editor.save_history(path).is_ok();
-        if !kept {
-            show::note(&format!("note: the history could not be kept in {}", path.display()));
-        }
-    }
-}
-
-enum Read {
-    Line(String),
-    Emptied,
-    End,
+    let text = input::read_text(path, SAVED_MAX, "a conversation")?;
+    let fail = |error| {
+        Usage(format!("{} holds no saved conversation: {error}\n\nhint: /load reads what /save wrote", path.display()))
+    };
+    Ok(Conversation::from_json(&text).map_err(fail)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::{Exit, exit};
 
     #[test]
     fn what_is_known_is_not_computed_again_but_for_one_token() {
@@ -237,6 +219,37 @@ mod tests {
             (&[7], &[1, 2], 0),
         ] {
             assert_eq!(common_prefix(old, new), known, "{old:?} {new:?}");
+        }
+    }
+
+    #[test]
+    fn a_full_context_has_a_way_out_of_a_conversation() {
+        let full = EngineError::ContextFull { position: 9, asked: 9, capacity: 16 };
+        let text = message(&with_way_out(full.into()));
+        assert!(text.contains("hint: /clear") && text.contains("9 tokens kept"), "{text}");
+        let other = message(&with_way_out(EngineError::EmptyPrompt.into()));
+        assert!(!other.contains("/clear"), "{other}");
+    }
+
+    #[test]
+    fn a_script_learns_that_a_line_failed() {
+        let mut failures = Failures::default();
+        failures.add(Usage("no order /fly".into()).into());
+        failures.add(anyhow::anyhow!("something else"));
+        let error = failures.end().expect_err("failures");
+        assert_eq!(exit(&error), Exit::Usage, "the first decides");
+        assert_eq!(message(&error), "2 of the lines failed, the first of them so: no order /fly");
+        assert!(Failures::default().end().is_ok());
+    }
+
+    #[test]
+    fn what_cannot_be_loaded_is_named_with_a_way_out() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("a.json");
+        std::fs::write(&file, "[]").expect("written");
+        for (path, hint) in [(file, "what /save wrote"), (folder.path().join("b.json"), "no such file")] {
+            let text = message(&load(&path).expect_err("no conversation"));
+            assert!(text.contains(&path.display().to_string()) && text.contains(hint), "{text}");
         }
     }
 }

@@ -12,7 +12,7 @@ pub(super) const HELP: &str = "\
 /clear           forget the conversation; the system message stays
 /regen           answer the last message again
 /system TEXT     set the system message; without TEXT, take it away
-/set NAME VALUE  temp, top-k, top-p, min-p, repeat-penalty, seed or n-predict
+/set NAME VALUE  temp, top-k, top-p, min-p, repeat-penalty, seed or n-predict; alone, the list of their values
 /stats           what the last answer cost
 /save FILE       write the conversation
 /load FILE       read a conversation
@@ -29,6 +29,7 @@ pub(super) enum Order {
     Regenerate,
     System(String),
     Set(Setting),
+    Settings,
     Stats,
     Save(PathBuf),
     Load(PathBuf),
@@ -56,13 +57,15 @@ impl Order {
         let (name, rest) = order.split_once(char::is_whitespace).unwrap_or((order, ""));
         let rest = rest.trim();
         let file = |make: fn(PathBuf) -> Self| {
-            if rest.is_empty() { Err(Usage(format!("/{name} wants a file"))) } else { Ok(make(rest.into())) }
+            let none = || Usage(format!("/{name} wants a file\n\nhint: such as /{name} chat.json"));
+            if rest.is_empty() { Err(none()) } else { Ok(make(rest.into())) }
         };
         Ok(match name {
             "help" | "?" => Self::Help,
             "clear" => Self::Clear,
             "regen" => Self::Regenerate,
             "system" => Self::System(rest.to_owned()),
+            "set" if rest.is_empty() => Self::Settings,
             "set" => Self::Set(Setting::parse(rest)?),
             "stats" => Self::Stats,
             "save" => file(Self::Save)?,
@@ -77,7 +80,10 @@ impl Setting {
     fn parse(text: &str) -> Result<Self, Usage> {
         let (name, value) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         let value = value.trim();
-        let fail = |want: &str| Usage(format!("{name} wants {want}, not {value:?}"));
+        let fail = |want: &str| {
+            let found = if value.is_empty() { String::new() } else { format!(", not {value:?}") };
+            Usage(format!("{name} wants {want}{found}\n\nhint: /set alone lists the values as they are"))
+        };
         let float = |least: f32, most: f32, want: &str| {
             value.parse().ok().filter(|x: &f32| x.is_finite() && (least..=most).contains(x)).ok_or_else(|| fail(want))
         };
@@ -110,6 +116,20 @@ impl Setting {
     }
 }
 
+/// The values of all settings, a line each.
+pub(super) fn settings(sampling: &Sampling, max_tokens: Option<u32>) -> String {
+    let all = [
+        Setting::Temperature(sampling.temperature),
+        Setting::TopK(sampling.top_k),
+        Setting::TopP(sampling.top_p),
+        Setting::MinP(sampling.min_p),
+        Setting::RepeatPenalty(sampling.repeat_penalty),
+        Setting::Seed(sampling.seed),
+        Setting::MaxTokens(max_tokens),
+    ];
+    all.map(|setting| setting.to_string()).join("\n")
+}
+
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -140,6 +160,7 @@ mod tests {
             ("/save a b.json", Order::Save("a b.json".into())),
             ("/bye", Order::Exit),
             ("/set temp 0.5", Order::Set(Setting::Temperature(0.5))),
+            ("/set ", Order::Settings),
             ("/set n-predict none", Order::Set(Setting::MaxTokens(None))),
         ] {
             assert_eq!(Order::parse(line).expect(line), order, "{line}");
@@ -151,7 +172,9 @@ mod tests {
         for (line, part) in [
             ("/fly", "no order /fly"),
             ("/save", "wants a file"),
-            ("/set", "it sets temp"),
+            ("/load", "hint: such as /load chat.json"),
+            ("/set warmth 1", "it sets temp"),
+            ("/set temp", "wants a number from 0 up\n\nhint: /set alone"),
             ("/set top-p 2", "a number from 0 to 1"),
             ("/set temp NaN", "a number from 0 up"),
             ("/set top-k -1", "a whole number"),
@@ -169,5 +192,15 @@ mod tests {
             setting.apply(&mut sampling, &mut most);
         }
         assert_eq!((sampling.top_k, sampling.seed, most), (7, 3, Some(9)));
+    }
+
+    #[test]
+    fn all_settings_are_listed_as_they_would_be_set() {
+        let (sampling, most) = (Sampling { seed: 7, ..Sampling::default() }, Some(5));
+        let (mut again, mut most_again) = (Sampling { seed: 1, temperature: 9.0, ..Sampling::default() }, None);
+        for line in settings(&sampling, most).lines() {
+            Setting::parse(line).expect(line).apply(&mut again, &mut most_again);
+        }
+        assert_eq!((again, most_again), (sampling, most));
     }
 }
