@@ -49,6 +49,7 @@ pub(crate) fn answer(
     let mut stops = StopStrings::new(limits.stop.iter().cloned());
     let mut text = String::new();
     let mut failed = None;
+    let known = session.position();
     let mut waiting = Some(Progress::waiting(&format!("reading a prompt of {} tokens", prompt.len())));
     let mut say = |piece: &str| {
         text.push_str(piece);
@@ -84,7 +85,8 @@ pub(crate) fn answer(
     Ok(Answer {
         text,
         tokens: generation.tokens,
-        prompt_tokens: generation.prompt_tokens,
+        // A prompt that was interrupted is not in the session, or not whole.
+        prompt_tokens: generation.prompt_tokens.min(session.position().saturating_sub(known)),
         finish: generation.finish,
         stats,
     })
@@ -113,10 +115,11 @@ pub(crate) fn sampling(args: &SamplingArgs) -> Sampling {
     }
 }
 
-/// A number that differs from run to run. The standard library seeds each hasher from the system's randomness.
+/// A number that differs from run to run. The standard library seeds each hasher from the system's randomness. It has 53
+/// bits, so that readers of JSON that keep numbers as floats give back the same one.
 fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id())
+    RandomState::new().hash_one(std::process::id()) >> 11
 }
 
 /// The last line of a run, for people.
@@ -126,8 +129,11 @@ pub(crate) fn stats_line(prompt_tokens: usize, generated: usize, stats: &Stats) 
     let mut parts = vec![
         format!("prompt {prompt_tokens} tok {} t/s", rate(stats.prompt_tokens_per_s)),
         format!("gen {generated} tok {} t/s", rate(stats.decode_tokens_per_s)),
-        format!("TTFT {}", seconds(stats.ttft_ms / 1e3)),
     ];
+    // Where the prompt was interrupted there was no first token.
+    if stats.ttft_ms > 0.0 {
+        parts.push(format!("TTFT {}", seconds(stats.ttft_ms / 1e3)));
+    }
     for tier in &stats.tiers {
         if let Some(limit) = tier.limit_bytes {
             parts.push(format!("{} {}", tier.name, of(tier.peak_bytes, limit)));
@@ -150,9 +156,10 @@ pub(crate) fn stats_line(prompt_tokens: usize, generated: usize, stats: &Stats) 
     parts.join(" · ")
 }
 
-/// Three digits are enough for a rate.
+/// Three digits are enough for a rate; a dash where nothing was timed, such as the decoding of `-n 1`.
 fn rate(per_second: f64) -> String {
     match per_second {
+        r if r <= 0.0 => "–".to_owned(),
         r if r >= 100.0 => format!("{r:.0}"),
         r if r >= 10.0 => format!("{r:.1}"),
         r => format!("{r:.2}"),
@@ -225,8 +232,18 @@ mod tests {
             expert_cache: ExpertCacheStats { hits: 3, misses: 1, bytes_read: 0 },
             fallbacks: Vec::new(),
         };
-        let line = "prompt 1 tok 0.00 t/s · gen 0 tok 0.00 t/s · TTFT 40 ms · ram 1.5/16.0 GiB · experts hit 75 % · \
+        let line = "prompt 1 tok – t/s · gen 0 tok – t/s · TTFT 40 ms · ram 1.5/16.0 GiB · experts hit 75 % · \
                     forecast 1.00 and 1.00 t/s";
         assert_eq!(stats_line(1, 0, &stats), line);
+        let interrupted = Stats { ttft_ms: 0.0, ..stats };
+        assert!(!stats_line(0, 0, &interrupted).contains("TTFT"));
+    }
+
+    #[test]
+    fn seeds_survive_as_floats() {
+        for _ in 0..100 {
+            let seed = random();
+            assert!(seed < 1 << 53 && seed as f64 as u64 == seed, "{seed}");
+        }
     }
 }

@@ -84,8 +84,8 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub file: Option<PathBuf>,
 
-    /// The most tokens to generate; without it, until the model ends or the context is full
-    #[arg(short, long, value_name = "N")]
+    /// The most tokens to generate; without it or with -1, until the model ends or the context is full
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = shared::count_or_all)]
     pub n_predict: Option<u32>,
 
     /// Hand the prompt to the model as it is, even where there is a chat template
@@ -133,8 +133,8 @@ pub struct ChatArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub system: Option<String>,
 
-    /// The most tokens of one answer
-    #[arg(short, long, value_name = "N")]
+    /// The most tokens of one answer; without it or with -1, until the model ends it or the context is full
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = shared::count_or_all)]
     pub n_predict: Option<u32>,
 
     /// How tokens are chosen
@@ -161,7 +161,7 @@ pub struct PlanArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Write the profile that gives this plan
+    /// Write the profile that gives this plan; - writes it to stdout instead of the table
     #[arg(short, long, value_name = "PROFILE", value_hint = ValueHint::FilePath)]
     pub output: Option<PathBuf>,
 
@@ -258,19 +258,40 @@ pub struct BenchArgs {
     pub model: ModelArgs,
 
     /// Prompt lengths to measure; 0 measures none
-    #[arg(short = 'p', long, value_name = "TOKENS", value_delimiter = ',', default_value = "512")]
+    #[arg(
+        short = 'p',
+        long,
+        value_name = "TOKENS",
+        value_delimiter = ',',
+        default_value = "512",
+        allow_negative_numbers = true
+    )]
     pub n_prompt: Vec<u32>,
 
     /// Generation lengths to measure; 0 measures none
-    #[arg(short = 'n', long, value_name = "TOKENS", value_delimiter = ',', default_value = "128")]
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "TOKENS",
+        value_delimiter = ',',
+        default_value = "128",
+        allow_negative_numbers = true
+    )]
     pub n_gen: Vec<u32>,
 
     /// Tokens already in the context when measuring starts
-    #[arg(short = 'd', long, value_name = "TOKENS", value_delimiter = ',', default_value = "0")]
+    #[arg(
+        short = 'd',
+        long,
+        value_name = "TOKENS",
+        value_delimiter = ',',
+        default_value = "0",
+        allow_negative_numbers = true
+    )]
     pub n_depth: Vec<u32>,
 
     /// Measurements of each, after one warm-up
-    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(short, long, value_name = "N", default_value_t = 5, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub repetitions: u32,
 
     /// How to print
@@ -346,7 +367,7 @@ pub struct PerplexityArgs {
     pub file: PathBuf,
 
     /// The most chunks to score
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub chunks: Option<u32>,
 
     /// Print one JSON document: perplexity, tokens, chunks
@@ -415,7 +436,13 @@ mod tests {
     fn wrong_flags_are_usage_errors() {
         for (line, kind) in [
             ("plimsoll run", ErrorKind::MissingRequiredArgument),
-            ("plimsoll run -m a --temp -1", ErrorKind::UnknownArgument),
+            ("plimsoll run -m a --temp -1", ErrorKind::ValueValidation),
+            ("plimsoll run -m a -n -7", ErrorKind::ValueValidation),
+            ("plimsoll run -m a -n 5000000000", ErrorKind::ValueValidation),
+            ("plimsoll run -m a -ngl -2", ErrorKind::ValueValidation),
+            ("plimsoll run -m a -c -1", ErrorKind::ValueValidation),
+            ("plimsoll bench -m a -n -5", ErrorKind::ValueValidation),
+            ("plimsoll run -m a -cmoe -ncmoe 3", ErrorKind::ArgumentConflict),
             ("plimsoll run -m a --temp NaN", ErrorKind::ValueValidation),
             ("plimsoll run -m a --top-p 1.5", ErrorKind::ValueValidation),
             ("plimsoll run -m a --repeat-penalty 0", ErrorKind::ValueValidation),
@@ -429,6 +456,27 @@ mod tests {
         ] {
             assert_eq!(parse(line).expect_err(line).kind(), kind, "{line}");
         }
+    }
+
+    #[test]
+    fn values_that_are_refused_are_named_with_what_is_expected() {
+        for (line, expected) in [
+            ("plimsoll run -m a -n -7", ["-7", "from 0 to 4294967295, or -1"]),
+            ("plimsoll run -m a --temp -1", ["'-1'", "a number from 0 up"]),
+            ("plimsoll run -m a --top-p -0.5", ["-0.5", "a number from 0 to 1"]),
+            ("plimsoll run -m a -t -3", ["-3", "1..=1024"]),
+        ] {
+            let told = parse(line).expect_err(line).to_string();
+            assert!(expected.iter().all(|part| told.contains(part)), "{told}");
+        }
+    }
+
+    #[test]
+    fn minus_one_is_all_there_is() {
+        let line = "plimsoll run -m a -n -1 -ngl -1 -cmoe";
+        let Command::Run(run) = parse(line).expect("a command line").command else { panic!("run") };
+        assert_eq!((run.n_predict, run.placement.n_gpu_layers), (Some(u32::MAX), Some(plan::Overrides::ALL_LAYERS)));
+        assert!(run.placement.cpu_moe);
     }
 
     #[test]

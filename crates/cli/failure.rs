@@ -2,6 +2,7 @@
 //!
 //! Owns the exit codes. Must never decide how to go on.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use engine::EngineError;
@@ -44,6 +45,13 @@ pub struct Usage(pub String);
 )]
 pub struct Strict(pub String);
 
+/// A file that holds no tensor: enough to tokenize with, not to plan or run.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{0} holds a vocabulary and no weights\n\nhint: `plimsoll tokenize` and `plimsoll inspect` read it; give the model's file to run it"
+)]
+pub struct NoWeights(pub String);
+
 /// The user stopped it. What was made so far has been printed.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
@@ -82,6 +90,9 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
     if cause.is::<ProfileError>() || cause.is::<UnknownTensor>() || cause.is::<Usage>() {
         return Some(Exit::Usage);
+    }
+    if cause.is::<NoWeights>() {
+        return Some(Exit::Model);
     }
     if cause.is::<Strict>() {
         return Some(Exit::Resources);
@@ -174,7 +185,25 @@ pub fn message(error: &anyhow::Error) -> String {
             hints.push_str(hint);
         }
     }
+    if hints.is_empty()
+        && let Some(io) = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>())
+    {
+        hints = format!("\n\nhint: {}", way_out(io.kind()));
+    }
     text + &hints
+}
+
+/// What helps against a failure of files that nobody nearer to it had a hint for.
+const fn way_out(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::NotFound => "there is no such file or folder; a relative path counts from the current folder",
+        ErrorKind::PermissionDenied => "this user may not do that there",
+        ErrorKind::IsADirectory => "that is a folder; name a file",
+        ErrorKind::NotADirectory => "a part of the path is a file and no folder",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room on that drive, or name another one",
+        ErrorKind::ReadOnlyFilesystem => "that drive is read-only; name another one",
+        _ => "check the file and the drive that it lies on",
+    }
 }
 
 #[cfg(test)]
@@ -200,8 +229,22 @@ mod tests {
             (anyhow::Error::new(Interrupted), Exit::Interrupted),
             (anyhow::Error::new(EngineError::Interrupted), Exit::Interrupted),
             (anyhow::Error::new(Strict("x".into())), Exit::Resources),
+            (anyhow::Error::new(NoWeights("x".into())), Exit::Model),
         ] {
             assert_eq!(exit(&error), code, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn every_failure_of_files_has_a_way_out() {
+        for (kind, hint) in [
+            (ErrorKind::NotFound, "no such file or folder"),
+            (ErrorKind::StorageFull, "make room"),
+            (ErrorKind::Other, "check the file"),
+        ] {
+            let text = message(&anyhow::Error::new(std::io::Error::from(kind)).context("cannot write x"));
+            assert!(text.starts_with("cannot write x: ") && text.contains("\n\nhint: "), "{text}");
+            assert!(text.contains(hint), "{text}");
         }
     }
 

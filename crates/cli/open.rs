@@ -10,10 +10,10 @@ use plan::profile::Overrides;
 use plan::{Bytes, Machine, Plan, Profile, Tier};
 
 use crate::args::{ModelArgs, PlacementArgs};
-use crate::failure::{Strict, Usage};
+use crate::failure::{NoWeights, Strict, Usage};
 use crate::signals::Signals;
 use crate::text::{ChatTemplate, TextError, Tokenizer};
-use crate::{fetch, show};
+use crate::{fetch, input, show};
 
 /// A model under a plan, nothing loaded.
 pub(crate) struct Planned {
@@ -57,16 +57,48 @@ fn path(args: &ModelArgs) -> anyhow::Result<PathBuf> {
 
 /// Plans the model on this machine: what the user allows, what the model is, what this machine has.
 pub(crate) fn planned(model: gguf::Model, placement: &PlacementArgs) -> anyhow::Result<Planned> {
+    has_weights(&model)?;
     let machine = machine(&model);
     let profile = profile(placement, &machine)?.with(&overrides(placement))?;
     let mut plan = plan::plan(&profile, &model.inventory, &machine)?;
     if placement.profile.is_none() && placement.gpu_mem != Some(Bytes::ZERO) {
         plan.notes.extend(unused_gpus());
     }
-    if placement.strict && !plan.notes.is_empty() {
-        return Err(Strict(plan.notes.join("\n  ")).into());
+    plan.notes.extend(not_runnable(&model));
+    if placement.strict {
+        as_asked(&plan, &machine)?;
     }
     Ok(Planned { model, machine, plan })
+}
+
+/// A file with a vocabulary only can be read, and neither planned nor run.
+fn has_weights(model: &gguf::Model) -> Result<(), NoWeights> {
+    if model.inventory.tensors.is_empty() {
+        let file = model.inventory.files.first().map_or(&model.inventory.name, |file| &file.path);
+        return Err(NoWeights(file.clone()));
+    }
+    Ok(())
+}
+
+/// A note where a model can be planned, and this version cannot compute it.
+fn not_runnable(model: &gguf::Model) -> Option<String> {
+    let error = engine::check_model(model).err()?.to_string();
+    let mut lines = error.lines();
+    let mut what = lines.next()?.to_owned();
+    // A list begins on the next line: its first entry is enough.
+    if let (true, Some(first)) = (what.ends_with(':'), lines.next()) {
+        what.push(' ');
+        what.push_str(first.trim());
+    }
+    Some(format!("this version cannot run it yet: {what}"))
+}
+
+/// Refuses a plan that differs from what was asked. A forecast from estimates is no difference.
+fn as_asked(plan: &Plan, machine: &Machine) -> Result<(), Strict> {
+    let estimates = plan::forecast_notes(plan, machine);
+    let differences: Vec<&str> =
+        plan.notes.iter().filter(|note| !estimates.contains(note)).map(String::as_str).collect();
+    if differences.is_empty() { Ok(()) } else { Err(Strict(differences.join("\n  "))) }
 }
 
 /// GPUs that are there and that this version leaves alone.
@@ -78,6 +110,7 @@ fn unused_gpus() -> Vec<String> {
 pub(crate) fn ready(args: &ModelArgs, placement: &PlacementArgs) -> anyhow::Result<(Ready, Template)> {
     let signals = Signals::install()?;
     let model = header(args)?;
+    has_weights(&model)?;
     engine::check_model(&model)?;
     let mut planned = planned(model, placement)?;
     refuse_gpus(&planned.plan)?;
@@ -107,6 +140,10 @@ impl Ready {
     /// Fills the memory that the plan counts: the one place where that happens.
     pub(crate) fn start(self) -> anyhow::Result<Running> {
         let Self { planned: Planned { model, machine, plan }, tokenizer, mut signals } = self;
+        // Nothing falls back silently: whoever starts an engine hears what is not as asked.
+        for note in &plan.notes {
+            show::note(&format!("note: {note}"));
+        }
         let files = model.inventory.files.iter().map(|file| source(Path::new(&file.path)));
         let sources = files.collect::<anyhow::Result<Vec<_>>>()?;
         let bar = show::Progress::bytes("loading", Bytes::ZERO);
@@ -142,9 +179,12 @@ fn profile(placement: &PlacementArgs, machine: &Machine) -> anyhow::Result<Profi
     }
 }
 
+/// The longest profile that is read: some thousands of rules.
+const PROFILE_MAX: Bytes = Bytes(1 << 20);
+
 /// Reads and checks a profile.
 pub(crate) fn read_profile(path: &Path) -> anyhow::Result<Profile> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let text = input::read_text(path, PROFILE_MAX, "the profile")?;
     Ok(plan::profile::parse(&text, &path.to_string_lossy())?)
 }
 
@@ -181,7 +221,59 @@ fn overrides(args: &PlacementArgs) -> Overrides {
         threads: args.threads,
         micro_batch: args.ubatch_size,
         gpu_layers: args.n_gpu_layers,
-        cpu_moe_layers: args.n_cpu_moe,
+        cpu_moe_layers: if args.cpu_moe { Some(Overrides::ALL_LAYERS) } else { args.n_cpu_moe },
         override_tensors: args.override_tensor.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plan::{Bytes, Source};
+
+    use super::*;
+    use crate::failure::{Exit, exit, message};
+
+    fn model() -> gguf::Model {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama-rope3-tied");
+        gguf::open(&folder.join("model-bf16.gguf")).expect("a model")
+    }
+
+    fn placement() -> PlacementArgs {
+        PlacementArgs { ram: Some(Bytes(1 << 30)), gpu_mem: Some(Bytes::ZERO), ..PlacementArgs::default() }
+    }
+
+    #[test]
+    fn a_vocabulary_alone_is_a_fault_of_the_model() {
+        let mut model = model();
+        model.inventory.tensors.clear();
+        model.inventory.units.clear();
+        let error = planned(model, &placement()).err().expect("a refusal");
+        assert_eq!(exit(&error), Exit::Model);
+        let text = message(&error);
+        assert!(text.contains("holds a vocabulary and no weights") && text.contains("\n\nhint: "), "{text}");
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_planned_with_a_note() {
+        assert_eq!(not_runnable(&model()), None);
+        let mut model = model();
+        let tensor = model.inventory.tensors.iter_mut().find(|tensor| tensor.name == "blk.0.attn_q.weight");
+        tensor.expect("a tensor").name = "blk.0.attn_x.weight".to_owned();
+        let notes = planned(model, &placement()).expect("a plan").plan.notes;
+        let note = notes.last().expect("a note");
+        assert!(note.starts_with("this version cannot run it yet: llama model"), "{note}");
+        assert!(note.contains("blk.0.attn_") && !note.contains('\n'), "{note}");
+    }
+
+    #[test]
+    fn strict_minds_differences_and_no_estimates() {
+        let Planned { mut plan, mut machine, .. } = planned(model(), &placement()).expect("a plan");
+        machine.ram_read.source = Source::Estimated;
+        plan.notes = plan::forecast_notes(&plan, &machine);
+        assert!(!plan.notes.is_empty());
+        assert!(as_asked(&plan, &machine).is_ok());
+        plan.notes.push("half of it".to_owned());
+        let error = as_asked(&plan, &machine).expect_err("a refusal").to_string();
+        assert!(error.contains("asked:\n  half of it\n\nhint"), "{error}");
     }
 }

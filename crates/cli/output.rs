@@ -18,7 +18,7 @@ impl Output {
     pub(crate) fn create(place: &Path) -> anyhow::Result<Self> {
         let name = place.file_name().with_context(|| format!("{} names no file to write", place.display()))?;
         let temporary = place.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
-        let file = File::create(&temporary).with_context(|| format!("cannot write {}", place.display()))?;
+        let file = File::create(&temporary).with_context(|| no_folder(place))?;
         Ok(Self { file: BufWriter::new(file), temporary, place: place.to_owned(), finished: false })
     }
 
@@ -28,6 +28,15 @@ impl Output {
         let moved = moved.and_then(|()| fs::rename(&self.temporary, &self.place));
         self.finished = moved.is_ok();
         moved.with_context(|| format!("cannot write {}", self.place.display()))
+    }
+}
+
+/// What to say where a file cannot be made; where its folder is missing, that.
+fn no_folder(place: &Path) -> String {
+    let message = format!("cannot write {}", place.display());
+    match place.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists()) {
+        Some(folder) => format!("{message}\n\nhint: make the folder {} first", folder.display()),
+        None => message,
     }
 }
 
@@ -86,6 +95,18 @@ mod tests {
         write_whole(&place, "new").expect("written");
         assert_eq!(fs::read_to_string(&place).expect("a file"), "new");
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn a_missing_folder_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = folder.path().join("none/out");
+        let error = write_whole(&place, "text").expect_err("no folder");
+        let text = crate::failure::message(&error);
+        assert!(
+            text.contains("/none/out") && text.contains("hint: make the folder") && text.ends_with("first"),
+            "{text}"
+        );
     }
 
     #[test]

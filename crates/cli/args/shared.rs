@@ -38,7 +38,7 @@ pub struct PlacementArgs {
     pub gpu_mem: Option<Bytes>,
 
     /// Tokens of context: the prompt and what is generated
-    #[arg(short = 'c', long, value_name = "TOKENS")]
+    #[arg(short = 'c', long, value_name = "TOKENS", allow_negative_numbers = true)]
     pub ctx_size: Option<u32>,
 
     /// How keys are kept: f32, f16 or q8_0 (-ctk)
@@ -50,26 +50,30 @@ pub struct PlacementArgs {
     pub cache_type_v: Option<plan::KvType>,
 
     /// CPU threads
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
 
     /// Prompt tokens computed in one pass (-ub)
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    #[arg(long, value_name = "TOKENS", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub ubatch_size: Option<u32>,
 
-    /// Layers whose home is gpu:0, counted from the last (-ngl)
-    #[arg(long, value_name = "N")]
+    /// Layers whose home is gpu:0, counted from the last; -1 for all (-ngl)
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count_or_all)]
     pub n_gpu_layers: Option<u32>,
 
     /// Layers, counted from the first, whose routed experts stay in RAM (-ncmoe)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub n_cpu_moe: Option<u32>,
+
+    /// Keep the routed experts of all layers in RAM (-cmoe)
+    #[arg(long, conflicts_with = "n_cpu_moe")]
+    pub cpu_moe: bool,
 
     /// Home of tensors by name: REGEX=CPU, REGEX=CUDA0 or REGEX=DISK; may be given again (-ot)
     #[arg(long, value_name = "REGEX=HOME")]
     pub override_tensor: Vec<String>,
 
-    /// Refuse where the plan has a note: what differs from what was asked or usual, or rests on an estimate
+    /// Refuse where the plan has a note: what differs from what was asked or usual
     #[arg(long)]
     pub strict: bool,
 }
@@ -79,41 +83,42 @@ pub struct PlacementArgs {
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// Temperature; 0 takes the likeliest token each time
-    #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = non_negative)]
+    #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true, value_parser = non_negative)]
     pub temp: f32,
 
     /// Keep the K likeliest tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value_t = 40)]
+    #[arg(long, value_name = "K", default_value_t = 40, allow_negative_numbers = true)]
     pub top_k: u32,
 
     /// Keep the likeliest tokens that together reach this probability; 1 keeps all
-    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = probability)]
+    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true, value_parser = probability)]
     pub top_p: f32,
 
     /// Drop tokens less likely than this share of the likeliest; 0 keeps all
-    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = probability)]
+    #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true, value_parser = probability)]
     pub min_p: f32,
 
     /// Divide the odds of recent tokens by this; 1 changes nothing
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = positive)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true, value_parser = positive)]
     pub repeat_penalty: f32,
 
     /// How many recent tokens that counts for
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true)]
     pub repeat_last_n: u32,
 
     /// The same seed gives the same text; random where not given
-    #[arg(short, long)]
+    #[arg(short, long, allow_negative_numbers = true)]
     pub seed: Option<u64>,
 }
 
 /// llama.cpp's flags of several letters after one dash, which clap would read as several flags.
-const SPELLINGS: [(&str, &str); 8] = [
+const SPELLINGS: [(&str, &str); 9] = [
     ("-ctk", "--cache-type-k"),
     ("-ctv", "--cache-type-v"),
     ("-ub", "--ubatch-size"),
     ("-ngl", "--n-gpu-layers"),
     ("-ncmoe", "--n-cpu-moe"),
+    ("-cmoe", "--cpu-moe"),
     ("-ot", "--override-tensor"),
     ("-sys", "--system"),
     ("--gpu-layers", "--n-gpu-layers"),
@@ -136,6 +141,12 @@ pub fn spelled_out(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsStrin
 fn kv_type(text: &str) -> Result<plan::KvType, String> {
     let known = [plan::KvType::F32, plan::KvType::F16, plan::KvType::Q8_0];
     known.into_iter().find(|kv| kv.name() == text).ok_or_else(|| "known types are f32, f16 and q8_0".to_owned())
+}
+
+/// A count, where -1 stands for as many as there are: the largest number.
+pub(super) fn count_or_all(text: &str) -> Result<u32, String> {
+    let number = if text == "-1" { Some(u32::MAX) } else { text.parse().ok() };
+    number.ok_or_else(|| format!("expected a whole number from 0 to {}, or -1 for no limit", u32::MAX))
 }
 
 fn number_in(text: &str, range: impl Fn(f32) -> bool, what: &str) -> Result<f32, String> {

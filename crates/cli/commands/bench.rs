@@ -34,6 +34,8 @@ struct Row {
     /// Tokens per second that the plan expects.
     forecast_ts: f64,
     tiers: Vec<TierStats>,
+    /// What was asked and is not so.
+    fallbacks: Vec<String>,
 }
 
 /// What a row measures.
@@ -170,6 +172,7 @@ fn row(running: &Running, work: Work, depth: u32, samples_ns: Vec<u64>) -> Row {
         samples_ts,
         forecast_ts,
         tiers: stats.tiers,
+        fallbacks: stats.fallbacks,
     }
 }
 
@@ -224,6 +227,7 @@ mod tests {
             samples_ts: vec![12.345],
             forecast_ts: 12.0,
             tiers: Vec::new(),
+            fallbacks: vec!["x".into()],
         }
     }
 
@@ -241,6 +245,7 @@ mod tests {
             "samples_ts",
             "forecast_ts",
             "tiers",
+            "fallbacks",
         ] {
             assert!(json[0].get(field).is_some(), "{field}");
         }

@@ -20,7 +20,9 @@ pub(super) fn run(args: &LogitsArgs) -> anyhow::Result<()> {
     placement.ctx_size = placement.ctx_size.or(Some(tokens.len() as u32));
     placement.cache_type_k = placement.cache_type_k.or(Some(KvType::F32));
     placement.cache_type_v = placement.cache_type_v.or(Some(KvType::F32));
-    let Running { mut engine, signals, .. } = open::running(&args.model, &placement)?;
+    let (ready, _) = open::ready(&args.model, &placement)?;
+    ready.check_room(tokens.len())?;
+    let Running { mut engine, signals, .. } = ready.start()?;
     let mut session = engine.session()?;
     let mut output = Output::create(&args.output)?;
     let vocabulary = engine.vocabulary();

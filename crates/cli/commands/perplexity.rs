@@ -5,21 +5,24 @@
 //! the chunk: positions `c/2` to `c - 2` score the token that follows. The result is exp of the mean negative log
 //! probability.
 
-use anyhow::Context;
 use engine::{Engine, EngineError, Session};
+use plan::Bytes;
 use serde_json::json;
 
 use crate::args::PerplexityArgs;
 use crate::failure::Usage;
+use crate::input;
 use crate::open::{self, Running};
 use crate::show::{self, Progress};
 use crate::text::EncodeOptions;
 
 /// llama.cpp's chunk length.
 const CHUNK: u32 = 512;
+/// The longest text that is read.
+const TEXT_MAX: Bytes = Bytes(64 << 20);
 
 pub(super) fn run(args: &PerplexityArgs) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(&args.file).with_context(|| args.file.display().to_string())?;
+    let text = input::read_text(&args.file, TEXT_MAX, "the text")?;
     let mut placement = args.placement.clone();
     let length = *placement.ctx_size.get_or_insert(CHUNK) as usize;
     if length < 4 {

@@ -1,21 +1,171 @@
 //! `plimsoll plan`: where every byte would live and what a token would cost, before anything is loaded.
 
+use std::path::Path;
+
+use plan::{Bytes, Forecast, Inventory, KvPlan, Placement, Plan, QuantType, Role, Staging, TierPlan};
+use serde::Serialize;
+
 use crate::args::PlanArgs;
+use crate::failure::Usage;
 use crate::open::{self, Planned};
 use crate::{output, show};
 
 pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
+    let to_stdout = args.output.as_deref() == Some(Path::new("-"));
+    if to_stdout && (args.json || args.explain.is_some()) {
+        let text = "-o - writes the profile to stdout, where --json and --explain write too";
+        return Err(Usage(format!("{text}\n\nhint: name a file for the profile, or leave out the other flag")).into());
+    }
     let Planned { model, plan, .. } = open::planned(open::header(&args.model)?, &args.placement)?;
     let inventory = &model.inventory;
+    if to_stdout {
+        return show::product(&plan::profile::to_yaml(&plan, inventory));
+    }
     if let Some(path) = &args.output {
-        output::write_whole(path, &plan::profile::to_yaml(&plan, inventory))?;
-        show::note(&format!("wrote {}", path.display()));
+        show::note(&write(path, &plan::profile::to_yaml(&plan, inventory))?);
     }
     if args.json {
-        return show::json(&plan);
+        return show::json(&Document::new(&plan, inventory));
     }
     if let Some(tensor) = &args.explain {
         return show::product(&plan::report::explain(&plan, inventory, tensor)?);
     }
     show::product(&plan::report::text(&plan, inventory))
+}
+
+/// Writes a profile; says so, and whether there was another one.
+fn write(path: &Path, profile: &str) -> anyhow::Result<String> {
+    let replaces = path.exists();
+    output::write_whole(path, profile)?;
+    let place = path.display();
+    Ok(if replaces { format!("note: {place} was there and is replaced") } else { format!("wrote {place}") })
+}
+
+/// A plan as JSON: whatever the plan knows by number has its name beside it.
+#[derive(Serialize)]
+struct Document<'a> {
+    model: ModelEntry<'a>,
+    tiers: Vec<TierEntry<'a>>,
+    placements: Vec<UnitEntry<'a>>,
+    kv: &'a KvPlan,
+    staging: &'a Staging,
+    micro_batch: u32,
+    threads: u32,
+    forecast: &'a Forecast,
+    notes: &'a [String],
+}
+
+/// Which model was planned.
+#[derive(Serialize)]
+struct ModelEntry<'a> {
+    name: &'a str,
+    /// The first file of a split set.
+    file: &'a str,
+    bytes: Bytes,
+}
+
+/// A tier, also in the words of a run's stats.
+#[derive(Serialize)]
+struct TierEntry<'a> {
+    name: String,
+    limit_bytes: Option<Bytes>,
+    read_bytes_per_token: Bytes,
+    #[serde(flatten)]
+    plan: &'a TierPlan,
+}
+
+/// A unit with its place.
+#[derive(Serialize)]
+struct UnitEntry<'a> {
+    name: &'a str,
+    role: Role,
+    layer: Option<u32>,
+    expert: Option<u32>,
+    bytes: Bytes,
+    quant: QuantType,
+    #[serde(flatten)]
+    placement: &'a Placement,
+}
+
+impl<'a> Document<'a> {
+    fn new(plan: &'a Plan, inventory: &'a Inventory) -> Self {
+        let Plan { tiers, placements, kv, staging, micro_batch, threads, forecast, notes } = plan;
+        let tier = |plan: &'a TierPlan| TierEntry {
+            name: plan.tier.to_string(),
+            limit_bytes: plan.ceiling,
+            read_bytes_per_token: plan.read_per_token,
+            plan,
+        };
+        let units = inventory.units.iter().zip(placements).map(|(unit, placement)| {
+            let tensor = inventory.tensor_of(unit);
+            UnitEntry {
+                name: &tensor.name,
+                role: unit.role,
+                layer: unit.layer,
+                expert: unit.expert,
+                bytes: unit.bytes,
+                quant: tensor.quant,
+                placement,
+            }
+        });
+        let file = inventory.files.first().map_or("", |file| &file.path);
+        Self {
+            model: ModelEntry { name: &inventory.name, file, bytes: inventory.bytes() },
+            tiers: tiers.iter().map(tier).collect(),
+            placements: units.collect(),
+            kv,
+            staging,
+            micro_batch: *micro_batch,
+            threads: *threads,
+            forecast,
+            notes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::args::PlacementArgs;
+
+    #[test]
+    fn the_json_names_models_tiers_and_units() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama-rope3-tied/model-bf16.gguf");
+        let model = gguf::open(&file).expect("a model");
+        let placement =
+            PlacementArgs { ram: Some(Bytes(1 << 30)), gpu_mem: Some(Bytes::ZERO), ..PlacementArgs::default() };
+        let Planned { model, plan, .. } = open::planned(model, &placement).expect("a plan");
+        let document = serde_json::to_value(Document::new(&plan, &model.inventory)).expect("JSON");
+        assert_eq!(document["model"]["name"], json!(model.inventory.name));
+        assert_eq!(document["model"]["file"], json!(file));
+        let unit = document["placements"].as_array().expect("a list");
+        let unit = unit.iter().find(|unit| unit["name"] == "blk.0.attn_q.weight").expect("a tensor");
+        let expected = [("role", json!("attention")), ("layer", json!(0)), ("expert", json!(null))];
+        for (key, value) in expected.into_iter().chain([("quant", json!("BF16")), ("home", json!("ram"))]) {
+            assert_eq!(unit[key], value, "{key} in {unit}");
+        }
+        assert!(unit["bytes"].as_u64() > Some(0) && unit["reason"].is_string(), "{unit}");
+        let tier = &document["tiers"][0];
+        assert_eq!((&tier["name"], &tier["tier"]), (&json!("ram"), &json!("ram")));
+        assert_eq!((&tier["limit_bytes"], &tier["ceiling"]), (&json!(1 << 30), &json!(1 << 30)));
+        assert_eq!(tier["read_bytes_per_token"], tier["read_per_token"]);
+        // What the plan says by itself is all there.
+        let plain = serde_json::to_value(&plan).expect("JSON");
+        for (key, value) in plain.as_object().expect("an object") {
+            if key != "tiers" && key != "placements" {
+                assert_eq!(&document[key], value, "{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_profile_that_is_replaced_is_said_to_be() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("mine.yaml");
+        assert!(write(&path, "a").expect("written").starts_with("wrote "));
+        assert!(write(&path, "b").expect("written").starts_with("note: "));
+        assert_eq!(std::fs::read_to_string(&path).expect("a file"), "b");
+    }
 }

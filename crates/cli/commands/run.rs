@@ -1,17 +1,17 @@
 //! `plimsoll run`: one prompt, one answer.
 
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 
-use anyhow::Context;
-use engine::Finish;
+use engine::{Finish, Stats};
+use plan::Bytes;
 use serde_json::json;
 
 use crate::answer::{Limits, answer, sampling, stats_line};
 use crate::args::RunArgs;
 use crate::failure::{Interrupted, Usage};
 use crate::open::{self, Template};
-use crate::show;
 use crate::text::{EncodeOptions, TextError, Tokenizer};
+use crate::{input, show};
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let prompt = prompt(args)?;
@@ -30,7 +30,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             "prompt_tokens": answer.prompt_tokens,
             "finish": finish_name(answer.finish),
             "seed": limits.sampling.seed,
-            "stats": answer.stats,
+            "stats": stats_json(&answer.stats)?,
         }))?;
     } else if !answer.text.ends_with('\n') {
         show::product("\n")?;
@@ -38,11 +38,17 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     if answer.finish == Finish::ContextFull {
         show::note("note: the context is full; -c gives more room");
     }
-    for fallback in &answer.stats.fallbacks {
-        show::note(&format!("note: {fallback}"));
-    }
     show::note(&stats_line(answer.prompt_tokens, answer.tokens.len(), &answer.stats));
     if answer.finish == Finish::Interrupted { Err(Interrupted.into()) } else { Ok(()) }
+}
+
+/// The stats as JSON. Where there was no first token there is no time to it.
+fn stats_json(stats: &Stats) -> anyhow::Result<serde_json::Value> {
+    let mut document = serde_json::to_value(stats)?;
+    if let Some(fields) = document.as_object_mut().filter(|_| stats.ttft_ms <= 0.0) {
+        fields.remove("ttft_ms");
+    }
+    Ok(document)
 }
 
 const fn finish_name(finish: Finish) -> &'static str {
@@ -55,19 +61,18 @@ const fn finish_name(finish: Finish) -> &'static str {
     }
 }
 
+/// The longest prompt that is read: more text than any context holds.
+const PROMPT_MAX: Bytes = Bytes(64 << 20);
+
 /// The prompt from -p, -f or stdin. Files and pipes end with a newline that nobody meant.
 fn prompt(args: &RunArgs) -> anyhow::Result<String> {
     let mut text = match (&args.prompt, &args.file) {
         (Some(text), _) => return Ok(text.clone()),
-        (None, Some(path)) => {
-            std::fs::read_to_string(path).with_context(|| format!("cannot read the prompt from {}", path.display()))?
-        }
+        (None, Some(path)) => input::read_text(path, PROMPT_MAX, "the prompt")?,
         (None, None) => {
-            let (mut stdin, mut text) = (std::io::stdin(), String::new());
             // Nobody types a prompt into a program that says nothing.
-            if !stdin.is_terminal() {
-                stdin.read_to_string(&mut text).context("cannot read the prompt from standard input")?;
-            }
+            let typed = std::io::stdin().is_terminal();
+            let text = if typed { String::new() } else { input::read_stdin(PROMPT_MAX, "the prompt")? };
             if text.is_empty() {
                 let text = "no prompt\n\nhint: give -p TEXT or -f FILE, pipe text in, or use plimsoll chat";
                 return Err(Usage(text.into()).into());
@@ -81,6 +86,15 @@ fn prompt(args: &RunArgs) -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// A template would make a message of nothing, and the model an answer to it.
+fn not_empty(prompt: &str) -> Result<(), Usage> {
+    if prompt.is_empty() {
+        let hint = "give some text with -p or -f; with --raw, models that know a first token begin from nothing";
+        return Err(Usage(format!("the prompt is empty\n\nhint: {hint}")));
+    }
+    Ok(())
+}
+
 /// The prompt's tokens: through the chat template where the model has one and --raw does not forbid it.
 fn tokens(tokenizer: &Tokenizer, template: Template, args: &RunArgs, prompt: &str) -> anyhow::Result<Vec<u32>> {
     let plain = |parse_special| {
@@ -92,6 +106,7 @@ fn tokens(tokenizer: &Tokenizer, template: Template, args: &RunArgs, prompt: &st
     }
     match template {
         Ok(template) => {
+            not_empty(prompt)?;
             let system = args.system.iter().map(|text| json!({ "role": "system", "content": text }));
             let messages: Vec<_> = system.chain([json!({ "role": "user", "content": prompt })]).collect();
             super::chat_tokens(tokenizer, &template, &messages)
@@ -101,5 +116,39 @@ fn tokens(tokenizer: &Tokenizer, template: Template, args: &RunArgs, prompt: &st
             plain(false)
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::{ExpertCacheStats, ForecastStats};
+
+    use super::*;
+
+    #[test]
+    fn an_empty_prompt_is_no_message() {
+        let error = not_empty("").expect_err("a refusal").to_string();
+        assert!(error.starts_with("the prompt is empty\n\nhint: "), "{error}");
+        assert!(not_empty(" ").is_ok(), "what was written is taken");
+    }
+
+    #[test]
+    fn the_time_to_a_first_token_is_left_out_where_there_was_none() {
+        let stats = |ttft_ms| Stats {
+            load_ms: 1.0,
+            ttft_ms,
+            prompt_tokens_per_s: 0.0,
+            decode_tokens_per_s: 0.0,
+            forecast: ForecastStats { prompt_tokens_per_s: 1.0, decode_tokens_per_s: 1.0 },
+            tiers: Vec::new(),
+            links: Vec::new(),
+            expert_cache: ExpertCacheStats::default(),
+            fallbacks: Vec::new(),
+        };
+        for (ttft_ms, there) in [(0.0, false), (12.5, true)] {
+            let document = stats_json(&stats(ttft_ms)).expect("JSON");
+            assert_eq!(document.get("ttft_ms").is_some(), there);
+            assert!(document.get("load_ms").is_some());
+        }
     }
 }

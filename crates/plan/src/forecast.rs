@@ -93,27 +93,35 @@ pub(crate) fn forecast(plan: &Plan, inventory: &Inventory, machine: &Machine) ->
         .filter(|(_, placement)| placement.home != Tier::Disk)
         .map(|(unit, _)| unit.bytes.as_f64())
         .sum();
-    let estimated = estimated_rates(plan, machine);
-    let measured = estimated.is_none();
-    let mut notes: Vec<String> = estimated.into_iter().collect();
-    if share < 1.0 {
-        notes.push(format!("the forecast scales rates of {} cores down to {} threads", machine.cores, plan.threads));
-    }
     let per_second = |tokens: f64, seconds: f64| if seconds > 0.0 { tokens / seconds } else { 0.0 };
     let forecast = Forecast {
         prompt_tokens_per_s: per_second(f64::from(plan.micro_batch), prompt_s),
         decode_tokens_per_s: per_second(1.0, decode_s),
         time_to_first_token_s: prompt_s,
         load_s: resident / rates.disk,
-        measured,
+        measured: estimated_rates(plan, machine).is_empty(),
     };
-    (forecast, notes)
+    (forecast, forecast_notes(plan, machine))
 }
 
-/// The note about rates that nobody measured, where the plan's forecast rests on some. It is about the forecast alone:
-/// the plan does what was asked.
+/// Those of the plan's notes that are about its forecast alone: rates that nobody measured, or that were scaled down.
+/// A plan that has no other notes does what was asked.
 #[must_use]
-pub fn estimated_rates(plan: &Plan, machine: &Machine) -> Option<String> {
+pub fn forecast_notes(plan: &Plan, machine: &Machine) -> Vec<String> {
+    let mut notes = Vec::new();
+    let estimated = estimated_rates(plan, machine);
+    if !estimated.is_empty() {
+        let rates = estimated.join(", ");
+        notes.push(format!("the forecast uses estimated rates of {rates}: `plimsoll probe` measures them"));
+    }
+    if plan.threads < machine.cores {
+        notes.push(format!("the forecast scales rates of {} cores down to {} threads", machine.cores, plan.threads));
+    }
+    notes
+}
+
+/// The rates behind the plan's forecast that nobody measured.
+fn estimated_rates(plan: &Plan, machine: &Machine) -> Vec<String> {
     let mut sources = vec![("RAM and CPU", machine.ram_read), ("the model's drive", machine.disk_read)];
     for tier in &plan.tiers {
         if let Tier::Gpu(number) = tier.tier
@@ -123,12 +131,7 @@ pub fn estimated_rates(plan: &Plan, machine: &Machine) -> Option<String> {
         }
     }
     let estimated = sources.iter().filter(|(_, rate)| rate.source == Source::Estimated);
-    let estimated: Vec<String> = estimated.map(|(what, rate)| format!("{what} ({})", rate.rate)).collect();
-    let note = || {
-        let rates = estimated.join(", ");
-        format!("the forecast uses estimated rates of {rates}: `plimsoll probe` measures them")
-    };
-    (!estimated.is_empty()).then(note)
+    estimated.map(|(what, rate)| format!("{what} ({})", rate.rate)).collect()
 }
 
 #[derive(Clone, Copy)]

@@ -18,7 +18,7 @@ mod suggest;
 pub mod testing;
 
 pub use bytes::{Bytes, BytesPerSecond, NotASize};
-pub use forecast::estimated_rates;
+pub use forecast::forecast_notes;
 pub use inventory::{Inventory, ModelFile, ModelShape, Role, Tensor, Unit, UnitId, VocabularySize};
 pub use machine::{GPU_CAPABILITY_MIN, Gpu, Machine, Rate, Source};
 pub use placement::{Device, Forecast, KvPlan, KvType, Load, NotATier, Placement, Plan, Staging, Tier, TierPlan};

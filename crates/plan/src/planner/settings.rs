@@ -35,13 +35,8 @@ pub(super) fn search(planner: &Planner) -> Result<Draft, Refusal> {
             fallback.get_or_insert(draft);
         }
     }
-    match fallback {
-        Some(draft) => Ok(draft),
-        None => {
-            let (tokens, batch) = (*contexts.last().unwrap_or(&1), *batches.last().unwrap_or(&1));
-            Err(refuse(planner, tokens, within(batch, tokens)))
-        }
-    }
+    let (tokens, batch) = (*contexts.last().unwrap_or(&1), *batches.last().unwrap_or(&1));
+    fallback.ok_or_else(|| refuse(planner, tokens, within(batch, tokens)))
 }
 
 /// A micro-batch that the context can hold: no prompt is longer, so more would only reserve memory.
