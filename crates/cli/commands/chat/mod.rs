@@ -82,7 +82,12 @@ impl Failures {
     /// The first failure, whose exit code the conversation ends with.
     fn end(self) -> anyhow::Result<()> {
         let Some(first) = self.first else { return Ok(()) };
-        Err(first.context(format!("{} of the lines failed, the first of them so", self.count)))
+        let what = if self.count == 1 {
+            "one line failed".to_owned()
+        } else {
+            format!("{} lines failed, the first of them so", self.count)
+        };
+        Err(first.context(what))
     }
 }
 
@@ -190,7 +195,7 @@ fn common_prefix(old: &[u32], new: &[u32]) -> usize {
 /// In a conversation there is another way out of a full context than those that the engine knows.
 fn with_way_out(error: anyhow::Error) -> anyhow::Error {
     if matches!(error.downcast_ref(), Some(EngineError::ContextFull { .. })) {
-        return error.context("the conversation has grown too long\n\nhint: /clear forgets it");
+        return error.context("the conversation does not fit\n\nhint: /clear forgets it");
     }
     error
 }
@@ -238,7 +243,7 @@ mod tests {
         failures.add(anyhow::anyhow!("something else"));
         let error = failures.end().expect_err("failures");
         assert_eq!(exit(&error), Exit::Usage, "the first decides");
-        assert_eq!(message(&error), "2 of the lines failed, the first of them so: no order /fly");
+        assert_eq!(message(&error), "2 lines failed, the first of them so: no order /fly");
         assert!(Failures::default().end().is_ok());
     }
 
