@@ -85,11 +85,17 @@ pub(crate) fn answer(
     Ok(Answer {
         text,
         tokens: generation.tokens,
-        // A prompt that was interrupted is not in the session, or not whole.
-        prompt_tokens: generation.prompt_tokens.min(session.position().saturating_sub(known)),
+        prompt_tokens: computed(generation.prompt_tokens, known, session.position()),
         finish: generation.finish,
         stats,
     })
+}
+
+/// How many tokens of a prompt were computed, by the session's positions before and after: where it was interrupted, it is
+/// not in the session, or not whole.
+const fn computed(prompt: usize, before: usize, after: usize) -> usize {
+    let grown = after.saturating_sub(before);
+    if prompt < grown { prompt } else { grown }
 }
 
 /// What bounds an answer.
@@ -237,6 +243,14 @@ mod tests {
         assert_eq!(stats_line(1, 0, &stats), line);
         let interrupted = Stats { ttft_ms: 0.0, ..stats };
         assert!(!stats_line(0, 0, &interrupted).contains("TTFT"));
+    }
+
+    #[test]
+    fn only_computed_tokens_of_a_prompt_are_counted() {
+        for (prompt, before, after, counted) in [(9, 0, 0, 0), (9, 5, 5, 0), (9, 5, 9, 4), (9, 5, 14, 9), (9, 0, 99, 9)]
+        {
+            assert_eq!(computed(prompt, before, after), counted, "{prompt} {before} {after}");
+        }
     }
 
     #[test]

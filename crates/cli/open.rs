@@ -179,8 +179,8 @@ fn profile(placement: &PlacementArgs, machine: &Machine) -> anyhow::Result<Profi
     }
 }
 
-/// The longest profile that is read: some thousands of rules.
-const PROFILE_MAX: Bytes = Bytes(1 << 20);
+/// What is read of a profile. Parsing allows less, and says how much; this only keeps a device from filling memory.
+const PROFILE_MAX: Bytes = Bytes(4 << 20);
 
 /// Reads and checks a profile.
 pub(crate) fn read_profile(path: &Path) -> anyhow::Result<Profile> {
@@ -263,6 +263,19 @@ mod tests {
         let note = notes.last().expect("a note");
         assert!(note.starts_with("this version cannot run it yet: llama model"), "{note}");
         assert!(note.contains("blk.0.attn_") && !note.contains('\n'), "{note}");
+    }
+
+    #[test]
+    fn profiles_are_read_within_bounds_and_named_where_they_are_missing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("mine.yaml");
+        let error = read_profile(&path).expect_err("no file");
+        assert_eq!(exit(&error), Exit::Io);
+        assert!(message(&error).contains("mine.yaml") && message(&error).contains("\n\nhint: "), "{error:#}");
+        std::fs::write(&path, vec![b'#'; PROFILE_MAX.0 as usize + 1]).expect("a file");
+        let error = read_profile(&path).expect_err("too long");
+        assert_eq!(exit(&error), Exit::Usage);
+        assert!(message(&error).contains("more than 4.00 MiB"), "{error:#}");
     }
 
     #[test]

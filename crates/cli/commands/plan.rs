@@ -125,10 +125,11 @@ impl<'a> Document<'a> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
     use serde_json::json;
 
     use super::*;
-    use crate::args::PlacementArgs;
+    use crate::args::{Cli, Command, PlacementArgs};
 
     #[test]
     fn the_json_names_models_tiers_and_units() {
@@ -157,6 +158,18 @@ mod tests {
             if key != "tiers" && key != "placements" {
                 assert_eq!(&document[key], value, "{key}");
             }
+        }
+    }
+
+    #[test]
+    fn one_thing_at_a_time_goes_to_stdout() {
+        for other in [&["--json"][..], &["--explain", "x"]] {
+            let line = [&["plimsoll", "plan", "-m", "absent.gguf", "-o", "-"], other].concat();
+            let Command::Plan(args) = Cli::try_parse_from(line).expect("a command line").command else {
+                panic!("plan")
+            };
+            let error = run(&args).expect_err("a refusal").to_string();
+            assert!(error.starts_with("-o - writes the profile to stdout"), "{error}");
         }
     }
 
