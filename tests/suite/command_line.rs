@@ -166,3 +166,14 @@ fn completions_are_scripts() {
         assert!(output.status.success() && output.stdout.len() > 1000, "{shell}");
     }
 }
+
+#[test]
+fn nothing_falls_back_silently() {
+    let model = model();
+    for command in [&["run", "--raw", "-p", "a", "-n", "1"][..], &["bench", "-p", "8", "-n", "0", "-r", "1"]] {
+        let output = plimsoll(&[command, &["-m", &model, "-ub", "4096"]].concat());
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{told}");
+        assert!(told.contains("note: ") && told.contains("4096"), "{command:?}: {told}");
+    }
+}

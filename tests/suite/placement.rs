@@ -21,7 +21,7 @@ fn logits(path: &Path, on_disk: &[bool], slot: u64) -> Vec<u32> {
     for (placement, disk) in plan.placements.iter_mut().zip(on_disk) {
         placement.home = if *disk { Tier::Disk } else { Tier::Ram };
     }
-    let longest = model.inventory.tensors.iter().map(|tensor| tensor.row_bytes()).max().unwrap();
+    let longest = model.inventory.tensors.iter().map(plan::Tensor::row_bytes).max().unwrap();
     plan.staging = Staging { slot: longest.max(plan::Bytes(slot)), slots: 3 };
     let mut engine = open_plan(&model, plan);
     let mut session = engine.session().unwrap();

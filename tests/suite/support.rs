@@ -10,12 +10,12 @@ use plan::{Bytes, BytesPerSecond, Machine, Rate, Source};
 use serde_json::Value;
 
 /// A fixture of the repository.
-pub fn own_fixture(name: &str) -> PathBuf {
+pub(crate) fn own_fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 /// The folder of all fixtures, or a word that the test is skipped.
-pub fn all_fixtures(test: &str) -> Option<PathBuf> {
+pub(crate) fn all_fixtures(test: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("PLIMSOLL_FIXTURES").map(PathBuf::from);
     if folder.is_none() {
         eprintln!("skipped: {test}, since PLIMSOLL_FIXTURES is not set");
@@ -24,7 +24,7 @@ pub fn all_fixtures(test: &str) -> Option<PathBuf> {
 }
 
 /// A small real model, or a word that the test is skipped.
-pub fn real_model(file: &str, test: &str) -> Option<PathBuf> {
+pub(crate) fn real_model(file: &str, test: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("PLIMSOLL_MODELS")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/models"), PathBuf::from);
     let path = folder.join(file);
@@ -35,27 +35,27 @@ pub fn real_model(file: &str, test: &str) -> Option<PathBuf> {
     None
 }
 
-pub const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
-pub const GEMMA3: &str = "gemma-3-270m.Q4_K_M.gguf";
+pub(crate) const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+pub(crate) const GEMMA3: &str = "gemma-3-270m.Q4_K_M.gguf";
 
 /// JSON from a file.
-pub fn json(path: &Path) -> Value {
+pub(crate) fn json(path: &Path) -> Value {
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// A JSON array of numbers.
-pub fn floats(value: &Value) -> Vec<f32> {
+pub(crate) fn floats(value: &Value) -> Vec<f32> {
     value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
 }
 
 /// A JSON array of token ids.
-pub fn ids(value: &Value) -> Vec<u32> {
+pub(crate) fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect()
 }
 
 /// A machine that no test depends on.
-pub fn machine() -> Machine {
+pub(crate) fn machine() -> Machine {
     let rate = |gb: f64| Rate { rate: BytesPerSecond(gb * 1e9), source: Source::Estimated };
     Machine {
         cpu: "test".into(),
@@ -70,7 +70,7 @@ pub fn machine() -> Machine {
 }
 
 /// A model under a profile.
-pub fn open(path: &Path, profile: &str) -> Engine {
+pub(crate) fn open(path: &Path, profile: &str) -> Engine {
     let model = gguf::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let profile = plan::profile::parse(profile, "test.yaml").unwrap_or_else(|e| panic!("{e}"));
     let plan = plan::plan(&profile, &model.inventory, &machine()).unwrap_or_else(|e| panic!("{e}"));
@@ -78,7 +78,7 @@ pub fn open(path: &Path, profile: &str) -> Engine {
 }
 
 /// A model under a plan.
-pub fn open_plan(model: &gguf::Model, plan: plan::Plan) -> Engine {
+pub(crate) fn open_plan(model: &gguf::Model, plan: plan::Plan) -> Engine {
     let files = model.inventory.files.iter();
     let sources =
         files.map(|file| -> Arc<dyn ByteSource> { Arc::new(FileSource::open(Path::new(&file.path)).unwrap()) });
@@ -86,10 +86,10 @@ pub fn open_plan(model: &gguf::Model, plan: plan::Plan) -> Engine {
 }
 
 /// Everything in RAM, a cache in f32.
-pub const ALL_IN_RAM: &str = "version: 1\ntiers:\n  ram: { memory: 8GiB, threads: 2 }\n\
+pub(crate) const ALL_IN_RAM: &str = "version: 1\ntiers:\n  ram: { memory: 8GiB, threads: 2 }\n\
                               context: { tokens: 256, kv_type: f32 }\nprefill: { micro_batch: 64 }\n";
 
 /// The binary under test.
-pub fn plimsoll(arguments: &[&str]) -> Output {
+pub(crate) fn plimsoll(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_plimsoll")).args(arguments).output().expect("the binary starts")
 }

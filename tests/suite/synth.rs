@@ -5,17 +5,18 @@ use std::io::{BufWriter, Result, Write};
 use std::path::Path;
 
 /// Widths of a model.
-pub struct Sizes {
-    pub layers: u32,
-    pub width: u32,
-    pub inner: u32,
-    pub heads: u32,
-    pub kv_heads: u32,
-    pub vocabulary: u32,
+pub(crate) struct Sizes {
+    pub(crate) layers: u32,
+    pub(crate) width: u32,
+    pub(crate) inner: u32,
+    pub(crate) heads: u32,
+    pub(crate) kv_heads: u32,
+    pub(crate) vocabulary: u32,
 }
 
 /// Llama 3.2 1B: 0.80 GB at `Q4_K` and `Q6_K`, embedding and output tied.
-pub const LLAMA_1B: Sizes = Sizes { layers: 16, width: 2048, inner: 8192, heads: 32, kv_heads: 8, vocabulary: 128_256 };
+pub(crate) const LLAMA_1B: Sizes =
+    Sizes { layers: 16, width: 2048, inner: 8192, heads: 32, kv_heads: 8, vocabulary: 128_256 };
 
 const Q4_K: (u32, u64, u64) = (12, 256, 144);
 const Q6_K: (u32, u64, u64) = (14, 256, 210);
@@ -24,7 +25,7 @@ const F32: (u32, u64, u64) = (0, 1, 4);
 type Tensor = (String, Vec<u64>, (u32, u64, u64));
 
 /// Writes the model to `path`.
-pub fn write(path: &Path, sizes: &Sizes) -> Result<()> {
+pub(crate) fn write(path: &Path, sizes: &Sizes) -> Result<()> {
     let tensors = tensors(sizes);
     let mut header = Vec::new();
     header.extend(b"GGUF");
@@ -37,7 +38,9 @@ pub fn write(path: &Path, sizes: &Sizes) -> Result<()> {
     for (name, dims, quant) in &tensors {
         string(&mut header, name);
         header.extend((dims.len() as u32).to_le_bytes());
-        dims.iter().for_each(|n| header.extend(n.to_le_bytes()));
+        for n in dims {
+            header.extend(n.to_le_bytes());
+        }
         header.extend(quant.0.to_le_bytes());
         header.extend(offset.to_le_bytes());
         offset += bytes(dims, *quant).next_multiple_of(32);
@@ -136,7 +139,9 @@ fn string(out: &mut Vec<u8>, text: &str) {
 fn strings(out: &mut Vec<u8>, list: &[String]) {
     out.extend(8u32.to_le_bytes());
     out.extend((list.len() as u64).to_le_bytes());
-    list.iter().for_each(|text| string(out, text));
+    for text in list {
+        string(out, text);
+    }
 }
 
 fn bytes(dims: &[u64], (_, elements, block): (u32, u64, u64)) -> u64 {
