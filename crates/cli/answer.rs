@@ -137,9 +137,7 @@ pub(crate) fn stats_line(prompt_tokens: usize, generated: usize, stats: &Stats) 
         format!("gen {generated} tok {} t/s", rate(stats.decode_tokens_per_s)),
     ];
     // Where the prompt was interrupted there was no first token.
-    if stats.ttft_ms > 0.0 {
-        parts.push(format!("TTFT {}", seconds(stats.ttft_ms / 1e3)));
-    }
+    parts.extend(stats.ttft_ms.map(|ms| format!("TTFT {}", seconds(ms / 1e3))));
     for tier in &stats.tiers {
         if let Some(limit) = tier.limit_bytes {
             parts.push(format!("{} {}", tier.name, of(tier.peak_bytes, limit)));
@@ -200,7 +198,7 @@ mod tests {
     fn the_last_line_says_what_the_json_says() {
         let stats = Stats {
             load_ms: 12.0,
-            ttft_ms: 2400.0,
+            ttft_ms: Some(2400.0),
             prompt_tokens_per_s: 210.4,
             decode_tokens_per_s: 9.41,
             forecast: ForecastStats { prompt_tokens_per_s: 200.0, decode_tokens_per_s: 9.876 },
@@ -229,7 +227,7 @@ mod tests {
     fn a_tier_that_was_not_read_is_not_mentioned() {
         let stats = Stats {
             load_ms: 0.0,
-            ttft_ms: 40.0,
+            ttft_ms: Some(40.0),
             prompt_tokens_per_s: 0.0,
             decode_tokens_per_s: 0.0,
             forecast: ForecastStats { prompt_tokens_per_s: 1.0, decode_tokens_per_s: 1.0 },
@@ -241,7 +239,7 @@ mod tests {
         let line = "prompt 1 tok – t/s · gen 0 tok – t/s · TTFT 40 ms · ram 1.5/16.0 GiB · experts hit 75 % · \
                     forecast 1.00 and 1.00 t/s";
         assert_eq!(stats_line(1, 0, &stats), line);
-        let interrupted = Stats { ttft_ms: 0.0, ..stats };
+        let interrupted = Stats { ttft_ms: None, ..stats };
         assert!(!stats_line(0, 0, &interrupted).contains("TTFT"));
     }
 

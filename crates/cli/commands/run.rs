@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use engine::{Finish, Stats};
+use engine::Finish;
 use plan::Bytes;
 use serde_json::json;
 
@@ -30,7 +30,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
             "prompt_tokens": answer.prompt_tokens,
             "finish": finish_name(answer.finish),
             "seed": limits.sampling.seed,
-            "stats": stats_json(&answer.stats)?,
+            "stats": answer.stats,
         }))?;
     } else if !answer.text.ends_with('\n') {
         show::product("\n")?;
@@ -40,15 +40,6 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     }
     show::note(&stats_line(answer.prompt_tokens, answer.tokens.len(), &answer.stats));
     if answer.finish == Finish::Interrupted { Err(Interrupted.into()) } else { Ok(()) }
-}
-
-/// The stats as JSON. Where there was no first token there is no time to it.
-fn stats_json(stats: &Stats) -> anyhow::Result<serde_json::Value> {
-    let mut document = serde_json::to_value(stats)?;
-    if let Some(fields) = document.as_object_mut().filter(|_| stats.ttft_ms <= 0.0) {
-        fields.remove("ttft_ms");
-    }
-    Ok(document)
 }
 
 const fn finish_name(finish: Finish) -> &'static str {
@@ -121,8 +112,6 @@ fn tokens(tokenizer: &Tokenizer, template: Template, args: &RunArgs, prompt: &st
 
 #[cfg(test)]
 mod tests {
-    use engine::{ExpertCacheStats, ForecastStats};
-
     use super::*;
 
     #[test]
@@ -130,25 +119,5 @@ mod tests {
         let error = not_empty("").expect_err("a refusal").to_string();
         assert!(error.starts_with("the prompt is empty\n\nhint: "), "{error}");
         assert!(not_empty(" ").is_ok(), "what was written is taken");
-    }
-
-    #[test]
-    fn the_time_to_a_first_token_is_left_out_where_there_was_none() {
-        let stats = |ttft_ms| Stats {
-            load_ms: 1.0,
-            ttft_ms,
-            prompt_tokens_per_s: 0.0,
-            decode_tokens_per_s: 0.0,
-            forecast: ForecastStats { prompt_tokens_per_s: 1.0, decode_tokens_per_s: 1.0 },
-            tiers: Vec::new(),
-            links: Vec::new(),
-            expert_cache: ExpertCacheStats::default(),
-            fallbacks: Vec::new(),
-        };
-        for (ttft_ms, there) in [(0.0, false), (12.5, true)] {
-            let document = stats_json(&stats(ttft_ms)).expect("JSON");
-            assert_eq!(document.get("ttft_ms").is_some(), there);
-            assert!(document.get("load_ms").is_some());
-        }
     }
 }

@@ -116,7 +116,7 @@ impl Engine {
         let last = (tokens.len() - 1) % self.scratch.tokens();
         self.take_logits(session, last).inspect_err(|_| session.truncate(start))?;
         self.record.prompt.add(tokens.len(), started.elapsed(), before, self.tiers.counts());
-        self.record.ttft = started.elapsed();
+        self.record.ttft = Some(started.elapsed());
         Ok(&self.logits)
     }
 

@@ -65,8 +65,9 @@ impl From<Forecast> for ForecastStats {
 pub struct Stats {
     /// Milliseconds to open the model.
     pub load_ms: f64,
-    /// Milliseconds from the prompt to the first token.
-    pub ttft_ms: f64,
+    /// Milliseconds from the prompt to the first token, where there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttft_ms: Option<f64>,
     /// Prompt tokens per second.
     pub prompt_tokens_per_s: f64,
     /// Decoded tokens per second.
@@ -119,7 +120,7 @@ impl Phase {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Record {
     pub(crate) load: Duration,
-    pub(crate) ttft: Duration,
+    pub(crate) ttft: Option<Duration>,
     pub(crate) prompt: Phase,
     pub(crate) decode: Phase,
 }
@@ -150,7 +151,7 @@ impl Record {
         let disk = LinkStats { from: "disk".into(), to: "ram".into(), bytes: disk_bytes, bytes_per_s: rate };
         Stats {
             load_ms: ms(self.load),
-            ttft_ms: ms(self.ttft),
+            ttft_ms: self.ttft.map(ms),
             prompt_tokens_per_s: self.prompt.tokens_per_s(),
             decode_tokens_per_s: self.decode.tokens_per_s(),
             forecast: plan.forecast.into(),

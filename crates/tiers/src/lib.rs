@@ -1,6 +1,6 @@
 //! Has each unit's bytes at hand when its turn comes.
 //!
-//! Owns where weights are while a model runs: an [`Arena`] for units whose home is RAM, a bounded [`Ring`] through
+//! Owns where weights are while a model runs: an arena for units whose home is RAM, a bounded ring through
 //! which units homed on disk pass, and the counts of what was read. All of it is allocated at [`Tiers::open`] and
 //! none of it grows. Must never know what a unit means to the model, nor decide where one lives: that is the plan's.
 
