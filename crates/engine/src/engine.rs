@@ -106,15 +106,8 @@ impl Engine {
     /// Where the prompt is empty or does not fit, names no token, or a pass fails or is interrupted. The session then
     /// holds what it held before.
     pub fn prefill(&mut self, session: &mut Session, tokens: &[u32]) -> Result<&[f32]> {
-        let started = Instant::now();
-        self.check(session, tokens)?;
-        let start = session.position();
-        let (batches, before) = (tokens.chunks(self.scratch.tokens()), self.tiers.counts());
-        for batch in batches {
-            self.pass(session, batch).inspect_err(|_| session.truncate(start))?;
-        }
-        let last = (tokens.len() - 1) % self.scratch.tokens();
-        self.take_logits(session, last).inspect_err(|_| session.truncate(start))?;
+        let (started, before) = (Instant::now(), self.tiers.counts());
+        self.extend(session, tokens)?;
         self.record.prompt.add(tokens.len(), started.elapsed(), before, self.tiers.counts());
         self.record.ttft = Some(started.elapsed());
         Ok(&self.logits)
@@ -125,12 +118,8 @@ impl Engine {
     /// # Errors
     /// As [`Self::prefill`].
     pub fn decode(&mut self, session: &mut Session, token: u32) -> Result<&[f32]> {
-        let started = Instant::now();
-        let before = self.tiers.counts();
-        self.check(session, &[token])?;
-        let start = session.position();
-        self.pass(session, &[token]).inspect_err(|_| session.truncate(start))?;
-        self.take_logits(session, 0).inspect_err(|_| session.truncate(start))?;
+        let (started, before) = (Instant::now(), self.tiers.counts());
+        self.extend(session, &[token])?;
         self.record.decode.add(1, started.elapsed(), before, self.tiers.counts());
         Ok(&self.logits)
     }
@@ -200,6 +189,20 @@ impl Engine {
             return Err(EngineError::NoSuchToken { token, vocabulary });
         }
         session.check_room(tokens.len())
+    }
+
+    /// Adds tokens to the session, micro-batch by micro-batch, and keeps the logits of the last. The session is as it was
+    /// where that fails.
+    fn extend(&mut self, session: &mut Session, tokens: &[u32]) -> Result<()> {
+        self.check(session, tokens)?;
+        let (start, most) = (session.position(), self.scratch.tokens());
+        let mut passes = || {
+            for batch in tokens.chunks(most) {
+                self.pass(session, batch)?;
+            }
+            self.take_logits(session, (tokens.len() - 1) % most)
+        };
+        passes().inspect_err(|_| session.truncate(start))
     }
 
     /// One micro-batch through all layers; the residual stream is left in the scratch.

@@ -1,7 +1,7 @@
 //! One conversation: its keys and values, and the tokens they were made of.
 
 use kernels::cpu::KvStore;
-use plan::{Bytes, KvPlan};
+use plan::KvPlan;
 
 use crate::EngineError;
 use crate::spec::Spec;
@@ -51,21 +51,9 @@ impl Session {
         &self.tokens
     }
 
-    /// How many tokens fit.
-    #[must_use]
-    pub const fn capacity(&self) -> usize {
-        self.capacity
-    }
-
     /// Forgets all but the first `length` tokens.
     pub fn truncate(&mut self, length: usize) {
         self.tokens.truncate(length);
-    }
-
-    /// Bytes of the cache when full.
-    #[must_use]
-    pub fn bytes(&self) -> Bytes {
-        Bytes(self.layers.iter().map(|layer| (layer.keys.bytes() + layer.values.bytes()) as u64).sum())
     }
 
     /// Whether `more` tokens fit.

@@ -6,6 +6,7 @@
 #[allow(clippy::wildcard_imports)] // Thirty intrinsics whose names say where they come from.
 use std::arch::x86_64::*;
 
+use super::sixteen_bytes::sixteen_bytes;
 use super::{LANES, Lanes, ROUND, Simd};
 
 /// Proves AVX2, FMA and F16C.
@@ -35,13 +36,7 @@ impl Simd for Avx2 {
 
     const MANY_REGISTERS: bool = false;
 
-    #[inline(always)]
-    fn prefetch(self, bytes: &[u8]) {
-        for line in bytes.chunks(64) {
-            // SAFETY: a prefetch changes nothing that a program can see.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) }
-        }
-    }
+    sixteen_bytes!();
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -132,24 +127,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn bytes(self, from: &[u8; LANES]) -> __m128i {
-        // SAFETY: see the module; `from` holds 16 bytes.
-        unsafe { _mm_loadu_si128(from.as_ptr().cast()) }
-    }
-
-    #[inline(always)]
-    fn bytes_splat(self, byte: u8) -> __m128i {
-        // SAFETY: see the module.
-        unsafe { _mm_set1_epi8(byte as i8) }
-    }
-
-    #[inline(always)]
-    fn bytes_of_words(self, low: u64, high: u64) -> __m128i {
-        // SAFETY: see the module.
-        unsafe { _mm_set_epi64x(high as i64, low as i64) }
-    }
-
-    #[inline(always)]
     fn bytes_of_bits(self, bits: u16) -> __m128i {
         // SAFETY: see the module.
         unsafe {
@@ -158,48 +135,6 @@ impl Simd for Avx2 {
             let own = _mm_set1_epi64x(i64::from_le_bytes([1, 2, 4, 8, 16, 32, 64, 128]));
             _mm_cmpeq_epi8(_mm_and_si128(spread, own), own)
         }
-    }
-
-    #[inline(always)]
-    fn bytes_and(self, a: __m128i, b: __m128i) -> __m128i {
-        // SAFETY: see the module.
-        unsafe { _mm_and_si128(a, b) }
-    }
-
-    #[inline(always)]
-    fn bytes_or(self, a: __m128i, b: __m128i) -> __m128i {
-        // SAFETY: see the module.
-        unsafe { _mm_or_si128(a, b) }
-    }
-
-    #[inline(always)]
-    fn bytes_xor(self, a: __m128i, b: __m128i) -> __m128i {
-        // SAFETY: see the module.
-        unsafe { _mm_xor_si128(a, b) }
-    }
-
-    #[inline(always)]
-    fn bytes_sub(self, a: __m128i, b: __m128i) -> __m128i {
-        // SAFETY: see the module.
-        unsafe { _mm_sub_epi8(a, b) }
-    }
-
-    #[inline(always)]
-    fn bytes_shift_right<const N: i32>(self, x: __m128i) -> __m128i {
-        // SAFETY: see the module.
-        unsafe { _mm_srli_epi16::<N>(x) }
-    }
-
-    #[inline(always)]
-    fn bytes_shift_left<const N: i32>(self, x: __m128i) -> __m128i {
-        // SAFETY: see the module.
-        unsafe { _mm_slli_epi16::<N>(x) }
-    }
-
-    #[inline(always)]
-    fn bytes_lookup(self, table: &[i8; LANES], codes: __m128i) -> __m128i {
-        // SAFETY: see the module; `table` holds 16 bytes.
-        unsafe { _mm_shuffle_epi8(_mm_loadu_si128(table.as_ptr().cast()), codes) }
     }
 
     #[inline(always)]
@@ -218,12 +153,6 @@ impl Simd for Avx2 {
             let high = _mm_unpackhi_epi64(x, x);
             [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high))]
         }
-    }
-
-    #[inline(always)]
-    fn half(self, bits: u16) -> f32 {
-        // SAFETY: see the module.
-        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))) }
     }
 
     #[inline(always)]
