@@ -5,6 +5,7 @@
 
 mod bytes;
 pub mod cost;
+pub mod expert_use;
 mod forecast;
 mod inventory;
 mod machine;
@@ -18,6 +19,7 @@ mod suggest;
 pub mod testing;
 
 pub use bytes::{Bytes, BytesPerSecond, NotASize};
+pub use expert_use::{ExpertUse, ExpertUseError, ExpertUseWriter};
 pub use forecast::forecast_notes;
 pub use inventory::{Inventory, ModelFile, ModelShape, Role, Tensor, Unit, UnitId, VocabularySize};
 pub use machine::{GPU_CAPABILITY_MIN, Gpu, Machine, Rate, Source};
