@@ -18,10 +18,13 @@
 //! operations = 2 × weights × m  +  2 × embedding × m²  (causal attention)
 //! ```
 //!
-//! where m tokens touch `1 − (1 − used/experts)^m` of the experts, and the output is computed for the last token only.
+//! where m tokens touch `1 − (1 − p)^m` of an expert that is chosen by a share p of them, and the output is computed
+//! for the last token only. Without counts p is `used / experts` for each; with them it is the share that was counted,
+//! and half a use for an expert that was never seen ([`ExpertUse::likely_share`](crate::ExpertUse::likely_share)).
 //! Operations on a GPU are not counted: its link is the limit until a batch is very large.
 
-use crate::{Device, Forecast, Inventory, Machine, Plan, QuantType, Role, Source, Tier, Unit};
+use crate::traffic::Traffic;
+use crate::{Device, Forecast, Inventory, Machine, Plan, Role, Source, Tier};
 
 /// A forecast of nothing, to be replaced.
 pub(crate) const NONE: Forecast = Forecast {
@@ -31,25 +34,6 @@ pub(crate) const NONE: Forecast = Forecast {
     load_s: 0.0,
     measured: false,
 };
-
-/// The share of a unit that `tokens` tokens of one pass touch, on average.
-fn touched(inventory: &Inventory, unit: &Unit, tied: bool, tokens: u32) -> f64 {
-    let shape = &inventory.shape;
-    match unit.role {
-        Role::MultiToken => 0.0,
-        Role::Embedding if !tied => (f64::from(tokens) / unit.rows.max(1) as f64).min(1.0),
-        Role::RoutedExpert => {
-            let share = f64::from(shape.experts_used) / f64::from(shape.experts.max(1));
-            1.0 - (1.0 - share.min(1.0)).powf(f64::from(tokens))
-        }
-        _ => 1.0,
-    }
-}
-
-/// Bytes of this unit that are read for one decoded token, on average.
-pub(crate) fn read_per_token(inventory: &Inventory, unit: &Unit, tied: bool) -> f64 {
-    unit.bytes.as_f64() * touched(inventory, unit, tied, 1)
-}
 
 /// Rates of a machine, none of them zero.
 struct Rates {
@@ -76,16 +60,22 @@ impl Stage {
 }
 
 /// The forecast of a plan, and notes on every estimate behind it.
-pub(crate) fn forecast(plan: &Plan, inventory: &Inventory, machine: &Machine) -> (Forecast, Vec<String>) {
+pub(crate) fn forecast(
+    plan: &Plan,
+    inventory: &Inventory,
+    machine: &Machine,
+    traffic: Traffic<'_>,
+) -> (Forecast, Vec<String>) {
     let share = f64::from(plan.threads.min(machine.cores)) / f64::from(machine.cores.max(1));
     let rates = Rates {
         ram: (machine.ram_read.rate.0 * share).max(1.0),
         disk: machine.disk_read.rate.0.max(1.0),
         operations: (machine.cpu_ops_per_second * share).max(1.0),
     };
-    let decode_s: f64 = stages(plan, inventory, machine, Pass::Decode).iter().map(|stage| stage.seconds(&rates)).sum();
-    let prompt = stages(plan, inventory, machine, Pass::Prompt(plan.micro_batch));
-    let prompt_s: f64 = prompt.iter().map(|stage| stage.seconds(&rates)).sum();
+    let seconds = |pass: Pass| -> f64 {
+        stages(plan, inventory, machine, traffic, pass).iter().map(|stage| stage.seconds(&rates)).sum()
+    };
+    let (decode_s, prompt_s) = (seconds(Pass::Decode), seconds(Pass::Prompt(plan.micro_batch)));
     let resident: f64 = inventory
         .units
         .iter()
@@ -140,8 +130,7 @@ enum Pass {
     Prompt(u32),
 }
 
-fn stages(plan: &Plan, inventory: &Inventory, machine: &Machine, pass: Pass) -> Vec<Stage> {
-    let tied = inventory.tied_output();
+fn stages(plan: &Plan, inventory: &Inventory, machine: &Machine, traffic: Traffic<'_>, pass: Pass) -> Vec<Stage> {
     let layers = inventory.shape.layers as usize;
     let tokens = match pass {
         Pass::Decode => 1,
@@ -156,7 +145,7 @@ fn stages(plan: &Plan, inventory: &Inventory, machine: &Machine, pass: Pass) -> 
             Pass::Decode => placement.decode,
             Pass::Prompt(_) => placement.prefill,
         };
-        let bytes = unit.bytes.as_f64() * touched(inventory, unit, tied, tokens);
+        let bytes = unit.bytes.as_f64() * traffic.touched(unit, tokens);
         let stage = &mut stages[stage];
         if placement.home == Tier::Disk {
             stage.disk_bytes += bytes;
@@ -164,7 +153,7 @@ fn stages(plan: &Plan, inventory: &Inventory, machine: &Machine, pass: Pass) -> 
         match device {
             Device::Cpu => {
                 stage.cpu_bytes += bytes;
-                stage.operations += operations(inventory, unit, tied, tokens);
+                stage.operations += traffic.operations(unit, tokens);
             }
             Device::Gpu(number) => {
                 let Some(gpu) = machine.gpus.get(number as usize) else { continue };
@@ -183,24 +172,4 @@ fn stages(plan: &Plan, inventory: &Inventory, machine: &Machine, pass: Pass) -> 
         stages[..layers].iter_mut().for_each(|stage| stage.operations += attention);
     }
     stages
-}
-
-/// Multiplications and additions with this unit for so many tokens.
-fn operations(inventory: &Inventory, unit: &Unit, tied: bool, tokens: u32) -> f64 {
-    let shape = &inventory.shape;
-    let tensor = inventory.tensor_of(unit);
-    if tensor.dims.len() < 2 || unit.role == Role::MultiToken || (unit.role == Role::Embedding && !tied) {
-        return 0.0;
-    }
-    let used = match unit.role {
-        Role::RoutedExpert => f64::from(shape.experts_used) / f64::from(shape.experts.max(1)),
-        _ => 1.0,
-    };
-    // The tied embedding makes logits of the last token only.
-    let tokens = if unit.role == Role::Embedding { 1 } else { tokens };
-    2.0 * elements(tensor.quant, unit) * used * f64::from(tokens)
-}
-
-fn elements(quant: QuantType, unit: &Unit) -> f64 {
-    unit.bytes.as_f64() / quant.block_bytes() as f64 * quant.block_elements() as f64
 }

@@ -17,6 +17,7 @@ pub mod report;
 mod suggest;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod traffic;
 
 pub use bytes::{Bytes, BytesPerSecond, NotASize};
 pub use expert_use::{ExpertUse, ExpertUseError, ExpertUseWriter};
@@ -24,6 +25,6 @@ pub use forecast::forecast_notes;
 pub use inventory::{Inventory, ModelFile, ModelShape, Role, Tensor, Unit, UnitId, VocabularySize};
 pub use machine::{GPU_CAPABILITY_MIN, Gpu, Machine, Rate, Source};
 pub use placement::{Device, Forecast, KvPlan, KvType, Load, NotATier, Placement, Plan, Staging, Tier, TierPlan};
-pub use planner::{DoesNotFit, Refusal, plan};
+pub use planner::{DoesNotFit, Refusal, plan, plan_with};
 pub use profile::{Overrides, Profile, ProfileError};
 pub use quant::{NotAQuantType, QuantType};

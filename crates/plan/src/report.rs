@@ -1,11 +1,16 @@
-//! Plans as text for people: the table of `plimsoll plan`, and the story of one tensor.
+//! Plans as text for people: the table of `plimsoll plan`, and the story of one tensor or expert.
+
+mod experts;
+mod explain;
+
+pub use experts::{TierExperts, experts};
+pub use explain::{UnknownTensor, explain, explain_with};
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::profile::Ranges;
-use crate::suggest::closest;
-use crate::{Bytes, Device, Forecast, Inventory, Plan, Role, Tier, TierPlan, Unit, cost};
+use crate::{Bytes, Device, ExpertUse, Forecast, Inventory, Plan, Role, Tier, TierPlan, cost};
 
 /// Columns that a report keeps within.
 pub const COLUMNS: usize = 100;
@@ -19,6 +24,12 @@ const BAR_BLOCKS: usize = 30;
 /// The text of `plimsoll plan`: where everything lives and why, how full each tier is, what a token will cost.
 #[must_use]
 pub fn text(plan: &Plan, inventory: &Inventory) -> String {
+    text_with(plan, inventory, None)
+}
+
+/// The same of a plan that was made with these counts ([`plan_with`](crate::plan_with)).
+#[must_use]
+pub fn text_with(plan: &Plan, inventory: &Inventory, counts: Option<&ExpertUse>) -> String {
     let mut out = String::new();
     headline(&mut out, inventory);
     table(&mut out, plan, inventory);
@@ -26,6 +37,7 @@ pub fn text(plan: &Plan, inventory: &Inventory) -> String {
     for tier in &plan.tiers {
         fullness(&mut out, tier);
     }
+    experts::section(&mut out, plan, inventory, counts);
     settings(&mut out, plan, inventory);
     forecast(&mut out, &plan.forecast, plan.micro_batch);
     if !plan.notes.is_empty() {
@@ -201,84 +213,4 @@ fn cut(text: &str, columns: usize) -> String {
         return clean.collect();
     }
     clean.take(columns - 1).chain(['…']).collect()
-}
-
-/// A tensor that the model does not have.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{model} has no tensor {name:?}\n\nhint: {hint}")]
-pub struct UnknownTensor {
-    /// The model's name.
-    pub model: String,
-    /// The name that was asked for.
-    pub name: String,
-    /// Names that it has.
-    pub hint: String,
-}
-
-/// The story of one tensor: what it is, where it lives, why, and what to write to have it elsewhere.
-///
-/// # Errors
-/// [`UnknownTensor`] with the names that are meant, where the model has none of that name.
-pub fn explain(plan: &Plan, inventory: &Inventory, name: &str) -> Result<String, UnknownTensor> {
-    let Some(first) = inventory.find(name) else { return Err(unknown(inventory, name)) };
-    let unit = inventory.unit(first);
-    let tensor = inventory.tensor_of(unit);
-    let dims: Vec<String> = tensor.dims.iter().map(u64::to_string).collect();
-    let mut out = format!("{name}\n");
-    let layer = unit.layer.map_or(String::new(), |layer| format!(" of layer {layer}"));
-    let _ = writeln!(out, "  is         {}{layer}: {} {}, {}", unit.role, tensor.quant, dims.join(" × "), tensor.bytes);
-    for (home, reason, experts) in homes(plan, inventory, unit.tensor) {
-        let experts = Ranges::of(experts).map_or(String::new(), |experts| format!("experts {experts} "));
-        let place = if home == Tier::Disk { "on disk".to_owned() } else { format!("in {home}") };
-        wrapped(&mut out, "  lives      ", "             ", format!("{experts}{place}: {reason}").split(' '), " ");
-    }
-    let placement = &plan.placements[first.0 as usize];
-    let device = |device: Device| match device {
-        Device::Cpu => "the CPU".to_owned(),
-        Device::Gpu(number) => format!("gpu:{number}"),
-    };
-    let (decode, prefill) = (device(placement.decode), device(placement.prefill));
-    let _ = writeln!(out, "  computed   by {decode} in decode, by {prefill} for prompts");
-    let _ = writeln!(out, "  read       {}", reading(unit, inventory));
-    let pattern = format!("^{}$", regex::escape(name)).replace('\'', "''");
-    let other = if placement.home == Tier::Ram { Tier::Disk } else { Tier::Ram };
-    let _ =
-        writeln!(out, "  to move it - {{ tensors: '{pattern}', home: {other} }}   as the first rule under `placement`");
-    Ok(out)
-}
-
-/// The homes of a tensor's units, each with its reason and the experts that live there.
-fn homes(plan: &Plan, inventory: &Inventory, tensor: u32) -> Vec<(Tier, String, Vec<u32>)> {
-    let mut homes: BTreeMap<(Tier, &str), Vec<u32>> = BTreeMap::new();
-    for (unit, placement) in inventory.units.iter().zip(&plan.placements).filter(|(unit, _)| unit.tensor == tensor) {
-        homes.entry((placement.home, &placement.reason)).or_default().extend(unit.expert);
-    }
-    homes.into_iter().map(|((home, reason), experts)| (home, reason.to_owned(), experts)).collect()
-}
-
-fn reading(unit: &Unit, inventory: &Inventory) -> String {
-    let shape = &inventory.shape;
-    match unit.role {
-        Role::MultiToken => "never".to_owned(),
-        Role::Embedding if !inventory.tied_output() => {
-            format!("one row of {} for each token", inventory.tensor_of(unit).row_bytes())
-        }
-        Role::RoutedExpert => format!("{} of {} experts for each token", shape.experts_used, shape.experts),
-        _ => "whole, for each decoded token".to_owned(),
-    }
-}
-
-fn unknown(inventory: &Inventory, name: &str) -> UnknownTensor {
-    const EXAMPLES: usize = 4;
-    let names = || inventory.tensors.iter().map(|tensor| tensor.name.as_str());
-    let holding: Vec<&str> = names().filter(|known| !name.is_empty() && known.contains(name)).take(EXAMPLES).collect();
-    let hint = match closest(name, names()) {
-        Some(meant) => format!("did you mean {meant}?"),
-        None if !holding.is_empty() => format!("names that hold it: {}", holding.join(", ")),
-        None => {
-            let some: Vec<&str> = names().take(EXAMPLES).collect();
-            format!("`plimsoll inspect --tensors` lists them: {}, …", some.join(", "))
-        }
-    };
-    UnknownTensor { model: cut(&inventory.name, 60), name: cut(name, 80), hint }
 }

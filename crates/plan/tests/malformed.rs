@@ -22,6 +22,7 @@ fn refused(case: &MalformedProfile) -> (String, Option<(u32, u32)>) {
     match plan(&profile, &model, &common::laptop()) {
         Ok(_) => ("it was planned".to_owned(), None),
         Err(Refusal::Profile(error)) => (error.to_string(), error.position()),
+        Err(Refusal::Experts(error)) => (error.to_string(), None),
         Err(Refusal::DoesNotFit(refusal)) => match &refusal.origin {
             plan::profile::Origin::Profile(mark) => (refusal.to_string(), Some((mark.line, mark.column))),
             _ => (refusal.to_string(), None),

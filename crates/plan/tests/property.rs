@@ -117,7 +117,7 @@ fn planned(text: &str, model: &Inventory) -> Option<Plan> {
             }
             None
         }
-        Err(Refusal::Profile(_)) => None,
+        Err(Refusal::Profile(_) | Refusal::Experts(_)) => None,
     }
 }
 

@@ -4,6 +4,7 @@ use super::rules::Wish;
 use super::settings::within;
 use super::{Draft, Planner};
 use crate::profile::Choice;
+use crate::traffic::Traffic;
 use crate::{Bytes, Device, Placement, Plan, Role, Tier, TierPlan, Unit, cost, forecast};
 
 pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) -> Plan {
@@ -26,7 +27,7 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
     let mut read = vec![0.0; planner.limits.len()];
     for (unit, home) in planner.inventory.units.iter().zip(&homes) {
         if let Some(place) = planner.limits.iter().position(|limit| limit.tier == *home) {
-            read[place] += forecast::read_per_token(planner.inventory, unit, planner.tied);
+            read[place] += planner.traffic.read_per_token(unit);
         }
     }
     let tiers: Vec<TierPlan> = planner
@@ -54,7 +55,7 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
         forecast: forecast::NONE,
         notes,
     };
-    let (forecast, estimates) = forecast::forecast(&plan, planner.inventory, planner.machine);
+    let (forecast, estimates) = forecast::forecast(&plan, planner.inventory, planner.machine, planner.traffic);
     plan.forecast = forecast;
     plan.notes.extend(estimates);
     plan
@@ -119,7 +120,7 @@ fn reason(planner: &Planner, index: usize, home: Tier) -> String {
     let unit = &planner.inventory.units[index];
     match planner.wishes.wish[index] {
         Wish::NotRun => "not run: stays in the file".to_owned(),
-        Wish::Open => open_reason(unit, home, planner.tied),
+        Wish::Open => open_reason(unit, home, planner.traffic),
         Wish::Pinned(_) => asked(planner, index),
         Wish::Either(first, _) if first == home => asked(planner, index),
         Wish::Either(first, _) => format!("{}: {first} is full", asked(planner, index)),
@@ -133,13 +134,17 @@ fn asked(planner: &Planner, index: usize) -> String {
     }
 }
 
-fn open_reason(unit: &Unit, home: Tier, tied: bool) -> String {
-    let rows_only = unit.role == Role::Embedding && !tied;
+fn open_reason(unit: &Unit, home: Tier, traffic: Traffic<'_>) -> String {
+    let rows_only = unit.role == Role::Embedding && !traffic.tied();
+    let counted = traffic.counted().is_some();
     match (home, unit.role) {
         (Tier::Disk, _) if rows_only => "only single rows are read",
         (_, _) if rows_only => "only single rows are read; room left",
+        (Tier::Disk, Role::RoutedExpert) if counted => "fewer uses counted; the rest is full",
         (Tier::Disk, Role::RoutedExpert) => "few tokens read it; the rest is full",
         (Tier::Disk, _) => "nearer tiers are full",
+        (_, Role::RoutedExpert) if unit.rows == 1 => "small, and read by itself",
+        (_, Role::RoutedExpert) if counted => "most uses counted; room left",
         (_, Role::RoutedExpert) => "room left after the rest",
         (_, Role::Norm | Role::Router) => "small, and every token reads it",
         (_, Role::Attention) => "every token reads it, beside the KV",

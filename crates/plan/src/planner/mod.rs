@@ -19,7 +19,8 @@ use settings::Setup;
 use crate::cost::{self, Widths};
 use crate::machine::GPU_CAPABILITY_MIN;
 use crate::profile::{Choice, Fault, Origin, Profile, ProfileError, StreamTo};
-use crate::{Bytes, Inventory, KvPlan, Load, Machine, Plan, Role, Staging, Tier, Unit};
+use crate::traffic::Traffic;
+use crate::{Bytes, ExpertUse, Inventory, KvPlan, Load, Machine, Plan, Role, Staging, Tier, Unit};
 
 /// Decides where every byte of the model lives.
 ///
@@ -29,16 +30,42 @@ use crate::{Bytes, Inventory, KvPlan, Load, Machine, Plan, Role, Staging, Tier, 
 /// [`Refusal::Profile`] where the profile does not suit this model or machine, with its line;
 /// [`Refusal::DoesNotFit`] where a ceiling is too low, with the sum and ways out.
 pub fn plan(profile: &Profile, inventory: &Inventory, machine: &Machine) -> Result<Plan, Refusal> {
-    attempt(profile, inventory, machine).map_err(|refusal| ways_out::add(refusal, profile, inventory, machine))
+    plan_with(profile, inventory, machine, None)
+}
+
+/// The same, with counts of how often each expert was chosen: those that were chosen most are placed nearest (ties go by
+/// layer and number), and the forecast uses their shares. Without counts, or where they are of no token, every expert of
+/// a layer is taken to be as likely as any other.
+///
+/// # Errors
+/// As [`plan`], and [`Refusal::Experts`] where the counts are of another model.
+pub fn plan_with(
+    profile: &Profile,
+    inventory: &Inventory,
+    machine: &Machine,
+    experts: Option<&ExpertUse>,
+) -> Result<Plan, Refusal> {
+    experts.map_or(Ok(()), |experts| experts.check(inventory))?;
+    let given = Given { inventory, machine, traffic: Traffic::new(inventory, experts) };
+    attempt(profile, given).map_err(|refusal| ways_out::add(refusal, profile, given))
+}
+
+/// What a plan is made for, and no profile changes.
+#[derive(Clone, Copy)]
+struct Given<'a> {
+    inventory: &'a Inventory,
+    machine: &'a Machine,
+    traffic: Traffic<'a>,
 }
 
 /// The plan, or a refusal that shows no ways out yet.
-fn attempt(profile: &Profile, inventory: &Inventory, machine: &Machine) -> Result<Plan, Refusal> {
+fn attempt(profile: &Profile, given: Given<'_>) -> Result<Plan, Refusal> {
+    let Given { inventory, machine, .. } = given;
     let mut notes = profile.notes.clone();
     let limits = limits(profile, machine, &mut notes)?;
     let wishes = rules::resolve(profile, inventory)?;
     notes.extend(rules::without_effect(profile, inventory));
-    let planner = Planner::new(profile, inventory, machine, limits, wishes);
+    let planner = Planner::new(profile, given, limits, wishes);
     let draft = settings::search(&planner)?;
     Ok(describe::finish(&planner, draft, notes))
 }
@@ -100,7 +127,7 @@ struct Planner<'a> {
     wishes: Wishes,
     cargo: Cargo,
     widths: Widths,
-    tied: bool,
+    traffic: Traffic<'a>,
     /// The longest row of any unit: a slot of the ring holds at least one.
     row_bytes_max: Bytes,
     /// The largest unit that a GPU can be handed for a batch of prompt tokens.
@@ -119,13 +146,8 @@ struct Draft {
 }
 
 impl<'a> Planner<'a> {
-    fn new(
-        profile: &'a Profile,
-        inventory: &'a Inventory,
-        machine: &'a Machine,
-        limits: Vec<Limit>,
-        wishes: Wishes,
-    ) -> Self {
+    fn new(profile: &'a Profile, given: Given<'a>, limits: Vec<Limit>, wishes: Wishes) -> Self {
+        let Given { inventory, machine, traffic } = given;
         let row_bytes = |unit: &Unit| inventory.tensor_of(unit).row_bytes();
         let in_layer = |unit: &&Unit| unit.layer.is_some() && unit.role != Role::MultiToken;
         Self {
@@ -133,10 +155,10 @@ impl<'a> Planner<'a> {
             inventory,
             machine,
             limits,
-            cargo: Cargo::new(inventory, &wishes.wish),
+            cargo: Cargo::new(inventory, &wishes.wish, traffic),
             wishes,
             widths: Widths::of(inventory),
-            tied: inventory.tied_output(),
+            traffic,
             row_bytes_max: inventory.units.iter().map(row_bytes).max().unwrap_or_default(),
             streamed_bytes_max: inventory.units.iter().filter(in_layer).map(|u| u.bytes).max().unwrap_or_default(),
             threads: profile.threads.value().copied().unwrap_or(machine.cores).max(1),
@@ -240,7 +262,9 @@ impl<'a> Planner<'a> {
     /// only rows are read.
     fn uses_ring(&self, index: usize, home: Tier) -> bool {
         let unit = &self.inventory.units[index];
-        home == Tier::Disk && self.wishes.wish[index] != Wish::NotRun && (unit.role != Role::Embedding || self.tied)
+        home == Tier::Disk
+            && self.wishes.wish[index] != Wish::NotRun
+            && (unit.role != Role::Embedding || self.traffic.tied())
     }
 
     /// Whether this unit is handed to a GPU for a batch of prompt tokens.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::profile::{Origin, ProfileError};
-use crate::{Bytes, Load, Tier};
+use crate::{Bytes, ExpertUseError, Load, Tier};
 
 /// Why there is no plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -11,6 +11,9 @@ pub enum Refusal {
     /// The profile does not fit this model or this machine: a mistake in it.
     #[error(transparent)]
     Profile(#[from] ProfileError),
+    /// The counts of experts are of another model.
+    #[error(transparent)]
+    Experts(#[from] ExpertUseError),
     /// What is asked does not fit under a ceiling.
     #[error(transparent)]
     DoesNotFit(Box<DoesNotFit>),

@@ -1,7 +1,7 @@
 //! What would make a plan possible: each way is tried on the whole planner before it is offered.
 
-use super::attempt;
 use super::refusal::{DoesNotFit, Refusal};
+use super::{Given, attempt};
 use crate::profile::{Choice, Origin, Profile, TierLimit};
 use crate::{Bytes, Inventory, KvType, Machine, Tier, cost};
 
@@ -12,13 +12,9 @@ struct Way {
 }
 
 /// Changes of which each alone gives a plan, the gentlest first; where no gentle one does, all of them together.
-pub(super) fn ways_out(
-    profile: &Profile,
-    refusal: &DoesNotFit,
-    inventory: &Inventory,
-    machine: &Machine,
-) -> Vec<String> {
-    let fits = |profile: &Profile| attempt(profile, inventory, machine).is_ok();
+pub(super) fn ways_out(profile: &Profile, refusal: &DoesNotFit, given: Given<'_>) -> Vec<String> {
+    let inventory = given.inventory;
+    let fits = |profile: &Profile| attempt(profile, given).is_ok();
     let first = |ways: Vec<Way>| ways.into_iter().find(|way| fits(&way.profile));
     let gentle = [
         quantized_cache(profile).into_iter().collect(),
@@ -156,16 +152,16 @@ fn raise(profile: &Profile, refusal: &DoesNotFit, fits: impl Fn(&Profile) -> boo
 }
 
 /// Adds ways out to a refusal that shows a sum.
-pub(super) fn add(refusal: Refusal, profile: &Profile, inventory: &Inventory, machine: &Machine) -> Refusal {
+pub(super) fn add(refusal: Refusal, profile: &Profile, given: Given<'_>) -> Refusal {
     match refusal {
         Refusal::DoesNotFit(mut refusal) => {
-            refusal.ways_out = ways_out(profile, &refusal, inventory, machine);
+            refusal.ways_out = ways_out(profile, &refusal, given);
             if refusal.ways_out.is_empty() {
-                refusal.ways_out.push(last_resort(&refusal, machine));
+                refusal.ways_out.push(last_resort(&refusal, given.machine));
             }
             Refusal::DoesNotFit(refusal)
         }
-        other @ Refusal::Profile(_) => other,
+        other @ (Refusal::Profile(_) | Refusal::Experts(_)) => other,
     }
 }
 
