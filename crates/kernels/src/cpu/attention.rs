@@ -5,7 +5,8 @@
 //! values are added in order of position, so the result depends on the query alone.
 
 use super::isa::Kernel;
-use super::matmul::{CHUNK, Scattered, dot_tile};
+use super::matmul::{CHUNK, dot_tile};
+use super::outputs::Scattered;
 use super::simd::{LANES, Simd};
 use super::{KvStore, Pool};
 

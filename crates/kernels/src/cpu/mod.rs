@@ -16,8 +16,10 @@ mod isa;
 mod kv;
 mod matmul;
 mod norm;
+mod outputs;
 mod pool;
 mod rope;
+mod route;
 mod simd;
 
 pub use activation::{gelu_tanh_mul, silu_mul, softmax};
@@ -26,7 +28,10 @@ pub use decode::{dequantize, supports};
 pub use elementwise::{add, add_bias, scale};
 pub use isa::{Isa, IsaError};
 pub use kv::KvStore;
-pub use matmul::matmul;
+pub use matmul::{
+    Column, Columns, Job, WeightedColumn, WeightedJob, matmul, matmul_jobs, matmul_transposed, matmul_weighted,
+};
 pub use norm::{rms_norm, rms_norm_in_place};
 pub use pool::Pool;
 pub use rope::{RopeShape, RopeStyle, RopeTable, rope};
+pub use route::{Gate, Routing, route};

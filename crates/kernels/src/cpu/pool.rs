@@ -128,7 +128,7 @@ impl Pool {
 
     /// Runs `task(i, piece)` for the `i`-th piece of `piece` numbers of `out` (the last may be shorter).
     pub(crate) fn run_pieces(&self, out: &mut [f32], piece: usize, task: &(dyn Fn(usize, &mut [f32]) + Sync)) {
-        let whole = super::matmul::Scattered::new(out);
+        let whole = super::outputs::Scattered::new(out);
         let length = whole.len();
         self.run(length.div_ceil(piece), &|i| {
             let start = i * piece;

@@ -1,8 +1,9 @@
-//! A quantized matrix times columns of activations.
+//! Quantized matrices times columns of activations.
 
 use plan::QuantType;
 
 use super::dequantize;
+use crate::cpu::{Job, WeightedJob};
 
 /// `out[t·out_stride + out_offset + r] = Σ_k w[r][k]·x[t][k]` for `rows` rows of `row_elements` numbers and `m` columns;
 /// `x` is `m × row_elements`, row by row.
@@ -29,6 +30,56 @@ pub fn matmul(
             let column = &x[t * row_elements..][..row_elements];
             let sum: f64 = row.iter().zip(column).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
             out[t * out_stride + out_offset + r] = sum as f32;
+        }
+    }
+}
+
+/// `out[to + r] = Σ_k w[r][k]·x[from + k]` for each job's rows and columns.
+///
+/// # Panics
+/// As [`matmul`].
+pub fn matmul_jobs(jobs: &[Job], row_elements: usize, x: &[f32], out: &mut [f32]) {
+    for Job { quant, weights, rows, columns } in jobs {
+        for column in (0..columns.len()).map(|i| columns.at(i)) {
+            let (x, out) = (&x[column.from..], &mut out[column.to..]);
+            matmul(*quant, weights, *rows, row_elements, x, 1, out, *rows, 0);
+        }
+    }
+}
+
+/// `out[to + r] += weight·(Σ_k w[r][k]·x[from + k] + bias[r])` for the jobs in order and each job's columns in order.
+///
+/// # Panics
+/// As [`matmul`].
+pub fn matmul_weighted(jobs: &[WeightedJob], row_elements: usize, x: &[f32], out: &mut [f32]) {
+    for WeightedJob { quant, weights, rows, bias, columns } in jobs {
+        let mut products = vec![0.0; *rows];
+        for column in *columns {
+            matmul(*quant, weights, *rows, row_elements, &x[column.from..], 1, &mut products, *rows, 0);
+            for (r, product) in products.iter().enumerate() {
+                let sum = f64::from(*product) + bias.map_or(0.0, |bias| f64::from(bias[r]));
+                let out = &mut out[column.to + r];
+                *out = (f64::from(*out) + f64::from(column.weight) * sum) as f32;
+            }
+        }
+    }
+}
+
+/// `out[to + l] = Σ_j x[from + j]·w[j][l]` over the rows j of each job; with `add`, added to what is there.
+///
+/// # Panics
+/// As [`matmul`].
+pub fn matmul_transposed(jobs: &[Job], row_elements: usize, x: &[f32], out: &mut [f32], add: bool) {
+    for Job { quant, weights, rows, columns } in jobs {
+        let mut w = vec![0.0; rows * row_elements];
+        dequantize(*quant, &weights[..w.len() / quant.block_elements() * quant.block_bytes()], &mut w);
+        for column in (0..columns.len()).map(|i| columns.at(i)) {
+            for l in 0..row_elements {
+                let out = &mut out[column.to + l];
+                let before = if add { f64::from(*out) } else { 0.0 };
+                let product = |j: usize| f64::from(x[column.from + j]) * f64::from(w[j * row_elements + l]);
+                *out = (before + (0..*rows).map(product).sum::<f64>()) as f32;
+            }
         }
     }
 }

@@ -9,10 +9,12 @@ mod dequantize;
 mod matmul;
 mod norm;
 mod rope;
+mod route;
 
 pub use activation::{gelu_tanh_mul, silu_mul, softmax};
 pub use attention::attention;
 pub use dequantize::{dequantize, supports, value};
-pub use matmul::matmul;
+pub use matmul::{matmul, matmul_jobs, matmul_transposed, matmul_weighted};
 pub use norm::rms_norm;
 pub use rope::rope;
+pub use route::route;
