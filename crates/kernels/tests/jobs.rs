@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Draw, assert_close, bits, pools};
+use common::{Draw, bits, on_every_pool, pools};
 use kernels::cpu::{Column, Columns, Job, Pool, WeightedColumn, WeightedJob};
 use kernels::{cpu, reference};
 use plan::QuantType::{self, F16, F32, Mxfp4, Q4K, Q6K, Q8_0};
@@ -48,26 +48,6 @@ impl Matrices {
     }
 }
 
-/// Runs `f` on each instruction set: both thread counts give the same bits, near the reference.
-fn on_every_pool(
-    what: &str,
-    expected: &[f32],
-    sizes: &[f32],
-    tolerance: f32,
-    start: &[f32],
-    f: impl Fn(&Pool, &mut [f32]),
-) {
-    for (isa, pools) in pools() {
-        let results = [0, 1].map(|i: usize| {
-            let mut out = start.to_vec();
-            f(&pools[i], &mut out);
-            out
-        });
-        assert_close(&format!("{isa} {what}"), &results[0], expected, |i| sizes[i] + f32::MIN_POSITIVE, tolerance);
-        assert_eq!(bits(&results[1]), bits(&results[0]), "{isa} {what} on more threads");
-    }
-}
-
 fn magnitudes(x: &[f32]) -> Vec<f32> {
     x.iter().map(|x| x.abs()).collect()
 }
@@ -103,17 +83,23 @@ fn check_jobs(quants: &[QuantType], rows: &[usize], counts: &[usize], least: usi
         jobs.iter().zip(&positive).map(|(job, weights)| Job { quant: F32, weights, ..*job }).collect();
     reference::matmul_jobs(&size_jobs, k, &magnitudes(&x), &mut sizes);
     let what = format!("{quants:?} {rows:?} by {counts:?}, {k}");
-    on_every_pool(&what, &expected, &sizes, SUM_TOLERANCE, &vec![f32::NAN; outputs], |pool, out| {
-        cpu::matmul_jobs(pool, &jobs, k, &x, out);
-        // Each column alone gives the same bits.
-        for (job, list) in jobs.iter().zip(&lists) {
-            for column in list {
-                let mut alone = vec![f32::NAN; job.rows];
-                cpu::matmul(pool, job.quant, job.weights, job.rows, k, &x[column.from..], 1, &mut alone, 0, 0);
-                assert_eq!(bits(&alone), bits(&out[column.to..][..job.rows]), "{what}: a column alone");
+    on_every_pool(
+        &what,
+        &expected,
+        |i| sizes[i] + f32::MIN_POSITIVE,
+        SUM_TOLERANCE,
+        |pool, out| {
+            cpu::matmul_jobs(pool, &jobs, k, &x, out);
+            // Each column alone gives the same bits.
+            for (job, list) in jobs.iter().zip(&lists) {
+                for column in list {
+                    let mut alone = vec![f32::NAN; job.rows];
+                    cpu::matmul(pool, job.quant, job.weights, job.rows, k, &x[column.from..], 1, &mut alone, 0, 0);
+                    assert_eq!(bits(&alone), bits(&out[column.to..][..job.rows]), "{what}: a column alone");
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 #[test]
@@ -250,10 +236,17 @@ impl Mixture {
             *size += 1.0;
         }
         let what = format!("{:?}, {rows}×{k}", self.matrices.quants);
-        on_every_pool(&what, &expected, &sizes, SUM_TOLERANCE, &self.start, |pool, out| {
-            cpu::matmul_weighted(pool, &jobs, k, &self.x, out);
-            self.check_cuts(pool, &bits(out));
-        });
+        on_every_pool(
+            &what,
+            &expected,
+            |i| sizes[i],
+            SUM_TOLERANCE,
+            |pool, out| {
+                out.copy_from_slice(&self.start);
+                cpu::matmul_weighted(pool, &jobs, k, &self.x, out);
+                self.check_cuts(pool, &bits(out));
+            },
+        );
     }
 
     /// Rows in pieces, and the list of jobs in pieces, give the same bits.
@@ -316,21 +309,28 @@ fn check_transposed(quants: &[QuantType], rows: &[usize], counts: &[usize], leas
         let (mut expected, mut sizes) = (start.clone(), magnitudes(&start));
         reference::matmul_transposed(&jobs, n, &x, &mut expected, add);
         reference::matmul_transposed(&size_jobs, n, &magnitudes(&x), &mut sizes, add);
-        on_every_pool(&what, &expected, &sizes, CHAIN_TOLERANCE, &start, |pool, out| {
-            cpu::matmul_transposed(pool, &jobs, n, &x, out, add);
-            let mut pieces = start.clone();
-            for (job, list) in jobs.iter().zip(&lists) {
-                let row_bytes = job.quant.bytes(n as u64).unwrap().0 as usize;
-                for from in (0..job.rows).step_by(7) {
-                    let weights = &job.weights[from * row_bytes..];
-                    let columns: Vec<Column> = list.iter().map(|c| Column { from: c.from + from, ..*c }).collect();
-                    let part =
-                        Job { weights, rows: 7.min(job.rows - from), columns: Columns::Listed(&columns), ..*job };
-                    cpu::matmul_transposed(pool, &[part], n, &x, &mut pieces, add || from > 0);
+        on_every_pool(
+            &what,
+            &expected,
+            |i| sizes[i] + f32::MIN_POSITIVE,
+            CHAIN_TOLERANCE,
+            |pool, out| {
+                out.copy_from_slice(&start);
+                cpu::matmul_transposed(pool, &jobs, n, &x, out, add);
+                let mut pieces = start.clone();
+                for (job, list) in jobs.iter().zip(&lists) {
+                    let row_bytes = job.quant.bytes(n as u64).unwrap().0 as usize;
+                    for from in (0..job.rows).step_by(7) {
+                        let weights = &job.weights[from * row_bytes..];
+                        let columns: Vec<Column> = list.iter().map(|c| Column { from: c.from + from, ..*c }).collect();
+                        let part =
+                            Job { weights, rows: 7.min(job.rows - from), columns: Columns::Listed(&columns), ..*job };
+                        cpu::matmul_transposed(pool, &[part], n, &x, &mut pieces, add || from > 0);
+                    }
                 }
-            }
-            assert_eq!(bits(&pieces), bits(out), "{what}: some rows at a time");
-        });
+                assert_eq!(bits(&pieces), bits(out), "{what}: some rows at a time");
+            },
+        );
     }
 }
 

@@ -2,37 +2,14 @@
 
 mod common;
 
-use common::{Draw, assert_close, bits, pools};
-use kernels::cpu::{AttentionShape, KvStore, Pool, RopeShape, RopeStyle, RopeTable};
+use common::{Draw, on_every_pool};
+use kernels::cpu::{RopeShape, RopeStyle, RopeTable};
 use kernels::{cpu, reference};
-use plan::KvType;
 
 /// Sums and one or two roundings in `f32`, relative to the magnitude of the result.
 const FEW_ROUNDINGS: f32 = 1e-6;
 /// A power of e and what follows it.
 const WITH_EXP: f32 = 2e-6;
-/// The same, where the cache rounds K and V first and the reference reads what it kept.
-const ATTENTION: f32 = 4e-6;
-
-/// Runs `f` on each instruction set: all thread counts give the same bits, and those are near the reference.
-fn on_every_pool(
-    what: &str,
-    reference: &[f32],
-    size: impl Fn(usize) -> f32,
-    tolerance: f32,
-    f: impl Fn(&Pool, &mut [f32]),
-) {
-    for (isa, pools) in pools() {
-        let mut first = vec![f32::NAN; reference.len()];
-        f(&pools[0], &mut first);
-        assert_close(&format!("{isa} {what}"), &first, reference, &size, tolerance);
-        for pool in &pools[1..] {
-            let mut other = vec![f32::NAN; reference.len()];
-            f(pool, &mut other);
-            assert_eq!(bits(&other), bits(&first), "{isa} {what} on {} threads", pool.threads());
-        }
-    }
-}
 
 #[test]
 fn rms_norm() {
@@ -70,6 +47,28 @@ fn gates() {
         // Far out on the negative side GELU is x·e^(2y): the error of y grows with it.
         let size = |i: usize| expected[i].abs() + (gate[i] * up[i]).abs() * 0.05 + 1e-30;
         on_every_pool("gelu", &expected, size, WITH_EXP, |pool, out| cpu::gelu_tanh_mul(pool, &gate, &up, out));
+        let up: Vec<f32> = up.iter().map(|x| x * 12.0).collect();
+        for (limit, alpha) in [(7.0, 1.702), (0.5, 1.0)] {
+            let mut expected = vec![f32::NAN; n];
+            reference::swiglu_clamped_mul(&gate, &up, limit, alpha, &mut expected);
+            // The argument of the power of e is rounded first; powers end at e^-87.
+            let size = |i: usize| expected[i].abs() * (1.0 + gate[i].abs()) + 1e-27;
+            on_every_pool("clamped swiglu", &expected, size, WITH_EXP, |pool, out| {
+                cpu::swiglu_clamped_mul(pool, &gate, &up, limit, alpha, out);
+            });
+        }
+        let mut expected = gate.clone();
+        reference::sigmoid(&mut expected);
+        on_every_pool(
+            "sigmoid",
+            &expected,
+            |_| 1.0,
+            WITH_EXP,
+            |pool, out| {
+                out.copy_from_slice(&gate);
+                cpu::sigmoid(pool, out);
+            },
+        );
     }
 }
 
@@ -127,105 +126,20 @@ fn sums_and_products_of_vectors() {
     cpu::add(&mut x, &[1.0; 6]);
     cpu::scale(&mut x, 0.5);
     assert_eq!(x, [6.0, 11.5, 7.0, 12.5, 8.0, 13.5]);
-}
-
-/// One attention over a history: all queries at once, one token at a time, and the reference on what the cache kept.
-struct Attention {
-    shape: AttentionShape,
-    kinds: (KvType, KvType),
-    first: usize,
-    m: usize,
-    sinks: bool,
-}
-
-impl Attention {
-    fn check(&self) {
-        let AttentionShape { heads, kv_heads, dim_k, dim_v, .. } = self.shape;
-        let (first, m, positions) = (self.first, self.m, self.first + self.m);
-        let mut draw = Draw((positions * heads + dim_k) as u64);
-        let q: Vec<f32> = draw.numbers(m * heads * dim_k).iter().map(|x| x * 3.0).collect();
-        let (k, k_kept) = filled(self.kinds.0, kv_heads, dim_k, positions, &mut draw);
-        let (v, v_kept) = filled(self.kinds.1, kv_heads, dim_v, positions, &mut draw);
-        let sinks = self.sinks.then(|| draw.numbers(heads));
-        let sinks = sinks.as_deref();
-        let mut expected = vec![f32::NAN; m * heads * dim_v];
-        reference::attention(&self.shape, &q, &k_kept, &v_kept, first, sinks, &mut expected);
-        let what = format!("{:?} {:?}, {first} and {m}", self.shape, self.kinds);
-        on_every_pool(
-            &what,
-            &expected,
-            |_| 1.0,
-            ATTENTION,
-            |pool, out| {
-                cpu::attention(pool, &self.shape, &q, &k, &v, first, sinks, out);
-            },
-        );
-        on_every_pool(
-            &what,
-            &expected,
-            |_| 1.0,
-            ATTENTION,
-            |pool, out| {
-                let mut whole = out.to_vec();
-                cpu::attention(pool, &self.shape, &q, &k, &v, first, sinks, &mut whole);
-                for (t, (q, out)) in q.chunks(heads * dim_k).zip(out.chunks_mut(heads * dim_v)).enumerate() {
-                    cpu::attention(pool, &self.shape, q, &k, &v, first + t, sinks, out);
-                }
-                assert_eq!(bits(out), bits(&whole), "{what}: one token at a time");
-            },
-        );
-    }
-}
-
-/// A store with rows at every position (and two more to spare), and what it gives back.
-fn filled(kind: KvType, heads: usize, dim: usize, positions: usize, draw: &mut Draw) -> (KvStore, Vec<f32>) {
-    let mut store = KvStore::try_new(kind, heads, dim, positions + 2).unwrap();
-    assert_eq!(store.bytes() as u64, kind.bytes(dim as u64).0 * (heads * (positions + 2)) as u64);
-    let mut kept = vec![f32::NAN; positions * heads * dim];
-    for (position, kept) in kept.chunks_mut(heads * dim).enumerate() {
-        let rows = draw.numbers(heads * dim);
-        store.write(position, &rows);
-        store.read(position, kept);
-        let tolerance = match kind {
-            KvType::F32 => 0.0,
-            KvType::F16 => 1.0 / 2048.0,
-            KvType::Q8_0 => 1.0 / 200.0,
-        };
-        assert_close(kind.name(), kept, &rows, |_| 1.0, tolerance);
-    }
-    (store, kept)
+    cpu::scale_rows(&mut x, &[2.0, 0.0, -1.0], 2);
+    assert_eq!(x, [12.0, 23.0, 0.0, 0.0, -8.0, -13.5]);
+    cpu::scale_rows(&mut [], &[], 0);
+    cpu::scale_rows(&mut [], &[1.0], 0);
 }
 
 #[test]
-fn attention() {
-    use KvType::{F16, F32, Q8_0};
-    let shape = |heads, kv_heads, dim_k, dim_v| AttentionShape {
-        heads,
-        kv_heads,
-        dim_k,
-        dim_v,
-        scale: 1.0 / (dim_k as f32).sqrt(),
-        window: None,
-        softcap: None,
-    };
-    let plain = |shape, kinds, first, m| Attention { shape, kinds, first, m, sinks: false };
-    for case in [
-        plain(shape(1, 1, 1, 1), (F32, F32), 0, 1),
-        plain(shape(4, 2, 16, 16), (F32, F32), 0, 70),
-        plain(shape(6, 2, 24, 40), (F16, F32), 130, 5),
-        plain(shape(8, 1, 33, 17), (F16, F16), 62, 9),
-        plain(shape(3, 3, 64, 64), (Q8_0, Q8_0), 63, 3),
-        plain(shape(9, 3, 40, 70), (Q8_0, F16), 200, 2),
-        plain(shape(20, 1, 1100, 1030), (F32, F16), 3, 2),
-        plain(AttentionShape { window: Some(1), ..shape(2, 2, 16, 16) }, (F32, F32), 0, 5),
-        plain(AttentionShape { window: Some(64), ..shape(4, 2, 16, 16) }, (F16, F16), 190, 70),
-        plain(AttentionShape { softcap: Some(2.0), window: Some(100), ..shape(4, 2, 16, 16) }, (F32, F32), 90, 30),
-        Attention { sinks: true, ..plain(shape(4, 2, 16, 16), (F32, F32), 0, 66) },
-        Attention {
-            sinks: true,
-            ..plain(AttentionShape { window: Some(7), ..shape(8, 2, 64, 64) }, (Q8_0, Q8_0), 140, 20)
-        },
-    ] {
-        case.check();
+fn a_clamped_gate_does_not_hide_what_is_no_number() {
+    let (bad, good) = ([f32::NAN; 17], [1.0; 17]);
+    for (_, pools) in common::pools() {
+        for (gate, up) in [(&bad, &good), (&good, &bad)] {
+            let mut out = [0.0; 17];
+            cpu::swiglu_clamped_mul(&pools[0], gate, up, 7.0, 1.702, &mut out);
+            assert!(out.iter().all(|x| x.is_nan()));
+        }
     }
 }

@@ -25,6 +25,22 @@ pub fn gelu_tanh_mul(pool: &Pool, gate: &[f32], up: &[f32], out: &mut [f32]) {
     gated(pool, gate, up, out, Gate::GeluTanh);
 }
 
+/// `out = g·sigmoid(alpha·g)·(u + 1)` with g = min(gate, limit) and u = up clamped to ±limit: the experts of gpt-oss.
+///
+/// Source: "gpt-oss-120b & gpt-oss-20b Model Card", 2025, <https://arxiv.org/abs/2508.10925>, and its reference
+/// code (alpha 1.702, limit 7).
+///
+/// # Panics
+/// Where the lengths differ.
+pub fn swiglu_clamped_mul(pool: &Pool, gate: &[f32], up: &[f32], limit: f32, alpha: f32, out: &mut [f32]) {
+    gated(pool, gate, up, out, Gate::Clamped { limit, alpha });
+}
+
+/// Each number becomes `1 / (1 + exp(−x))`: gates of experts.
+pub fn sigmoid(pool: &Pool, x: &mut [f32]) {
+    pool.run_pieces(x, TASK_NUMBERS, &|_, x| pool.isa().run(Sigmoid(x)));
+}
+
 /// Each row of `n` numbers becomes `exp(x − max) / Σ exp(x − max)`.
 ///
 /// # Panics
@@ -39,6 +55,7 @@ pub fn softmax(pool: &Pool, x: &mut [f32], n: usize) {
 enum Gate {
     Silu,
     GeluTanh,
+    Clamped { limit: f32, alpha: f32 },
 }
 
 fn gated(pool: &Pool, gate: &[f32], up: &[f32], out: &mut [f32], kind: Gate) {
@@ -62,13 +79,38 @@ impl Kernel for Gated<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         for ((gate, up), out) in self.gate.chunks(LANES).zip(self.up.chunks(LANES)).zip(self.out.chunks_mut(LANES)) {
-            let x = load(s, gate);
-            let y = match self.kind {
+            let (mut x, mut up) = (load(s, gate), load(s, up));
+            let argument = match self.kind {
                 Gate::Silu => x,
                 Gate::GeluTanh => gelu_sigmoid_argument(s, x),
+                Gate::Clamped { limit, alpha } => {
+                    let limits = (s.splat(-limit), s.splat(limit));
+                    // The second operand is what stays where a number is none.
+                    x = s.min(limits.1, x);
+                    up = s.add(s.min(limits.1, s.max(limits.0, up)), s.splat(1.0));
+                    s.mul(s.splat(alpha), x)
+                }
             };
-            let sigmoid = s.div(s.splat(1.0), s.add(s.splat(1.0), s.exp(s.sub(s.splat(0.0), y))));
-            store(s, s.mul(s.mul(x, sigmoid), load(s, up)), out);
+            store(s, s.mul(s.mul(x, sigmoid_lanes(s, argument)), up), out);
+        }
+    }
+}
+
+#[inline(always)]
+fn sigmoid_lanes<S: Simd>(s: S, x: S::F) -> S::F {
+    s.div(s.splat(1.0), s.add(s.splat(1.0), s.exp(s.sub(s.splat(0.0), x))))
+}
+
+struct Sigmoid<'a>(&'a mut [f32]);
+
+impl Kernel for Sigmoid<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for part in self.0.chunks_mut(LANES) {
+            let x = load(s, part);
+            store(s, sigmoid_lanes(s, x), part);
         }
     }
 }

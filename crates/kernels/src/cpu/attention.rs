@@ -10,14 +10,15 @@ use super::outputs::Scattered;
 use super::simd::{LANES, Simd};
 use super::{KvStore, Pool};
 
-/// Positions whose scores are held at a time.
-const BLOCK: usize = 64;
+/// Positions whose scores are held at a time; which of them a query sees is one word.
+const BLOCK: usize = u64::BITS as usize;
 
 /// Queries (of one KV head) that share what is read of K and V.
 const TASK_QUERIES: usize = 16;
 
-/// Positions that are read from K and V together.
+/// Positions that are read from K and V together, and a bit for each.
 const TOGETHER: usize = 4;
+const ALL_TOGETHER: u64 = (1 << TOGETHER) - 1;
 
 /// The sizes and rules of one attention.
 #[derive(Clone, Copy, Debug)]
@@ -38,10 +39,19 @@ pub struct AttentionShape {
     pub softcap: Option<f32>,
 }
 
-/// `out` (m × heads × `dim_v`) of queries `q` (m × heads × `dim_k`): query i stands at `first_position + i` and sees
-/// the positions up to its own, within the window. All those must have been written to `k` and `v`.
-///
-/// `sinks` has a score for each head that takes part in its softmax and carries no value.
+/// What else decides which positions queries see and how they weigh; the default changes nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sight<'a> {
+    /// A score for each head that takes part in its softmax and carries no value (gpt-oss).
+    pub sinks: Option<&'a [f32]>,
+    /// Positions come in chunks of this length, and a query sees none before its own chunk (Llama 4).
+    pub chunk: Option<u32>,
+    /// A row of words for each token: position p is seen where bit p mod 64 of word p / 64 is set, as far as the other
+    /// rules let it be seen (sparse attention: DeepSeek-V3.2). Each row covers all positions up to the last token's.
+    pub selected: Option<&'a [u64]>,
+}
+
+/// [`attention_with`] where queries see all that the shape lets them see; `sinks` as in [`Sight`].
 ///
 /// # Panics
 /// Where lengths and sizes do not fit each other.
@@ -56,6 +66,26 @@ pub fn attention(
     sinks: Option<&[f32]>,
     out: &mut [f32],
 ) {
+    attention_with(pool, shape, q, k, v, first_position, &Sight { sinks, ..Sight::default() }, out);
+}
+
+/// `out` (m × heads × `dim_v`) of queries `q` (m × heads × `dim_k`): query i stands at `first_position + i` and sees
+/// the positions up to its own, within window, chunk and selection. All those must have been written to `k` and `v`,
+/// which may be one and the same store (latent attention). A query that sees nothing gives zeros.
+///
+/// # Panics
+/// Where lengths and sizes do not fit each other.
+#[allow(clippy::too_many_arguments)]
+pub fn attention_with(
+    pool: &Pool,
+    shape: &AttentionShape,
+    q: &[f32],
+    k: &KvStore,
+    v: &KvStore,
+    first_position: usize,
+    sight: &Sight,
+    out: &mut [f32],
+) {
     let AttentionShape { heads, kv_heads, dim_k, dim_v, .. } = *shape;
     assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{heads} query heads over {kv_heads}");
     assert!(k.heads() == kv_heads && v.heads() == kv_heads, "{} and {} KV heads for {kv_heads}", k.heads(), v.heads());
@@ -65,14 +95,18 @@ pub fn attention(
     assert_eq!(out.len(), m * heads * dim_v, "the output's length");
     let end = first_position + m;
     assert!(end <= k.capacity() && end <= v.capacity(), "{end} positions in a store of {}", k.capacity());
-    assert!(sinks.is_none_or(|s| s.len() == heads), "sinks are not one for each head");
+    assert!(sight.sinks.is_none_or(|s| s.len() == heads), "sinks are not one for each head");
+    assert!(sight.chunk != Some(0), "chunks of no positions");
+    let words = sight.selected.map_or(0, |selected| selected.len() / m.max(1));
+    let covered = |selected: &[u64]| selected.len() == m * words && words >= end.div_ceil(BLOCK);
+    assert!(m == 0 || sight.selected.is_none_or(covered), "{m} rows of {words} words for {end} positions");
 
     let queries = m * (heads / kv_heads);
     let spread = (queries * kv_heads).div_ceil(2 * pool.threads());
     let task_queries = spread.clamp(1, TASK_QUERIES);
     let tasks = queries.div_ceil(task_queries);
     let out = &Scattered::new(out);
-    let job = Job { shape, q, k, v, first_position, sinks, out };
+    let job = Job { shape, q, k, v, first_position, sight, words, out };
     pool.run(tasks * kv_heads, &|i| {
         let first = i % tasks * task_queries;
         let kv_head = i / tasks;
@@ -88,7 +122,9 @@ struct Job<'a> {
     k: &'a KvStore,
     v: &'a KvStore,
     first_position: usize,
-    sinks: Option<&'a [f32]>,
+    sight: &'a Sight<'a>,
+    /// Words of a row of the selection.
+    words: usize,
     out: &'a Scattered<'a>,
 }
 
@@ -107,9 +143,21 @@ struct Query<'a> {
     /// Positions it sees.
     from: usize,
     to: usize,
+    /// Those of them that are selected.
+    selected: Option<&'a [u64]>,
     /// The largest score yet, and the sum of the powers relative to it.
     max: f32,
     sum: f32,
+}
+
+impl Query<'_> {
+    /// The positions of a block that the query sees, the first in the lowest bit.
+    #[inline(always)]
+    fn seen(&self, block: usize) -> u64 {
+        let below = |end: usize| if end < BLOCK { (1 << end) - 1 } else { u64::MAX };
+        let range = below(self.to.saturating_sub(block)) & !below(self.from.saturating_sub(block));
+        range & self.selected.map_or(u64::MAX, |selected| selected[block / BLOCK])
+    }
 }
 
 impl Kernel for Task<'_> {
@@ -125,16 +173,26 @@ impl Kernel for Task<'_> {
             self.out(n).fill(0.0);
         }
         let mut scores = [[0.0; BLOCK]; TASK_QUERIES];
+        let mut seen = [0; TASK_QUERIES];
         for block in (from / BLOCK * BLOCK..to).step_by(BLOCK) {
-            self.scores(s, queries, block, &mut scores);
-            for (n, (query, scores)) in queries.iter_mut().zip(&mut scores).enumerate() {
-                self.weigh(s, n, query, block, scores);
+            for (seen, query) in seen.iter_mut().zip(&*queries) {
+                *seen = query.seen(block);
             }
-            self.gather(s, queries, block, &scores);
+            let seen = &seen[..queries.len()];
+            let any = seen.iter().fold(0, |any, seen| any | seen);
+            if any == 0 {
+                continue;
+            }
+            self.scores(s, queries, block, any, &mut scores);
+            for (n, (query, scores)) in queries.iter_mut().zip(&mut scores).enumerate() {
+                self.weigh(s, n, query, seen[n], scores);
+            }
+            self.gather(s, seen, block, any, &scores);
         }
         for (n, query) in queries.iter().enumerate() {
-            let scale = 1.0 / query.sum;
-            rescale(self.out(n), scale);
+            if query.sum != 0.0 {
+                rescale(self.out(n), 1.0 / query.sum);
+            }
         }
     }
 }
@@ -152,11 +210,15 @@ impl<'a> Task<'a> {
         let AttentionShape { heads, dim_k, window, .. } = *self.job.shape;
         let (token, head) = self.place(n);
         let to = self.job.first_position + token + 1;
-        let from = window.map_or(0, |window| to.saturating_sub(window as usize));
+        let Sight { sinks, chunk, selected } = *self.job.sight;
+        let window = window.map_or(0, |window| to.saturating_sub(window as usize));
+        let chunk = chunk.map_or(0, |chunk| (to - 1) / chunk as usize * chunk as usize);
+        let selected = selected.map(|selected| &selected[token * self.job.words..][..self.job.words]);
         let q = &self.job.q[(token * heads + head) * dim_k..][..dim_k];
         // A sink is a score met before any position: e^0 relative to itself.
-        let sink = self.job.sinks.map(|sinks| sinks[head]);
-        Query { q, from, to, max: sink.unwrap_or(f32::NEG_INFINITY), sum: if sink.is_some() { 1.0 } else { 0.0 } }
+        let sink = sinks.map(|sinks| sinks[head]);
+        let (max, sum) = (sink.unwrap_or(f32::NEG_INFINITY), if sink.is_some() { 1.0 } else { 0.0 });
+        Query { q, from: window.max(chunk), to, selected, max, sum }
     }
 
     #[inline(always)]
@@ -168,18 +230,28 @@ impl<'a> Task<'a> {
         unsafe { self.job.out.slice((token * heads + head) * dim_v, dim_v) }
     }
 
-    /// Dot products of all queries with the keys of a block, as far as some query sees them.
+    /// Dot products of all queries with the keys of a block, as far as some query sees them: `any` has their bits.
     #[inline(always)]
-    fn scores<S: Simd>(&self, s: S, queries: &[Query], block: usize, scores: &mut [[f32; BLOCK]; TASK_QUERIES]) {
+    fn scores<S: Simd>(
+        &self,
+        s: S,
+        queries: &[Query],
+        block: usize,
+        any: u64,
+        scores: &mut [[f32; BLOCK]; TASK_QUERIES],
+    ) {
         let dim = self.job.shape.dim_k;
-        let to = queries.iter().map(|q| q.to).max().unwrap_or(0).min(block + BLOCK);
+        let last = last_seen(block, any);
         let mut keys = [[0.0; CHUNK]; TOGETHER];
         for start in (0..dim).step_by(CHUNK) {
             let length = CHUNK.min(dim - start);
-            for position in (block..to).step_by(TOGETHER) {
+            for position in (block..=last).step_by(TOGETHER) {
+                if together(any, position) == 0 {
+                    continue;
+                }
                 for (i, key) in keys.iter_mut().enumerate() {
                     // Beyond the last position the last one is read again; its score is not used.
-                    self.job.k.read_row(s, self.kv_head, (position + i).min(to - 1), start, &mut key[..length]);
+                    self.job.k.read_row(s, self.kv_head, (position + i).min(last), start, &mut key[..length]);
                 }
                 let keys: [&[f32]; TOGETHER] = std::array::from_fn(|i| &keys[i][..length]);
                 let at = (position - block, start);
@@ -197,16 +269,15 @@ impl<'a> Task<'a> {
 
     /// Turns a block's scores into powers relative to the largest yet, and rescales what was gathered before.
     #[inline(always)]
-    fn weigh<S: Simd>(&self, s: S, n: usize, query: &mut Query, block: usize, scores: &mut [f32; BLOCK]) {
+    fn weigh<S: Simd>(&self, s: S, n: usize, query: &mut Query, seen: u64, scores: &mut [f32; BLOCK]) {
         let AttentionShape { scale, softcap, .. } = *self.job.shape;
-        let seen = query.from.saturating_sub(block)..query.to.saturating_sub(block).min(BLOCK);
-        if seen.is_empty() {
+        if seen == 0 {
             return;
         }
         for (i, score) in scores.iter_mut().enumerate() {
             let scaled = *score * scale;
             let capped = softcap.map_or(scaled, |cap| cap * (scaled / cap).tanh());
-            *score = if seen.contains(&i) { capped } else { f32::NEG_INFINITY };
+            *score = if seen >> i & 1 == 1 { capped } else { f32::NEG_INFINITY };
         }
         let max = scores.iter().copied().fold(query.max, f32::max);
         let mut sum = s.splat(0.0);
@@ -215,7 +286,7 @@ impl<'a> Task<'a> {
             s.store(s.exp(s.sub(s.load(part), s.splat(max))), part);
             for (j, power) in part.iter_mut().enumerate() {
                 // The least power that `exp` gives is not 0.
-                *power = if seen.contains(&(i * LANES + j)) { *power } else { 0.0 };
+                *power = if seen >> (i * LANES + j) & 1 == 1 { *power } else { 0.0 };
             }
             sum = s.add(sum, s.load(part));
         }
@@ -228,34 +299,48 @@ impl<'a> Task<'a> {
         query.sum += s.sum(sum);
     }
 
-    /// Adds the block's values, each times its power.
+    /// Adds the block's values that a query sees, each times its power; `any` has the bits of all queries.
     #[inline(always)]
-    fn gather<S: Simd>(&self, s: S, queries: &[Query], block: usize, powers: &[[f32; BLOCK]; TASK_QUERIES]) {
+    fn gather<S: Simd>(&self, s: S, seen: &[u64], block: usize, any: u64, powers: &[[f32; BLOCK]; TASK_QUERIES]) {
         let dim = self.job.shape.dim_v;
-        let to = queries.iter().map(|q| q.to).max().unwrap_or(0).min(block + BLOCK);
+        let last = last_seen(block, any);
         let mut values = [[0.0; CHUNK]; TOGETHER];
         for start in (0..dim).step_by(CHUNK) {
             let length = CHUNK.min(dim - start);
-            for position in (block..to).step_by(TOGETHER) {
-                for (i, value) in values.iter_mut().enumerate() {
-                    self.job.v.read_row(s, self.kv_head, (position + i).min(to - 1), start, &mut value[..length]);
+            for position in (block..=last).step_by(TOGETHER) {
+                if together(any, position) == 0 {
+                    continue;
                 }
-                for (n, (query, powers)) in queries.iter().zip(powers).enumerate() {
+                for (i, value) in values.iter_mut().enumerate() {
+                    self.job.v.read_row(s, self.kv_head, (position + i).min(last), start, &mut value[..length]);
+                }
+                for (n, (seen, powers)) in seen.iter().zip(powers).enumerate() {
+                    let seen = together(*seen, position);
                     let out = &mut self.out(n)[start..][..length];
                     let powers = &powers[position - block..][..TOGETHER];
-                    if query.from <= position && position + TOGETHER <= query.to {
+                    if seen == ALL_TOGETHER {
                         add_weighted(s, &values, powers, out);
                     } else {
-                        for i in 0..TOGETHER {
-                            if (query.from..query.to).contains(&(position + i)) {
-                                add_weighted(s, &values[i..=i], &powers[i..=i], out);
-                            }
+                        for i in (0..TOGETHER).filter(|i| seen >> i & 1 == 1) {
+                            add_weighted(s, &values[i..=i], &powers[i..=i], out);
                         }
                     }
                 }
             }
         }
     }
+}
+
+/// The last position of a block that has its bit.
+#[inline(always)]
+fn last_seen(block: usize, seen: u64) -> usize {
+    block + seen.checked_ilog2().map_or(0, |bit| bit as usize)
+}
+
+/// The bits of the positions that are read together from `position` on.
+#[inline(always)]
+fn together(seen: u64, position: usize) -> u64 {
+    seen >> (position % BLOCK) & ALL_TOGETHER
 }
 
 /// Scores of `M` queries with some keys, or what the numbers from `start` on add to them.

@@ -26,3 +26,14 @@ pub fn scale(x: &mut [f32], factor: f32) {
         *x *= factor;
     }
 }
+
+/// Multiplies each row of `width` numbers with its factor.
+///
+/// # Panics
+/// Where there is not one factor for each row.
+pub fn scale_rows(x: &mut [f32], factors: &[f32], width: usize) {
+    assert_eq!(Some(x.len()), factors.len().checked_mul(width), "{} rows of {width}", factors.len());
+    for (row, factor) in x.chunks_exact_mut(width.max(1)).zip(factors) {
+        scale(row, *factor);
+    }
+}

@@ -1,7 +1,11 @@
 //! The rows of keys or values that attention looks back at.
 
+use std::ops::Range;
+
 use plan::KvType;
 
+use super::Pool;
+use super::isa::Kernel;
 use super::simd::{LANES, Lanes, Portable, Simd};
 use crate::memory::{AllocError, Buffer};
 use crate::tables::{f16_at, u16_at};
@@ -9,6 +13,9 @@ use crate::tables::{f16_at, u16_at};
 /// Numbers of a `q8_0` block, and its bytes: a half for the scale, then the numbers as signed bytes.
 const Q8_BLOCK: usize = 32;
 const Q8_BYTES: usize = 34;
+
+/// Numbers that one task of [`KvStore::read_rows`] reads.
+const READ_NUMBERS: usize = 32 * 1024;
 
 /// One layer's K or V: for each head, `capacity` rows of `dim` numbers. A head's rows lie together, so that attention
 /// reads one run of memory for each head.
@@ -98,6 +105,27 @@ impl KvStore {
         }
     }
 
+    /// The numbers `numbers` of one head's rows at `positions`, one row after the other: how latents come back.
+    ///
+    /// # Panics
+    /// Where head, positions or numbers lie outside of the store, the first number is not a multiple of 32, or `out` has
+    /// another length.
+    pub fn read_rows(&self, pool: &Pool, head: usize, positions: Range<usize>, numbers: Range<usize>, out: &mut [f32]) {
+        let within = head < self.heads && positions.end <= self.capacity && numbers.end <= self.dim;
+        assert!(within, "head {head}, {positions:?}, {numbers:?} of {} × {} × {}", self.heads, self.capacity, self.dim);
+        assert!(numbers.start.is_multiple_of(Q8_BLOCK), "numbers from {}", numbers.start);
+        let width = numbers.len();
+        assert_eq!(out.len(), positions.len() * width, "{} rows of {width}", positions.len());
+        if out.is_empty() {
+            return;
+        }
+        let rows = (READ_NUMBERS / width).max(1);
+        pool.run_pieces(out, rows * width, &|i, out| {
+            let position = positions.start + i * rows;
+            pool.isa().run(ReadRows { store: self, head, position, from: numbers.start, width, out });
+        });
+    }
+
     /// The bytes of one row.
     #[inline(always)]
     fn row(&self, head: usize, position: usize) -> &[u8] {
@@ -131,6 +159,27 @@ impl KvStore {
                     read_q8(s, block, out);
                 }
             }
+        }
+    }
+}
+
+/// Some numbers of the rows from `position` on.
+struct ReadRows<'a> {
+    store: &'a KvStore,
+    head: usize,
+    position: usize,
+    from: usize,
+    width: usize,
+    out: &'a mut [f32],
+}
+
+impl Kernel for ReadRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (position, out) in (self.position..).zip(self.out.chunks_exact_mut(self.width)) {
+            self.store.read_row(s, self.head, position, self.from, out);
         }
     }
 }

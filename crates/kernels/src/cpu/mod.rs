@@ -22,10 +22,10 @@ mod rope;
 mod route;
 mod simd;
 
-pub use activation::{gelu_tanh_mul, silu_mul, softmax};
-pub use attention::{AttentionShape, attention};
+pub use activation::{gelu_tanh_mul, sigmoid, silu_mul, softmax, swiglu_clamped_mul};
+pub use attention::{AttentionShape, Sight, attention, attention_with};
 pub use decode::{dequantize, supports};
-pub use elementwise::{add, add_bias, scale};
+pub use elementwise::{add, add_bias, scale, scale_rows};
 pub use isa::{Isa, IsaError};
 pub use kv::KvStore;
 pub use matmul::{

@@ -18,6 +18,21 @@ pub fn gelu_tanh_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
     }
 }
 
+/// `out = g·sigmoid(alpha·g)·(u + 1)` with g = min(gate, limit) and u = up clamped to ±limit (gpt-oss).
+pub fn swiglu_clamped_mul(gate: &[f32], up: &[f32], limit: f32, alpha: f32, out: &mut [f32]) {
+    for ((gate, up), out) in gate.iter().zip(up).zip(out) {
+        let (gate, up) = (f64::from(gate.min(limit)), f64::from(up.clamp(-limit, limit)));
+        *out = (gate / (1.0 + (-f64::from(alpha) * gate).exp()) * (up + 1.0)) as f32;
+    }
+}
+
+/// Each number becomes `1 / (1 + exp(−x))`.
+pub fn sigmoid(x: &mut [f32]) {
+    for x in x {
+        *x = (1.0 / (1.0 + (-f64::from(*x)).exp())) as f32;
+    }
+}
+
 /// Each row of `n` numbers becomes `exp(x − max) / Σ exp(x − max)`.
 pub fn softmax(x: &mut [f32], n: usize) {
     for row in x.chunks_exact_mut(n) {

@@ -11,7 +11,7 @@ mod norm;
 mod rope;
 mod route;
 
-pub use activation::{gelu_tanh_mul, silu_mul, softmax};
+pub use activation::{gelu_tanh_mul, sigmoid, silu_mul, softmax, swiglu_clamped_mul};
 pub use attention::attention;
 pub use dequantize::{dequantize, supports, value};
 pub use matmul::{matmul, matmul_jobs, matmul_transposed, matmul_weighted};

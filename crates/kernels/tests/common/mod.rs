@@ -53,3 +53,23 @@ pub(crate) fn assert_close(what: &str, found: &[f32], reference: &[f32], size: i
         );
     }
 }
+
+/// Runs `f` on each instruction set: all thread counts give the same bits, and those are near the reference.
+pub(crate) fn on_every_pool(
+    what: &str,
+    reference: &[f32],
+    size: impl Fn(usize) -> f32,
+    tolerance: f32,
+    f: impl Fn(&Pool, &mut [f32]),
+) {
+    for (isa, pools) in pools() {
+        let mut first = vec![f32::NAN; reference.len()];
+        f(&pools[0], &mut first);
+        assert_close(&format!("{isa} {what}"), &first, reference, &size, tolerance);
+        for pool in &pools[1..] {
+            let mut other = vec![f32::NAN; reference.len()];
+            f(pool, &mut other);
+            assert_eq!(bits(&other), bits(&first), "{isa} {what} on {} threads", pool.threads());
+        }
+    }
+}

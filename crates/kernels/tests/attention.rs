@@ -1,0 +1,210 @@
+//! Attention against its reference on what the cache kept, with all the rules of what a query sees.
+
+mod common;
+
+use common::{Draw, assert_close, bits, on_every_pool, pools};
+use kernels::cpu::{AttentionShape, KvStore, Sight};
+use kernels::{cpu, reference};
+use plan::KvType;
+
+/// Sums, powers of e and what follows them, relative to values near 1.
+const ATTENTION: f32 = 4e-6;
+
+/// One attention over a history: all queries at once, one token at a time, and the reference on what the cache kept.
+struct Attention {
+    shape: AttentionShape,
+    kinds: (KvType, KvType),
+    first: usize,
+    m: usize,
+    sinks: bool,
+    chunk: Option<u32>,
+    /// Of how many positions one is selected.
+    one_of: Option<u64>,
+    /// V is the first numbers of K's rows.
+    shared: bool,
+}
+
+impl Attention {
+    fn check(&self) {
+        let AttentionShape { heads, kv_heads, dim_k, dim_v, .. } = self.shape;
+        let (first, m, positions) = (self.first, self.m, self.first + self.m);
+        let mut draw = Draw((positions * heads + dim_k) as u64);
+        let q: Vec<f32> = draw.numbers(m * heads * dim_k).iter().map(|x| x * 3.0).collect();
+        let (k, k_kept) = filled(self.kinds.0, kv_heads, dim_k, positions, &mut draw);
+        let (own_v, v_kept) = if self.shared {
+            (None, k_kept.chunks(dim_k).flat_map(|row| &row[..dim_v]).copied().collect())
+        } else {
+            let (v, kept) = filled(self.kinds.1, kv_heads, dim_v, positions, &mut draw);
+            (Some(v), kept)
+        };
+        let v = own_v.as_ref().unwrap_or(&k);
+        let sinks = self.sinks.then(|| draw.numbers(heads));
+        // A word more than positions need.
+        let words = positions.div_ceil(64) + 1;
+        let selected = self.one_of.map(|n| (0..m * words).map(|_| selection(n, &mut draw)).collect::<Vec<u64>>());
+        let sight = Sight { sinks: sinks.as_deref(), chunk: self.chunk, selected: selected.as_deref() };
+        let mut expected = vec![f32::NAN; m * heads * dim_v];
+        reference::attention(&self.shape, &q, &k_kept, &v_kept, first, &sight, &mut expected);
+        let what = format!("{:?} {:?}, {first} and {m}", self.shape, self.kinds);
+        on_every_pool(
+            &what,
+            &expected,
+            |_| 1.0,
+            ATTENTION,
+            |pool, out| {
+                cpu::attention_with(pool, &self.shape, &q, &k, v, first, &sight, out);
+            },
+        );
+        on_every_pool(
+            &what,
+            &expected,
+            |_| 1.0,
+            ATTENTION,
+            |pool, out| {
+                let mut whole = out.to_vec();
+                cpu::attention_with(pool, &self.shape, &q, &k, v, first, &sight, &mut whole);
+                for (t, (q, out)) in q.chunks(heads * dim_k).zip(out.chunks_mut(heads * dim_v)).enumerate() {
+                    let selected = selected.as_ref().map(|selected| &selected[t * words..][..words]);
+                    cpu::attention_with(pool, &self.shape, q, &k, v, first + t, &Sight { selected, ..sight }, out);
+                }
+                assert_eq!(bits(out), bits(&whole), "{what}: one token at a time");
+            },
+        );
+    }
+}
+
+/// 64 positions of which about one of `n` is selected; often none, where few are.
+fn selection(n: u64, draw: &mut Draw) -> u64 {
+    (0..64).filter(|_| draw.bits().is_multiple_of(n)).fold(0, |word, bit| word | 1 << bit)
+}
+
+/// A store with rows at every position (and two more to spare), and what it gives back.
+fn filled(kind: KvType, heads: usize, dim: usize, positions: usize, draw: &mut Draw) -> (KvStore, Vec<f32>) {
+    let mut store = KvStore::try_new(kind, heads, dim, positions + 2).unwrap();
+    assert_eq!(store.bytes() as u64, kind.bytes(dim as u64).0 * (heads * (positions + 2)) as u64);
+    let mut kept = vec![f32::NAN; positions * heads * dim];
+    for (position, kept) in kept.chunks_mut(heads * dim).enumerate() {
+        let rows = draw.numbers(heads * dim);
+        store.write(position, &rows);
+        store.read(position, kept);
+        let tolerance = match kind {
+            KvType::F32 => 0.0,
+            KvType::F16 => 1.0 / 2048.0,
+            KvType::Q8_0 => 1.0 / 200.0,
+        };
+        assert_close(kind.name(), kept, &rows, |_| 1.0, tolerance);
+    }
+    (store, kept)
+}
+
+#[test]
+fn attention() {
+    use KvType::{F16, F32, Q8_0};
+    let shape = |heads, kv_heads, dim_k, dim_v| AttentionShape {
+        heads,
+        kv_heads,
+        dim_k,
+        dim_v,
+        scale: 1.0 / (dim_k as f32).sqrt(),
+        window: None,
+        softcap: None,
+    };
+    let plain = |shape, kinds, first, m| Attention {
+        shape,
+        kinds,
+        first,
+        m,
+        sinks: false,
+        chunk: None,
+        one_of: None,
+        shared: false,
+    };
+    for case in [
+        plain(shape(1, 1, 1, 1), (F32, F32), 0, 1),
+        plain(shape(4, 2, 16, 16), (F32, F32), 0, 70),
+        plain(shape(6, 2, 24, 40), (F16, F32), 130, 5),
+        plain(shape(8, 1, 33, 17), (F16, F16), 62, 9),
+        plain(shape(3, 3, 64, 64), (Q8_0, Q8_0), 63, 3),
+        plain(shape(9, 3, 40, 70), (Q8_0, F16), 200, 2),
+        plain(shape(20, 1, 1100, 1030), (F32, F16), 3, 2),
+        plain(AttentionShape { window: Some(1), ..shape(2, 2, 16, 16) }, (F32, F32), 0, 5),
+        plain(AttentionShape { window: Some(64), ..shape(4, 2, 16, 16) }, (F16, F16), 190, 70),
+        plain(AttentionShape { softcap: Some(2.0), window: Some(100), ..shape(4, 2, 16, 16) }, (F32, F32), 90, 30),
+        Attention { sinks: true, ..plain(shape(4, 2, 16, 16), (F32, F32), 0, 66) },
+        Attention {
+            sinks: true,
+            ..plain(AttentionShape { window: Some(7), ..shape(8, 2, 64, 64) }, (Q8_0, Q8_0), 140, 20)
+        },
+        Attention { chunk: Some(48), ..plain(shape(4, 2, 16, 16), (F32, F32), 90, 70) },
+        Attention {
+            chunk: Some(8),
+            ..plain(AttentionShape { window: Some(5), ..shape(2, 2, 16, 16) }, (F16, F16), 60, 20)
+        },
+        Attention { one_of: Some(2), ..plain(shape(6, 2, 24, 24), (F16, F16), 130, 9) },
+        Attention { one_of: Some(300), ..plain(shape(8, 1, 32, 32), (F32, Q8_0), 600, 7) },
+        Attention { one_of: Some(20), sinks: true, chunk: Some(100), ..plain(shape(4, 4, 20, 9), (F32, F32), 150, 60) },
+        // Latent attention: 128 heads look at one, whose values are the first part of its keys.
+        Attention { shared: true, ..plain(shape(128, 1, 576, 512), (F16, F16), 70, 2) },
+        Attention { shared: true, ..plain(shape(128, 1, 576, 512), (Q8_0, Q8_0), 5, 1) },
+        Attention { shared: true, ..plain(shape(7, 1, 48, 32), (F16, F16), 65, 9) },
+        Attention { shared: true, one_of: Some(30), ..plain(shape(16, 1, 48, 32), (Q8_0, Q8_0), 190, 5) },
+    ] {
+        case.check();
+    }
+}
+
+#[test]
+fn a_query_that_sees_nothing_gives_zeros() {
+    let shape = AttentionShape { heads: 2, kv_heads: 1, dim_k: 16, dim_v: 16, scale: 1.0, window: None, softcap: None };
+    let (k, _) = filled(KvType::F32, 1, 16, 70, &mut Draw(1));
+    let sight = Sight { selected: Some(&[0, 0]), ..Sight::default() };
+    let mut out = vec![f32::NAN; 32];
+    cpu::attention_with(&pools()[0].1[0], &shape, &[1.0; 32], &k, &k, 69, &sight, &mut out);
+    assert_eq!(out, [0.0; 32]);
+}
+
+#[test]
+fn sights_that_do_not_fit_are_refused() {
+    let shape = AttentionShape { heads: 1, kv_heads: 1, dim_k: 16, dim_v: 16, scale: 1.0, window: None, softcap: None };
+    let (k, _) = filled(KvType::F32, 1, 16, 70, &mut Draw(1));
+    let pool = &pools()[0].1[0];
+    let refused = |sight: Sight| {
+        let run = || cpu::attention_with(pool, &shape, &[1.0; 32], &k, &k, 65, &sight, &mut [0.0; 32]);
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err()
+    };
+    assert!(!refused(Sight::default()));
+    assert!(refused(Sight { chunk: Some(0), ..Sight::default() }));
+    assert!(refused(Sight { sinks: Some(&[0.0; 2]), ..Sight::default() }));
+    for (words, refuses) in [(4, false), (2, true), (5, true)] {
+        assert_eq!(refused(Sight { selected: Some(&vec![u64::MAX; words]), ..Sight::default() }), refuses, "{words}");
+    }
+}
+
+#[test]
+fn many_rows_come_back_as_one_by_one() {
+    for kind in [KvType::F32, KvType::F16, KvType::Q8_0] {
+        // The wide ones are more than one task.
+        for (heads, dim, positions) in [(1, 576, 130), (3, 40, 9), (2, 33, 5)] {
+            let (store, kept) = filled(kind, heads, dim, positions, &mut Draw(dim as u64));
+            for (head, range, numbers) in [
+                (0, 0..positions, 0..dim),
+                (heads - 1, 2..positions - 1, 32..dim),
+                (0, 1..4, 0..7),
+                (0, 3..3, 0..dim),
+                (0, 0..2, 32..32),
+            ] {
+                let row = |p: usize| &kept[(p * heads + head) * dim..][numbers.clone()];
+                let expected: Vec<f32> = range.clone().flat_map(row).copied().collect();
+                on_every_pool(
+                    kind.name(),
+                    &expected,
+                    |_| 0.0,
+                    0.0,
+                    |pool, out| {
+                        store.read_rows(pool, head, range.clone(), numbers.clone(), out);
+                    },
+                );
+            }
+        }
+    }
+}
