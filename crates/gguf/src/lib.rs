@@ -3,8 +3,10 @@
 //! Owns the file format. Must never know weights or devices, nor trust a length, offset or count that a file gives.
 
 mod error;
+mod experts;
 mod header;
 mod inventory;
+mod kv;
 mod layout;
 mod metadata;
 mod reader;

@@ -1,15 +1,16 @@
 //! The model's sizes from its metadata, each in a range that later arithmetic can trust.
 //!
-//! Owns the keys that size a model. Must never know how an architecture computes.
+//! Owns the keys that size a model; those of attention's caches are in [`crate::kv`], those of experts in
+//! [`crate::experts`]. Must never know how an architecture computes.
 
 use plan::{ModelShape, Tensor};
 
-use crate::{GgufError, Metadata, Value};
+use crate::{GgufError, Metadata, Value, experts, kv};
 
-const LAYERS_MAX: u64 = 1024;
-const WIDTH_MAX: u64 = 1 << 24;
-const HEADS_MAX: u64 = 1 << 16;
-const EXPERTS_MAX: u64 = 4096;
+pub(crate) const LAYERS_MAX: u64 = 1024;
+pub(crate) const WIDTH_MAX: u64 = 1 << 24;
+pub(crate) const HEADS_MAX: u64 = 1 << 16;
+pub(crate) const EXPERTS_MAX: u64 = 4096;
 const CONTEXT_MAX: u64 = 1 << 30;
 const VOCABULARY_MAX: u64 = 1 << 26;
 
@@ -43,17 +44,10 @@ pub(crate) fn sizes(metadata: &Metadata, tensors: &[Tensor]) -> Result<Sizes, Gg
     let embedding = required(metadata, ".embedding_length", 1..=WIDTH_MAX)?;
     let context_train = required(metadata, ".context_length", 1..=CONTEXT_MAX)?;
 
-    let experts = per_block(metadata, ".expert_count", blocks, EXPERTS_MAX)?.unwrap_or_default();
-    let experts_most = experts.iter().copied().max().unwrap_or(0);
-    let used = per_block(metadata, ".expert_used_count", blocks, EXPERTS_MAX)?.unwrap_or_default();
-    let used = used.into_iter().max().unwrap_or(0);
-    if used > experts_most || (used == 0 && experts_most > 0) {
-        let expected = format!("1 to {experts_most}, the number of experts");
-        return Err(GgufError::wrong_value(&metadata.full_key(".expert_used_count"), expected, used.to_string()));
-    }
-
-    let heads = heads(metadata, blocks, tensors)?;
-    let (mut kv_per_token, kv_row) = kv_cache(metadata, blocks, embedding, &heads)?;
+    let choice = experts::choice(metadata, blocks)?;
+    experts::check(metadata, &choice, layers, tensors)?;
+    let heads = kv::heads(metadata, blocks, tensors)?;
+    let (mut kv_per_token, kv_row) = kv::cache(metadata, blocks, embedding, &heads)?;
     kv_per_token.truncate(layers as usize);
     let shape = ModelShape {
         layers: layers as u32,
@@ -64,11 +58,12 @@ pub(crate) fn sizes(metadata: &Metadata, tensors: &[Tensor]) -> Result<Sizes, Gg
         context_train: context_train as u32,
         kv_per_token,
         kv_row,
-        experts: experts_most as u32,
-        experts_used: used as u32,
+        indexer_per_token: kv::indexers(metadata, layers, tensors)?,
+        experts: choice.most() as u32,
+        experts_used: choice.used as u32,
         architecture,
     };
-    Ok(Sizes { shape, blocks: blocks as u32, experts })
+    Ok(Sizes { shape, blocks: blocks as u32, experts: choice.experts })
 }
 
 /// GGUF files also hold adapters, vision projectors and statistics; each is refused by what it is.
@@ -117,6 +112,7 @@ fn vocabulary_alone(metadata: &Metadata, architecture: String) -> Sizes {
         context_train: size(".context_length"),
         kv_per_token: Vec::new(),
         kv_row: (0, 0),
+        indexer_per_token: Vec::new(),
         experts: 0,
         experts_used: 0,
     };
@@ -124,12 +120,16 @@ fn vocabulary_alone(metadata: &Metadata, architecture: String) -> Sizes {
 }
 
 /// A number that must be there and in range.
-fn required(metadata: &Metadata, key: &str, range: std::ops::RangeInclusive<u64>) -> Result<u64, GgufError> {
+pub(crate) fn required(metadata: &Metadata, key: &str, range: std::ops::RangeInclusive<u64>) -> Result<u64, GgufError> {
     optional(metadata, key, range)?.ok_or_else(|| GgufError::missing_key(&metadata.full_key(key)))
 }
 
 /// A number in range, where it is there.
-fn optional(metadata: &Metadata, key: &str, range: std::ops::RangeInclusive<u64>) -> Result<Option<u64>, GgufError> {
+pub(crate) fn optional(
+    metadata: &Metadata,
+    key: &str,
+    range: std::ops::RangeInclusive<u64>,
+) -> Result<Option<u64>, GgufError> {
     match metadata.unsigned(key)? {
         Some(found) if !range.contains(&found) => Err(GgufError::wrong_value(
             &metadata.full_key(key),
@@ -141,27 +141,13 @@ fn optional(metadata: &Metadata, key: &str, range: std::ops::RangeInclusive<u64>
 }
 
 /// A number for each layer, each at most `most`.
-fn per_block(metadata: &Metadata, key: &str, blocks: u64, most: u64) -> Result<Option<Vec<u64>>, GgufError> {
+pub(crate) fn per_block(metadata: &Metadata, key: &str, blocks: u64, most: u64) -> Result<Option<Vec<u64>>, GgufError> {
     let Some(list) = metadata.per_layer(key, blocks as usize)? else { return Ok(None) };
     match list.iter().find(|n| **n > most) {
         None => Ok(Some(list)),
         Some(found) => {
             Err(GgufError::wrong_value(&metadata.full_key(key), format!("at most {most}"), found.to_string()))
         }
-    }
-}
-
-/// Query heads of each layer. Only a model without attention may have none.
-fn heads(metadata: &Metadata, blocks: u64, tensors: &[Tensor]) -> Result<Vec<u64>, GgufError> {
-    const KEY: &str = ".attention.head_count";
-    let attends = tensors.iter().any(|t| t.name.contains(".attn_q.") || t.name.contains(".attn_qkv."));
-    match per_block(metadata, KEY, blocks, HEADS_MAX)? {
-        None if attends => Err(GgufError::missing_key(&metadata.full_key(KEY))),
-        None => Ok(vec![0; blocks as usize]),
-        Some(heads) if attends && heads.iter().all(|n| *n == 0) => {
-            Err(GgufError::wrong_value(&metadata.full_key(KEY), "1 or more".into(), "0".into()))
-        }
-        Some(heads) => Ok(heads),
     }
 }
 
@@ -173,69 +159,6 @@ fn feed_forward(metadata: &Metadata, blocks: u64) -> Result<u64, GgufError> {
     let shared_count = optional(metadata, ".expert_shared_count", 0..=EXPERTS_MAX)?.unwrap_or(0);
     let shared = widest(".expert_shared_feed_forward_length")?.unwrap_or(0);
     Ok(dense.max(shared).max((expert * shared_count).min(WIDTH_MAX)))
-}
-
-/// Which layers keep a state of fixed size instead of keys and values.
-fn recurrent(metadata: &Metadata, blocks: u64) -> Result<Vec<bool>, GgufError> {
-    const LIST: &str = ".attention.recurrent_layers";
-    match metadata.get(LIST) {
-        Some(Value::Bools(list)) if list.len() == blocks as usize => return Ok(list.clone()),
-        Some(Value::Bools(list)) => {
-            let expected = format!("one boolean for each of {blocks} layers");
-            return Err(GgufError::wrong_value(&metadata.full_key(LIST), expected, format!("{} of them", list.len())));
-        }
-        _ => {}
-    }
-    // Every n-th layer attends, counted from 1.
-    let every = optional(metadata, ".full_attention_interval", 1..=LAYERS_MAX)?.unwrap_or(1);
-    Ok((1..=blocks).map(|number| number % every != 0).collect())
-}
-
-/// For K and for V, numbers.
-type Kv = (u32, u32);
-
-/// The numbers that one token adds to each layer's K and V cache, and those of one row there.
-///
-/// Plain attention keeps `head_count_kv × key_length` and `head_count_kv × value_length`. MLA keeps one latent of
-/// `kv_lora_rank` and the rotated part, in K (DeepSeek-V2, arXiv 2405.04434, section 2.1).
-fn kv_cache(metadata: &Metadata, blocks: u64, embedding: u64, heads: &[u64]) -> Result<(Vec<Kv>, Kv), GgufError> {
-    const KV_HEADS: &str = ".attention.head_count_kv";
-    let kv_heads = per_block(metadata, KV_HEADS, blocks, HEADS_MAX)?.unwrap_or_else(|| heads.to_vec());
-    for (kv, all) in kv_heads.iter().zip(heads) {
-        if *kv > 0 && !all.is_multiple_of(*kv) {
-            let expected = format!("a divisor of the {all} query heads");
-            return Err(GgufError::wrong_value(&metadata.full_key(KV_HEADS), expected, kv.to_string()));
-        }
-    }
-    let most_heads = heads.iter().copied().max().unwrap_or(0).max(1);
-    let width = |key: &str| {
-        let own = optional(metadata, &format!(".attention.{key}"), 1..=WIDTH_MAX)?.unwrap_or(embedding / most_heads);
-        // Layers with a window may have heads of another width. The wider counts for all: never too little.
-        let window = optional(metadata, &format!(".attention.{key}_swa"), 1..=WIDTH_MAX)?.unwrap_or(0);
-        Ok::<u64, GgufError>(own.max(window))
-    };
-    let (key_length, value_length) = (width("key_length")?, width("value_length")?);
-    let latent = optional(metadata, ".attention.kv_lora_rank", 0..=WIDTH_MAX)?.unwrap_or(0);
-    let rotated = optional(metadata, ".rope.dimension_count", 0..=WIDTH_MAX)?.unwrap_or(0);
-    let recurrent = recurrent(metadata, blocks)?;
-
-    let each = kv_heads.iter().zip(recurrent).map(|(kv_heads, recurrent)| match (kv_heads * key_length, latent) {
-        (0, _) => (0, 0),
-        _ if recurrent => (0, 0),
-        (keys, 0) => (keys, kv_heads * value_length),
-        // Files with `key_length_mla` give the latent with the rotated part as `key_length`; older ones do not.
-        _ if metadata.get(".attention.key_length_mla").is_some() => (key_length, 0),
-        _ => (latent + rotated, 0),
-    });
-    let each = each.map(|(k, v)| {
-        u32::try_from(k).and_then(|k| Ok((k, u32::try_from(v)?))).map_err(|_| {
-            let key = metadata.full_key(".attention.key_length");
-            GgufError::wrong_value(&key, "heads below 2^32 numbers together".into(), k.max(v).to_string())
-        })
-    });
-    let per_token: Vec<Kv> = each.collect::<Result<_, _>>()?;
-    let latent_row = per_token.iter().find(|(k, v)| *k > 0 && *v == 0).copied();
-    Ok((per_token, latent_row.unwrap_or((key_length as u32, value_length as u32))))
 }
 
 /// Tokens in the vocabulary: rows of the embedding table, which the token list must match.

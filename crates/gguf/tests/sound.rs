@@ -92,6 +92,7 @@ fn cache_widths_follow_the_metadata() {
                 d.add("llama.attention.key_length", Field::u32(576));
                 d.add("llama.attention.key_length_mla", Field::u32(192));
                 d.add("llama.attention.kv_lora_rank", Field::u32(512));
+                d.add("llama.rope.dimension_count", Field::u32(64));
             },
             &[(576, 0)],
         ),
@@ -127,6 +128,44 @@ fn cache_widths_follow_the_metadata() {
         let whole = |(keys, values): &(u32, u32)| *values == 0 || keys % k == 0 && values % v == 0;
         let latent = expected.iter().all(|(keys, values)| *keys > 0 && *values == 0);
         assert!(expected.iter().all(whole) && (!latent || (k, v) == expected[0]), "{name}: {k}, {v}");
+    }
+}
+
+#[test]
+fn a_layer_with_an_indexer_keeps_its_key_too() {
+    let mut draft = dense();
+    draft.set("llama.block_count", Field::u32(3));
+    draft.set("llama.nextn_predict_layers", Field::u32(1));
+    draft.set("llama.attention.indexer.key_length", Field::u32(16));
+    assert!(open(&draft).inventory.shape.indexer_per_token.is_empty());
+    // Layer 2 predicts later tokens, and is not run.
+    for layer in [1, 2] {
+        draft.tensors.push(Info::f32(&format!("blk.{layer}.indexer.attn_k.weight"), &[32, 16]));
+    }
+    assert_eq!(open(&draft).inventory.shape.indexer_per_token, [0, 16]);
+}
+
+#[test]
+fn sound_choices_of_experts_open() {
+    let rows: [Unusual; 6] = [
+        ("groups of two", |d| {
+            d.set("llama.expert_group_count", Field::u32(2));
+            d.set("llama.expert_group_used_count", Field::u32(1));
+        }),
+        ("one group, as files of models without groups say", |d| {
+            d.set("llama.expert_group_count", Field::u32(1));
+            d.set("llama.expert_group_used_count", Field::u32(1));
+        }),
+        ("a count of groups used alone", |d| d.set("llama.expert_group_used_count", Field::u32(1))),
+        ("every layer dense but for its experts", |d| d.set("llama.leading_dense_block_count", Field::u32(0))),
+        ("a gate left to the architecture", |d| d.set("llama.expert_gating_func", Field::u32(0))),
+        ("a correction in two dimensions", |d| d.tensors.push(Info::f32("blk.0.exp_probs_b.bias", &[4, 1]))),
+    ];
+    for (name, edit) in rows {
+        let mut draft = mixture();
+        edit(&mut draft);
+        let shape = open(&draft).inventory.shape;
+        assert_eq!((shape.experts, shape.experts_used), (4, 2), "{name}");
     }
 }
 

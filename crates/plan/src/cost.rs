@@ -53,7 +53,8 @@ pub fn vocabulary(inventory: &Inventory) -> Bytes {
 }
 
 /// The KV cache of `tokens` tokens: over layers, `tokens × rows × bytes of a row`, for keys and for values. A row is one
-/// head's numbers; types with blocks pad it to whole blocks.
+/// head's numbers; types with blocks pad it to whole blocks. Where a layer has an indexer, its key is one row more, kept
+/// as keys are.
 #[must_use]
 pub fn kv_cache(shape: &ModelShape, tokens: u32, k_type: KvType, v_type: KvType) -> Bytes {
     let rows = |numbers: u32, row: u32, kind: KvType| {
@@ -61,7 +62,8 @@ pub fn kv_cache(shape: &ModelShape, tokens: u32, k_type: KvType, v_type: KvType)
         Bytes(u64::from(numbers).div_ceil(row) * kind.bytes(row).0)
     };
     let layer = |(k, v): &(u32, u32)| rows(*k, shape.kv_row.0, k_type) + rows(*v, shape.kv_row.1, v_type);
-    let token: Bytes = shape.kv_per_token.iter().map(layer).sum();
+    let indexers: Bytes = shape.indexer_per_token.iter().map(|key| k_type.bytes(u64::from(*key))).sum();
+    let token: Bytes = shape.kv_per_token.iter().map(layer).sum::<Bytes>() + indexers;
     token.times(u64::from(tokens))
 }
 
@@ -76,7 +78,8 @@ pub const fn resident(unit: &Unit) -> Bytes {
 pub struct Widths {
     /// The residual stream.
     pub embedding: u64,
-    /// The widest input or output of an attention matrix (a fused one holds queries, keys and values).
+    /// The widest input or output of an attention matrix (a fused one holds queries, keys and values). Matrices that
+    /// expand a latent do not count: they are multiplied with a group of heads at a time, in [`latent_scratch`].
     pub attention: u64,
     /// Keys and values of one token in one layer.
     pub kv: u64,
@@ -84,6 +87,12 @@ pub struct Widths {
     pub feed_forward: u64,
     /// Tokens of the vocabulary.
     pub vocabulary: u64,
+    /// Routed experts of a layer: the scores of the router.
+    pub experts: u64,
+    /// Routed experts that a token uses.
+    pub experts_used: u64,
+    /// A token's latent with its rotated key; 0 for models that keep none.
+    pub latent: u64,
 }
 
 impl Widths {
@@ -93,7 +102,7 @@ impl Widths {
         let shape = &inventory.shape;
         let mut attention = u64::from(shape.embedding);
         let mut feed_forward = u64::from(shape.feed_forward);
-        let mut expert = 0;
+        let (mut expert, latent) = (0, latent_row(shape));
         for unit in &inventory.units {
             let tensor = inventory.tensor_of(unit);
             if tensor.dims.len() < 2 {
@@ -101,6 +110,7 @@ impl Widths {
             }
             let wide = tensor.row_elements().max(unit.rows);
             match unit.role {
+                Role::Attention if latent > 0 && expands_latent(&tensor.name) => {}
                 Role::Attention => attention = attention.max(wide),
                 Role::DenseFfn | Role::SharedExpert => feed_forward = feed_forward.max(wide),
                 // The inner width, whichever way the matrix lies.
@@ -115,8 +125,16 @@ impl Widths {
             kv,
             feed_forward: feed_forward.max(expert * u64::from(shape.experts_used)),
             vocabulary: u64::from(shape.vocabulary),
+            experts: u64::from(shape.experts),
+            experts_used: u64::from(shape.experts_used),
+            latent,
         }
     }
+}
+
+/// Whether a matrix makes the keys or values of all heads from a latent: both of them, or one of each.
+fn expands_latent(tensor: &str) -> bool {
+    ["attn_kv_b.", "attn_k_b.", "attn_v_b."].iter().any(|name| tensor.contains(name))
 }
 
 /// The width of the residual stream, to divide by.
@@ -124,14 +142,58 @@ fn stream_width(shape: &ModelShape) -> u64 {
     u64::from(shape.embedding).max(1)
 }
 
+/// What a token keeps of each choice of an expert, and of its columns by expert.
+pub const CHOICE: Bytes = Bytes(48);
+/// Keys and values of a group of heads that are made from latents for all positions: as many heads as fit.
+pub const LATENT_EXPANDED: Bytes = Bytes(16 << 20);
+/// Positions whose latents are unpacked at once.
+pub const LATENT_TILE: u32 = 256;
+
+/// Room for queries of a group of heads in the latent's space and for what they gather there; one head always fits. Zero
+/// for models that keep no latent.
+#[must_use]
+pub fn latent_rows(shape: &ModelShape, micro_batch: u32) -> Bytes {
+    latent_rows_of(latent_row(shape), micro_batch)
+}
+
+fn latent_rows_of(row: u64, micro_batch: u32) -> Bytes {
+    match row {
+        0 => Bytes::ZERO,
+        row => Bytes((8 << 20).max(4 * 2 * row * u64::from(micro_batch))),
+    }
+}
+
+/// Everything that latent attention needs besides activations: [`latent_rows`], [`LATENT_EXPANDED`] and a tile of
+/// [`LATENT_TILE`] unpacked latents.
+#[must_use]
+pub fn latent_scratch(shape: &ModelShape, micro_batch: u32) -> Bytes {
+    latent_scratch_of(latent_row(shape), micro_batch)
+}
+
+fn latent_scratch_of(row: u64, micro_batch: u32) -> Bytes {
+    match row {
+        0 => Bytes::ZERO,
+        row => latent_rows_of(row, micro_batch) + LATENT_EXPANDED + Bytes(4 * row * u64::from(LATENT_TILE)),
+    }
+}
+
+/// Numbers of a token's latent with its rotated key; 0 for models that keep none.
+fn latent_row(shape: &ModelShape) -> u64 {
+    let keeps = shape.kv_per_token.iter().find(|(k, v)| *k > 0 && *v == 0);
+    keeps.map_or(0, |(k, _)| u64::from(*k))
+}
+
 /// Buffers of activations, in 32-bit floats unless said:
 ///
 /// ```text
 /// micro_batch × ( 4 × embedding      residual, normed, result of a block, spare
 ///               + 3 × attention      queries or fused output, rotated queries, attention's output
-///               + kv                 keys and values before they are stored
+///               + kv                 keys and values, or the latent, before they are stored
 ///               + 3 × feed_forward   gate, up, product
+///               + experts            the router's scores
+///               + 48 B × used        which experts were chosen, their weights, and the lists of columns by expert
 ///               + 1.125 B × widest   the same row as 8-bit blocks for the integer kernels )
+/// + latent scratch                   see [`latent_scratch`]
 /// + threads × context                scores of one head
 /// + threads × 208 KiB                 stacks, as far as they are touched
 /// + (LOGIT_ROWS + 4) × vocabulary    logits, the last row's copy, and the sampler's candidates
@@ -139,11 +201,16 @@ fn stream_width(shape: &ModelShape) -> u64 {
 #[must_use]
 pub fn activations(widths: &Widths, micro_batch: u32, threads: u32, context: u32) -> Bytes {
     let widest = widths.embedding.max(widths.attention).max(widths.feed_forward);
-    let floats = 4 * widths.embedding + 3 * widths.attention + widths.kv + 3 * widths.feed_forward;
-    let token = 4 * floats + widest * 9 / 8;
+    let floats = 4 * widths.embedding + 3 * widths.attention + widths.kv + 3 * widths.feed_forward + widths.experts;
+    let token = 4 * floats + CHOICE.0 * widths.experts_used + widest * 9 / 8;
     let scores = 4 * u64::from(threads) * u64::from(context);
     let logits = 4 * (u64::from(LOGIT_ROWS) + 4) * widths.vocabulary;
-    Bytes(token).times(u64::from(micro_batch)) + Bytes(scores) + Bytes(logits) + THREAD.times(u64::from(threads))
+    let latent = latent_scratch_of(widths.latent, micro_batch);
+    Bytes(token).times(u64::from(micro_batch))
+        + latent
+        + Bytes(scores)
+        + Bytes(logits)
+        + THREAD.times(u64::from(threads))
 }
 
 #[cfg(test)]
@@ -162,6 +229,7 @@ mod tests {
             context_train: 1,
             kv_per_token: vec![(320, 320), (0, 0)],
             kv_row: (80, 80),
+            indexer_per_token: Vec::new(),
             experts: 0,
             experts_used: 0,
         };
@@ -171,5 +239,8 @@ mod tests {
         // A latent is one row.
         (shape.kv_per_token, shape.kv_row) = (vec![(576, 0)], (576, 0));
         assert_eq!(kv_cache(&shape, 10, KvType::Q8_0, KvType::Q8_0), Bytes(10 * 18 * 34));
+        // An indexer keeps a key beside it.
+        shape.indexer_per_token = vec![128];
+        assert_eq!(kv_cache(&shape, 10, KvType::F16, KvType::F16), Bytes(10 * (576 + 128) * 2));
     }
 }

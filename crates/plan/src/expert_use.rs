@@ -114,6 +114,15 @@ impl ExpertUse {
         }
     }
 
+    /// Forgets all counts.
+    pub fn clear(&mut self) {
+        (self.tokens, self.passes_traced) = (0, 0);
+        for layer in &mut self.layers {
+            layer.choices = 0;
+            layer.counts.fill(0);
+        }
+    }
+
     /// Counts tokens that passed through the model.
     pub fn add_tokens(&mut self, tokens: u64) {
         self.tokens = self.tokens.saturating_add(tokens);

@@ -160,6 +160,9 @@ pub struct ModelShape {
     /// The numbers of one row in the K cache and in the V cache: one head's, or MLA's latent. Types with blocks pad each
     /// row to whole blocks.
     pub kv_row: (u32, u32),
+    /// For each layer, the numbers that one token adds to the cache of its indexer, which chooses the positions that
+    /// attention looks at; empty where no layer has one.
+    pub indexer_per_token: Vec<u32>,
     /// Routed experts per layer; 0 for dense models.
     pub experts: u32,
     /// Routed experts that each token uses.

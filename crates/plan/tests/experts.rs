@@ -24,6 +24,7 @@ fn small() -> Inventory {
         context_train: 512,
         kv_per_token: vec![(100, 100)],
         kv_row: (100, 100),
+        indexer_per_token: Vec::new(),
         experts: 4,
         experts_used: 2,
     };

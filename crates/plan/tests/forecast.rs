@@ -21,6 +21,7 @@ fn model() -> Inventory {
         context_train: 512,
         kv_per_token: vec![(1000, 1000); 2],
         kv_row: (1000, 1000),
+        indexer_per_token: Vec::new(),
         experts: 0,
         experts_used: 0,
     };

@@ -66,6 +66,7 @@ fn inventory() -> Inventory {
         context_train: 8,
         kv_per_token: vec![(8, 8)],
         kv_row: (8, 8),
+        indexer_per_token: Vec::new(),
         experts: 0,
         experts_used: 0,
     };

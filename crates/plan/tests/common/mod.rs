@@ -46,6 +46,7 @@ pub(crate) fn inventory(name: &str) -> Inventory {
         kv_per_token: vec![recorded.kv_per_token; recorded.layers as usize],
         // A latent is one row; the other recorded models have heads of the usual width.
         kv_row: if recorded.kv_per_token.1 == 0 { recorded.kv_per_token } else { (head, head) },
+        indexer_per_token: Vec::new(),
         experts: recorded.experts,
         experts_used: recorded.experts_used,
     };
