@@ -317,6 +317,16 @@ fn check_transposed(quants: &[QuantType], rows: &[usize], counts: &[usize], leas
             |pool, out| {
                 out.copy_from_slice(&start);
                 cpu::matmul_transposed(pool, &jobs, n, &x, out, add);
+                for (job, list) in jobs.iter().zip(&lists) {
+                    for column in list {
+                        let whole = column.to..column.to + n;
+                        let mut alone = start[whole.clone()].to_vec();
+                        let column = [Column { to: 0, ..*column }];
+                        let job = Job { columns: Columns::Listed(&column), ..*job };
+                        cpu::matmul_transposed(pool, &[job], n, &x, &mut alone, add);
+                        assert_eq!(bits(&alone), bits(&out[whole]), "{what}: a column alone");
+                    }
+                }
                 let mut pieces = start.clone();
                 for (job, list) in jobs.iter().zip(&lists) {
                     let row_bytes = job.quant.bytes(n as u64).unwrap().0 as usize;

@@ -1,14 +1,17 @@
 //! Products with a transposed matrix: columns combine its rows.
 //!
 //! A task decodes some rows, as far as its part of their numbers goes, and adds them to the sums of all its columns, a
-//! tile of columns × vectors at once in registers. Each output takes one multiply-add for each row, in order of rows.
+//! tile of columns × vectors at once in registers; where there is a single column, numbers are added while they are in
+//! registers themselves. Each output takes one multiply-add for each row, in order of rows.
 
 use std::ops::Range;
+
+use plan::QuantType;
 
 use super::cut::{Cut, Cuts};
 use super::job::{self, Job, row_bytes};
 use crate::cpu::Pool;
-use crate::cpu::decode::Dequantize;
+use crate::cpu::decode::{Block, Dequantize, ForBlock, Sink, for_block};
 use crate::cpu::isa::{Isa, Kernel};
 use crate::cpu::outputs::Cells;
 use crate::cpu::simd::{LANES, Lanes, Simd};
@@ -48,7 +51,9 @@ pub fn matmul_transposed(pool: &Pool, jobs: &[Job], row_elements: usize, x: &[f3
         let (job, numbers, columns) = cuts.task(i);
         let (isa, job) = (pool.isa(), jobs[job]);
         let part = Part { isa, job, row_elements, x, out, numbers, columns, add };
-        if part.columns.len() <= COLUMNS.1 {
+        if part.columns.len() == 1 && part.numbers.len().is_multiple_of(LANES) {
+            isa.run(OneColumn(part));
+        } else if part.columns.len() <= COLUMNS.1 {
             isa.run(Task::<{ COLUMNS.1 }>(part));
         } else {
             isa.run(Task::<{ COLUMNS.0 }>(part));
@@ -79,14 +84,11 @@ impl<const M: usize> Kernel for Task<'_, M> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Part { job, out, numbers, columns, add, .. } = &self.0;
+        let Part { job, columns, .. } = &self.0;
         let mut sums = [[[0.0; LANES]; VECTORS]; M];
         let sums = &mut sums[..columns.len()];
-        let to = |c: usize| job.columns.at(columns.start + c).to + numbers.start;
-        if *add {
-            for (c, sums) in sums.iter_mut().enumerate() {
-                out.read(to(c), &mut sums.as_flattened_mut()[..numbers.len()]);
-            }
+        for (c, sums) in sums.iter_mut().enumerate() {
+            self.0.begin(c, sums);
         }
         let mut decoded = [[[0.0; LANES]; VECTORS]; ROWS];
         for first in (0..job.rows).step_by(ROWS) {
@@ -95,23 +97,42 @@ impl<const M: usize> Kernel for Task<'_, M> {
             self.0.tiles(s, first, decoded, sums);
         }
         for (c, sums) in sums.iter().enumerate() {
-            out.write(to(c), &sums.as_flattened()[..numbers.len()]);
+            self.0.finish(c, sums);
         }
     }
 }
 
-impl Part<'_> {
+impl<'a> Part<'a> {
+    /// What the sums of the part's `c`-th column start from, where not from zeros.
+    #[inline(always)]
+    fn begin(&self, c: usize, sums: &mut Wide) {
+        if self.add {
+            let to = self.job.columns.at(self.columns.start + c).to + self.numbers.start;
+            self.out.read(to, &mut sums.as_flattened_mut()[..self.numbers.len()]);
+        }
+    }
+
+    /// Puts the sums of the part's `c`-th column where they belong.
+    #[inline(always)]
+    fn finish(&self, c: usize, sums: &Wide) {
+        let to = self.job.columns.at(self.columns.start + c).to + self.numbers.start;
+        self.out.write(to, &sums.as_flattened()[..self.numbers.len()]);
+    }
+
+    /// The bytes of the part's numbers of a row.
+    #[inline(always)]
+    fn bytes(&self, row: usize) -> &'a [u8] {
+        let Job { quant, weights, .. } = self.job;
+        let start = row * row_bytes(quant, self.row_elements) + row_bytes(quant, self.numbers.start);
+        &weights[start..][..row_bytes(quant, self.numbers.len())]
+    }
+
     /// The part's numbers of the rows from `first` on.
     #[inline(always)]
     fn decode(&self, first: usize, decoded: &mut [Wide]) {
-        let Job { quant, weights, .. } = self.job;
-        let row_bytes = row_bytes(quant, self.row_elements);
-        let from = self::row_bytes(quant, self.numbers.start);
-        let bytes = self::row_bytes(quant, self.numbers.len());
         for (row, decoded) in (first..).zip(decoded) {
-            let bytes = &weights[row * row_bytes + from..][..bytes];
             let out = &mut decoded.as_flattened_mut()[..self.numbers.len()];
-            self.isa.run(Dequantize { quant, bytes, out });
+            self.isa.run(Dequantize { quant: self.job.quant, bytes: self.bytes(row), out });
         }
     }
 
@@ -157,6 +178,56 @@ impl Part<'_> {
             vector += 1;
         }
         M
+    }
+}
+
+/// A part with a single column, of whole vectors: decode.
+struct OneColumn<'a>(Part<'a>);
+
+impl Kernel for OneColumn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for_block(s, self.0.job.quant, self);
+    }
+}
+
+impl ForBlock for OneColumn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd, B: Block>(self, s: S) {
+        let part = self.0;
+        let mut sums = [[0.0; LANES]; VECTORS];
+        part.begin(0, &mut sums);
+        for row in 0..part.job.rows {
+            let x = s.splat(part.x[part.job.columns.at(part.columns.start).from + row]);
+            let blocks = part.bytes(row).chunks_exact(B::BYTES);
+            for (block, sums) in blocks.zip(sums.chunks_exact_mut(B::ELEMENTS / LANES)) {
+                B::decode(s, block, 0, &mut AddTimes { x, sums });
+            }
+        }
+        part.finish(0, &sums);
+    }
+
+    #[inline(always)]
+    fn run_slow<S: Simd>(self, s: S, _: QuantType) {
+        Task::<1>(self.0).run(s);
+    }
+}
+
+/// Adds numbers times `x` to sums.
+struct AddTimes<'a, S: Simd> {
+    x: S::F,
+    sums: &'a mut [Lanes],
+}
+
+impl<S: Simd> Sink<S> for AddTimes<'_, S> {
+    #[inline(always)]
+    fn put(&mut self, s: S, group: usize, numbers: S::F) {
+        let sum = s.mul_add(self.x, numbers, s.load(&self.sums[group]));
+        s.store(sum, &mut self.sums[group]);
     }
 }
 
