@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use engine::EngineError;
 use gguf::GgufError;
 use plan::report::UnknownTensor;
-use plan::{ExpertUseError, ProfileError, Refusal};
+use plan::{ProfileError, Refusal};
 use probe::ProbeError;
 use tiers::TierError;
 
@@ -73,10 +73,7 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return Some(gguf(error));
     }
     if let Some(refusal) = cause.downcast_ref::<Refusal>() {
-        return Some(match refusal {
-            Refusal::Profile(_) | Refusal::Experts(_) => Exit::Usage,
-            Refusal::DoesNotFit(_) => Exit::Resources,
-        });
+        return Some(if matches!(refusal, Refusal::Profile(_)) { Exit::Usage } else { Exit::Resources });
     }
     if let Some(error) = cause.downcast_ref::<EngineError>() {
         return engine(error);
@@ -91,8 +88,7 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             Exit::Io
         });
     }
-    if cause.is::<ProfileError>() || cause.is::<ExpertUseError>() || cause.is::<UnknownTensor>() || cause.is::<Usage>()
-    {
+    if cause.is::<ProfileError>() || cause.is::<UnknownTensor>() || cause.is::<Usage>() {
         return Some(Exit::Usage);
     }
     if cause.is::<NoWeights>() {
@@ -127,7 +123,6 @@ fn engine(error: &EngineError) -> Option<Exit> {
     Some(match error {
         EngineError::Metadata(error) => gguf(error),
         EngineError::UnknownArchitecture { .. }
-        | EngineError::Experts { .. }
         | EngineError::UnsupportedTypes { .. }
         | EngineError::Tensors { .. }
         | EngineError::NotFinite { .. } => Exit::Model,

@@ -13,5 +13,4 @@ mod open;
 mod output;
 mod show;
 mod signals;
-mod speech;
 pub mod text;

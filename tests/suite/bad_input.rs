@@ -121,12 +121,6 @@ fn wrong_flags_and_files_have_their_exit_codes() {
     let model = model.to_str().unwrap();
     let folder = own_fixture("phi3");
     let folder = folder.to_str().unwrap();
-    // Text that is no JSON, and counts of another model.
-    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-    let mixture = gguf::open(&own_fixture("qwen2_moe").join("model-bf16.gguf")).unwrap().inventory;
-    let counts = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(counts.path(), plan::ExpertUse::new(&mixture).to_json()).unwrap();
-    let stats = counts.path().to_str().unwrap();
     let table: &[(&[&str], i64, &str)] = &[
         (&["frobnicate"], 2, "frobnicate"),
         (&["run"], 2, "--model"),
@@ -135,24 +129,12 @@ fn wrong_flags_and_files_have_their_exit_codes() {
         (&["run", "-m", model, "-p", "x", "-n", "-7"], 2, "-7"),
         (&["run", "-m", model, "-p", "x", "--top-p", "2"], 2, "top-p"),
         (&["run", "-m", model, "-p", "x", "-ctk", "f8"], 2, "f8"),
-        (&["run", "-m", model, "-p", "x", "--think", "loudly"], 2, "show, hide, off"),
-        (&["run", "-m", model, "-p", "x", "--raw", "--think", "hide"], 2, "--raw"),
-        (&["run", "-m", model, "-p", "x", "--chat-template-kwargs", "{"], 2, "no JSON"),
-        (&["chat", "-m", model, "--chat-template-kwargs", "[1]"], 2, "not a JSON object"),
-        (
-            &["render", "-m", model, "--messages", "x", "--chat-template-kwargs", r#"{"messages": []}"#],
-            2,
-            "messages is set",
-        ),
         (&["run", "-m", model, "-p", "x", "--profile", "/nowhere.yaml"], 5, "/nowhere.yaml"),
         (&["run", "-m", "/nowhere.gguf", "-p", "x"], 5, "/nowhere.gguf"),
         (&["run", "-m", folder, "-p", "x"], 5, "phi3"),
         (&["run", "-m", model, "-p", "x", "-c", "0"], 2, "0"),
         (&["run", "-m", model, "-p", "x", "--ram", "8MiB"], 4, "hint:"),
         (&["plan", "-m", model, "--explain", "blk.0.attn_qqv.weight"], 2, "attn_qkv"),
-        (&["plan", "-m", model, "--expert-stats", "/nowhere.json"], 5, "/nowhere.json"),
-        (&["plan", "-m", model, "--expert-stats", readme], 2, "no expert statistics"),
-        (&["plan", "-m", model, "--expert-stats", stats], 2, "expert statistics of"),
         (&["logits", "-m", model, "--tokens", "/nowhere.json", "-o", "x.npy"], 5, "/nowhere.json"),
         (&["pull", "hf:nobody"], 2, "hf:nobody"),
         (&["pull", "hf:../../etc:Q4_K_M"], 2, ".."),
@@ -202,11 +184,12 @@ fn restore(path: &Path) {
 fn models_that_cannot_be_are_refused_before_they_run() {
     use gguf::testing::{Draft, Field, Info, dense, mixture};
     let block = |name: &str, dims: &[u64]| Info { kind: plan::QuantType::Q8_0.id(), ..Info::f32(name, dims) };
-    let edited = |edit: &dyn Fn(&mut Draft)| {
-        let mut draft = dense();
+    let edit_of = |mut draft: Draft, edit: &dyn Fn(&mut Draft)| {
         edit(&mut draft);
         draft.bytes()
     };
+    let edited = |edit: &dyn Fn(&mut Draft)| edit_of(dense(), edit);
+    let edited_mixture = |edit: &dyn Fn(&mut Draft)| edit_of(mixture(), edit);
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("a norm in blocks", edited(&|d| *d.tensor("output_norm.weight") = block("output_norm.weight", &[32])), "Q8_0"),
         (
@@ -218,13 +201,27 @@ fn models_that_cannot_be_are_refused_before_they_run() {
             }),
             "rope_freqs.weight is stored as Q8_0",
         ),
-        ("a tensor of nobody", edited(&|d| d.tensors.push(Info::f32("blk.0.attn_sinks.weight", &[4]))), "is not used"),
+        ("a tensor of nobody", edited(&|d| d.tensors.push(Info::f32("blk.0.ssm_out.weight", &[4]))), "is not used"),
         ("layers that keep a state", edited(&|d| d.set("llama.full_attention_interval", Field::u32(7))), "attention"),
-        ("a latent cache", edited(&|d| d.set("llama.attention.kv_lora_rank", Field::u32(1))), "attention"),
+        ("a latent cache", edited(&|d| d.set("llama.attention.kv_lora_rank", Field::u32(1))), "rope.dimension_count"),
+        (
+            "a gate of the future",
+            edited_mixture(&|d| d.set("llama.expert_gating_func", Field::u32(4))),
+            "expert_gating_func",
+        ),
+        (
+            "an expert of another shape",
+            edited_mixture(&|d| d.tensor("blk.0.ffn_up_exps.weight").dims = vec![32, 64, 4]),
+            "blk.0.ffn_up_exps.weight has shape [32, 64, 4], expected [32, 32, 4]",
+        ),
+        (
+            "experts in part",
+            edited_mixture(&|d| d.tensors.retain(|info| info.name != b"blk.0.ffn_down_exps.weight")),
+            "blk.0.ffn_down_exps.weight is missing",
+        ),
         ("an odd rotation", edited(&|d| d.set("llama.rope.dimension_count", Field::u32(7))), "rope.dimension_count"),
         ("an unknown scaling", edited(&|d| d.set("llama.rope.scaling.type", Field::text("magic"))), "magic"),
         ("an unknown architecture", edited(&|d| d.set("general.architecture", Field::text("hal9000"))), "hal9000"),
-        ("a mixture of experts", mixture().bytes(), "mixtures of experts"),
     ];
     let folder = tempfile::tempdir().unwrap();
     let tokens = folder.path().join("ids.json");

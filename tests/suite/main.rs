@@ -4,6 +4,7 @@ mod architecture;
 mod bad_input;
 mod command_line;
 mod memory;
+mod mixtures;
 mod oracle;
 mod perplexity;
 mod placement;

@@ -34,7 +34,7 @@ fn generate(model: &Path, ram: u64) -> (Vec<u64>, u64) {
 fn a_1b_model_stays_under_30_50_and_100_percent_of_its_size() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("llama-1b.gguf");
-    synth::write(&model, &synth::LLAMA_1B).unwrap();
+    synth::write(&model, &synth::llama(&synth::LLAMA_1B)).unwrap();
     let size = std::fs::metadata(&model).unwrap().len();
     let mut texts = Vec::new();
     for percent in [30, 50, 100] {
@@ -53,7 +53,7 @@ fn a_ceiling_that_cannot_hold_is_refused_with_its_sum() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("small.gguf");
     let sizes = synth::Sizes { layers: 2, width: 256, inner: 512, heads: 4, kv_heads: 2, vocabulary: 4_000 };
-    synth::write(&model, &sizes).unwrap();
+    synth::write(&model, &synth::llama(&sizes)).unwrap();
     let output = plimsoll(&["run", "-m", model.to_str().unwrap(), "--ram", "8MiB", "-p", "hello"]);
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{told}");

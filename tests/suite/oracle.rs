@@ -1,6 +1,6 @@
 //! The engine against independent implementations: logits, greedy text, logits after decoding.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use engine::Engine;
 use serde_json::Value;
@@ -43,22 +43,70 @@ const DENSE: &[(&str, &str, &str)] = &[
     ("llama-kq", "model-tq2_0.gguf", "golden-tq2_0.json"),
 ];
 
+/// Every fixture of a mixture of experts.
+const MIXTURES: &[(&str, &str, &str)] = &[
+    ("mixtral", "model-f32.gguf", "golden.json"),
+    ("mixtral-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
+    ("qwen3_moe", "model-f32.gguf", "golden.json"),
+    ("qwen3_moe-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
+    ("qwen3_moe-kq", "model-q8_0.gguf", "golden-q8_0.json"),
+    ("deepseek_v2-lite", "model-bf16.gguf", "golden.json"),
+    ("deepseek_v3", "model-f32.gguf", "golden.json"),
+    ("deepseek_v3-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
+    ("deepseek_v3-kq", "model-q8_0.gguf", "golden-q8_0.json"),
+    ("glm4_moe", "model-f32.gguf", "golden.json"),
+    ("glm4_moe-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
+    ("gpt_oss", "model-f32.gguf", "golden.json"),
+    ("gpt_oss", "model-mxfp4.gguf", "golden.json"),
+    ("gpt_oss-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
+    ("minimax_m2", "model-bf16.gguf", "golden.json"),
+    ("ernie4_5_moe", "model-bf16.gguf", "golden.json"),
+    ("llama4", "model-bf16.gguf", "golden.json"),
+];
+
 /// The fixtures of the repository, always tested.
-const OWN: [&str; 4] = ["llama-rope3-tied", "qwen3-yarn-tied", "phi3", "qwen3-kq"];
+const OWN: &[(&str, &str, &str)] = &[
+    ("llama-rope3-tied", "model-bf16.gguf", "golden.json"),
+    ("qwen3-yarn-tied", "model-bf16.gguf", "golden.json"),
+    ("phi3", "model-bf16.gguf", "golden.json"),
+    ("qwen3-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
+    ("deepseek_v2-lite", "model-bf16.gguf", "golden.json"),
+    ("deepseek_v2", "model-bf16.gguf", "golden.json"),
+    ("deepseek_v2", "model-combined-bf16.gguf", "golden.json"),
+    ("ernie4_5_moe", "model-bf16.gguf", "golden.json"),
+    ("minimax_m2", "model-bf16.gguf", "golden.json"),
+    ("gpt_oss", "model-mxfp4.gguf", "golden.json"),
+    ("qwen2_moe", "model-bf16.gguf", "golden.json"),
+    ("dots1", "model-bf16.gguf", "golden.json"),
+    ("hunyuan_moe", "model-bf16.gguf", "golden.json"),
+];
 
 #[test]
-fn small_fixtures_agree() {
-    for (folder, model, golden) in DENSE.iter().filter(|(folder, ..)| OWN.contains(folder)) {
-        agree(&own_fixture(folder), model, golden);
-    }
+fn own_fixtures_agree() {
+    every(OWN, own_fixture);
 }
 
 #[test]
 fn every_dense_fixture_agrees() {
     let Some(fixtures) = all_fixtures("every_dense_fixture_agrees") else { return };
-    for (folder, model, golden) in DENSE {
-        agree(&fixtures.join(folder), model, golden);
-    }
+    every(DENSE, |folder| fixtures.join(folder));
+}
+
+#[test]
+fn every_mixture_fixture_agrees() {
+    let Some(fixtures) = all_fixtures("every_mixture_fixture_agrees") else { return };
+    every(MIXTURES, |folder| fixtures.join(folder));
+}
+
+/// All of a table, so that one failure does not hide another.
+fn every(table: &[(&str, &str, &str)], place: impl Fn(&str) -> PathBuf) {
+    let fails = |(folder, model, golden): &&(&str, &str, &str)| {
+        let folder = place(folder);
+        std::panic::catch_unwind(|| agree(&folder, model, golden)).is_err()
+    };
+    let failed: Vec<String> =
+        table.iter().filter(fails).map(|(folder, model, _)| format!("{folder}/{model}")).collect();
+    assert!(failed.is_empty(), "{} of {} differ: {}", failed.len(), table.len(), failed.join(", "));
 }
 
 fn agree(folder: &Path, model: &str, golden: &str) {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use plan::{Staging, Tier};
+use plan::{Role, Staging, Tier};
 use proptest::prelude::*;
 
 use crate::support::{ALL_IN_RAM, machine, open_plan, own_fixture};
@@ -47,10 +47,37 @@ proptest! {
     }
 }
 
+/// Mixtures: biased experts in MXFP4, groups of experts over both forms of latent attention, shared experts.
+const MIXTURES: [&str; 5] = [
+    "gpt_oss/model-mxfp4.gguf",
+    "deepseek_v2/model-bf16.gguf",
+    "deepseek_v2/model-combined-bf16.gguf",
+    "ernie4_5_moe/model-bf16.gguf",
+    "qwen2_moe/model-bf16.gguf",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_placements_of_experts_give_the_same_bits(
+        model in proptest::sample::select(&MIXTURES),
+        on_disk in proptest::collection::vec(any::<bool>(), 512),
+        others_too in any::<bool>(),
+        slot in prop_oneof![Just(1u64), Just(3_000), Just(1 << 20)],
+    ) {
+        let path = own_fixture(model);
+        let units = gguf::open(&path).unwrap().inventory.units;
+        let expert = |(unit, disk): (&plan::Unit, &bool)| *disk && (others_too || unit.role == Role::RoutedExpert);
+        let on_disk: Vec<bool> = units.iter().zip(on_disk.iter().cycle()).map(expert).collect();
+        prop_assert!(logits(&path, &on_disk, slot) == logits(&path, &[], 1 << 20), "{model}: {on_disk:?}");
+    }
+}
+
 #[test]
 fn everything_on_disk_gives_the_same_bits() {
-    for folder in ["phi3", "llama-rope3-tied"] {
-        let path = own_fixture(folder).join("model-bf16.gguf");
-        assert!(logits(&path, &[true; 64], 1) == logits(&path, &[], 1), "{folder}");
+    for model in ["phi3/model-bf16.gguf", "llama-rope3-tied/model-bf16.gguf"].iter().chain(&MIXTURES) {
+        let path = own_fixture(model);
+        assert!(logits(&path, &[true; 2048], 1) == logits(&path, &[], 1), "{model}");
     }
 }

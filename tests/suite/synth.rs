@@ -1,10 +1,13 @@
-//! A llama model of any size with random weights: real structure, real bytes, no meaning.
+//! Models of any size with random weights: real structure, real bytes, no meaning.
 
 use std::fs::File;
-use std::io::{BufWriter, Result, Write};
+use std::io::{BufWriter, Result, Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// Widths of a model.
+use gguf::testing::{Draft, Field, Info};
+use plan::QuantType;
+
+/// Widths of a dense model.
 pub(crate) struct Sizes {
     pub(crate) layers: u32,
     pub(crate) width: u32,
@@ -18,95 +21,163 @@ pub(crate) struct Sizes {
 pub(crate) const LLAMA_1B: Sizes =
     Sizes { layers: 16, width: 2048, inner: 8192, heads: 32, kv_heads: 8, vocabulary: 128_256 };
 
-const Q4_K: (u32, u64, u64) = (12, 256, 144);
-const Q6_K: (u32, u64, u64) = (14, 256, 210);
-const F32: (u32, u64, u64) = (0, 1, 4);
-
-type Tensor = (String, Vec<u64>, (u32, u64, u64));
-
-/// Writes the model to `path`.
-pub(crate) fn write(path: &Path, sizes: &Sizes) -> Result<()> {
-    let tensors = tensors(sizes);
-    let mut header = Vec::new();
-    header.extend(b"GGUF");
-    header.extend(3u32.to_le_bytes());
-    header.extend((tensors.len() as u64).to_le_bytes());
-    let (pairs, count) = metadata(sizes);
-    header.extend(count.to_le_bytes());
-    header.extend(pairs);
-    let mut offset = 0u64;
-    for (name, dims, quant) in &tensors {
-        string(&mut header, name);
-        header.extend((dims.len() as u32).to_le_bytes());
-        for n in dims {
-            header.extend(n.to_le_bytes());
-        }
-        header.extend(quant.0.to_le_bytes());
-        header.extend(offset.to_le_bytes());
-        offset += bytes(dims, *quant).next_multiple_of(32);
-    }
-    header.resize(header.len().next_multiple_of(32), 0);
-    let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
-    out.write_all(&header)?;
-    let mut random = 1u64;
-    for (_, dims, quant) in &tensors {
-        write_tensor(&mut out, bytes(dims, *quant), *quant, &mut random)?;
-    }
-    out.flush()
+/// Widths of a mixture with latent attention.
+pub(crate) struct LatentSizes {
+    pub(crate) layers: u32,
+    pub(crate) dense_layers: u32,
+    pub(crate) width: u32,
+    pub(crate) dense_inner: u32,
+    pub(crate) inner: u32,
+    pub(crate) heads: u32,
+    pub(crate) query_rank: u32,
+    pub(crate) rank: u32,
+    pub(crate) plain: u32,
+    pub(crate) rotated: u32,
+    pub(crate) value: u32,
+    pub(crate) experts: u32,
+    pub(crate) used: u32,
+    pub(crate) groups: (u32, u32),
+    pub(crate) vocabulary: u32,
 }
 
-fn tensors(s: &Sizes) -> Vec<Tensor> {
-    let (d, inner) = (u64::from(s.width), u64::from(s.inner));
-    let kv = d / u64::from(s.heads) * u64::from(s.kv_heads);
-    let mut list = vec![("token_embd.weight".to_owned(), vec![d, u64::from(s.vocabulary)], Q6_K)];
+/// `DeepSeek` V3 and R1: 671B with 61 layers.
+pub(crate) const DEEPSEEK_V3: LatentSizes = LatentSizes {
+    layers: 61,
+    dense_layers: 3,
+    width: 7168,
+    dense_inner: 18_432,
+    inner: 2048,
+    heads: 128,
+    query_rank: 1536,
+    rank: 512,
+    plain: 128,
+    rotated: 64,
+    value: 128,
+    experts: 256,
+    used: 8,
+    groups: (8, 4),
+    vocabulary: 129_280,
+};
+
+const F32: QuantType = QuantType::F32;
+
+/// A llama.
+pub(crate) fn llama(s: &Sizes) -> Draft {
+    let mut draft = common("llama", s.layers, s.width, s.vocabulary);
+    for (key, value) in
+        [("feed_forward_length", s.inner), ("attention.head_count", s.heads), ("attention.head_count_kv", s.kv_heads)]
+    {
+        draft.set(&format!("llama.{key}"), Field::u32(value));
+    }
+    let (q4, q6) = (QuantType::Q4K, QuantType::Q6K);
+    let kv = s.width / s.heads * s.kv_heads;
+    add(&mut draft, "token_embd.weight", &[s.width, s.vocabulary], q6);
     for layer in 0..s.layers {
         let mut add =
-            |name: &str, dims: &[u64], quant| list.push((format!("blk.{layer}.{name}.weight"), dims.to_vec(), quant));
-        add("attn_norm", &[d], F32);
-        add("attn_q", &[d, d], Q4_K);
-        add("attn_k", &[d, kv], Q4_K);
-        add("attn_v", &[d, kv], Q6_K);
-        add("attn_output", &[d, d], Q4_K);
-        add("ffn_norm", &[d], F32);
-        add("ffn_gate", &[d, inner], Q4_K);
-        add("ffn_up", &[d, inner], Q4_K);
-        add("ffn_down", &[inner, d], if layer % 2 == 0 { Q6_K } else { Q4_K });
+            |name: &str, dims: &[u32], quant| add(&mut draft, &format!("blk.{layer}.{name}.weight"), dims, quant);
+        add("attn_norm", &[s.width], F32);
+        add("attn_q", &[s.width, s.width], q4);
+        add("attn_k", &[s.width, kv], q4);
+        add("attn_v", &[s.width, kv], q6);
+        add("attn_output", &[s.width, s.width], q4);
+        add("ffn_norm", &[s.width], F32);
+        add("ffn_gate", &[s.width, s.inner], q4);
+        add("ffn_up", &[s.width, s.inner], q4);
+        add("ffn_down", &[s.inner, s.width], if layer % 2 == 0 { q6 } else { q4 });
     }
-    list.push(("output_norm.weight".to_owned(), vec![d], F32));
-    list
+    add(&mut draft, "output_norm.weight", &[s.width], F32);
+    draft
 }
 
-fn metadata(s: &Sizes) -> (Vec<u8>, u64) {
-    let mut out = Vec::new();
-    let mut count = 0u64;
-    let mut pair = |key: &str, kind: u32, value: &dyn Fn(&mut Vec<u8>)| {
-        string(&mut out, key);
-        out.extend(kind.to_le_bytes());
-        value(&mut out);
-        count += 1;
-    };
-    pair("general.architecture", 8, &|o| string(o, "llama"));
-    pair("general.name", 8, &|o| string(o, "synthetic"));
-    let numbers = [
-        ("block_count", s.layers),
-        ("context_length", 8192),
-        ("embedding_length", s.width),
-        ("feed_forward_length", s.inner),
+/// A `DeepSeek` V3 of other widths, its experts in `IQ1_S` and everything else in `Q8_0`.
+pub(crate) fn deepseek(s: &LatentSizes) -> Draft {
+    let mut draft = common("deepseek2", s.layers, s.width, s.vocabulary);
+    for (key, value) in [
+        ("feed_forward_length", s.dense_inner),
+        ("leading_dense_block_count", s.dense_layers),
         ("attention.head_count", s.heads),
-        ("attention.head_count_kv", s.kv_heads),
-        ("vocab_size", s.vocabulary),
-    ];
-    for (key, value) in numbers {
-        pair(&format!("llama.{key}"), 4, &|o| o.extend(value.to_le_bytes()));
+        ("attention.head_count_kv", 1),
+        ("attention.q_lora_rank", s.query_rank),
+        ("attention.kv_lora_rank", s.rank),
+        ("attention.key_length", s.rank + s.rotated),
+        ("attention.value_length", s.rank),
+        ("attention.key_length_mla", s.plain + s.rotated),
+        ("attention.value_length_mla", s.value),
+        ("rope.dimension_count", s.rotated),
+        ("expert_count", s.experts),
+        ("expert_used_count", s.used),
+        ("expert_shared_count", 1),
+        ("expert_feed_forward_length", s.inner),
+        ("expert_group_count", s.groups.0),
+        ("expert_group_used_count", s.groups.1),
+        ("expert_gating_func", 2),
+    ] {
+        draft.set(&format!("deepseek2.{key}"), Field::u32(value));
     }
-    pair("llama.attention.layer_norm_rms_epsilon", 6, &|o| o.extend(1e-5f32.to_le_bytes()));
-    pair("llama.rope.freq_base", 6, &|o| o.extend(5e5f32.to_le_bytes()));
-    pair("tokenizer.ggml.model", 8, &|o| string(o, "gpt2"));
-    pair("tokenizer.ggml.pre", 8, &|o| string(o, "llama-bpe"));
-    let (tokens, merges) = vocabulary(s.vocabulary);
-    pair("tokenizer.ggml.tokens", 9, &|o| strings(o, &tokens));
-    pair("tokenizer.ggml.merges", 9, &|o| strings(o, &merges));
-    (out, count)
+    draft.set("deepseek2.expert_weights_scale", Field::f32(2.5));
+    draft.set("deepseek2.expert_weights_norm", Field::boolean(true));
+    let (q8, expert) = (QuantType::Q8_0, QuantType::Iq1S);
+    add(&mut draft, "token_embd.weight", &[s.width, s.vocabulary], q8);
+    for layer in 0..s.layers {
+        let mut add = |name: &str, dims: &[u32], quant| {
+            let suffix = if name == "exp_probs_b" { "bias" } else { "weight" };
+            add(&mut draft, &format!("blk.{layer}.{name}.{suffix}"), dims, quant);
+        };
+        add("attn_norm", &[s.width], F32);
+        add("attn_q_a", &[s.width, s.query_rank], q8);
+        add("attn_q_a_norm", &[s.query_rank], F32);
+        add("attn_q_b", &[s.query_rank, s.heads * (s.plain + s.rotated)], q8);
+        add("attn_kv_a_mqa", &[s.width, s.rank + s.rotated], q8);
+        add("attn_kv_a_norm", &[s.rank], F32);
+        add("attn_k_b", &[s.plain, s.rank, s.heads], q8);
+        add("attn_v_b", &[s.rank, s.value, s.heads], q8);
+        add("attn_output", &[s.heads * s.value, s.width], q8);
+        add("ffn_norm", &[s.width], F32);
+        if layer < s.dense_layers {
+            add("ffn_gate", &[s.width, s.dense_inner], q8);
+            add("ffn_up", &[s.width, s.dense_inner], q8);
+            add("ffn_down", &[s.dense_inner, s.width], q8);
+            continue;
+        }
+        add("ffn_gate_inp", &[s.width, s.experts], F32);
+        add("exp_probs_b", &[s.experts], F32);
+        add("ffn_gate_exps", &[s.width, s.inner, s.experts], expert);
+        add("ffn_up_exps", &[s.width, s.inner, s.experts], expert);
+        add("ffn_down_exps", &[s.inner, s.width, s.experts], expert);
+        add("ffn_gate_shexp", &[s.width, s.inner], q8);
+        add("ffn_up_shexp", &[s.width, s.inner], q8);
+        add("ffn_down_shexp", &[s.inner, s.width], q8);
+    }
+    add(&mut draft, "output_norm.weight", &[s.width], F32);
+    add(&mut draft, "output.weight", &[s.width, s.vocabulary], q8);
+    draft
+}
+
+fn common(architecture: &str, layers: u32, width: u32, vocabulary_size: u32) -> Draft {
+    let mut draft = Draft::default();
+    draft.set("general.architecture", Field::text(architecture));
+    draft.set("general.name", Field::text("synthetic"));
+    for (key, value) in [
+        ("block_count", layers),
+        ("context_length", 8192),
+        ("embedding_length", width),
+        ("vocab_size", vocabulary_size),
+    ] {
+        draft.set(&format!("{architecture}.{key}"), Field::u32(value));
+    }
+    draft.set(&format!("{architecture}.attention.layer_norm_rms_epsilon"), Field::f32(1e-5));
+    draft.set(&format!("{architecture}.rope.freq_base"), Field::f32(5e5));
+    draft.set("tokenizer.ggml.model", Field::text("gpt2"));
+    draft.set("tokenizer.ggml.pre", Field::text("llama-bpe"));
+    let (tokens, merges) = vocabulary(vocabulary_size);
+    draft.set("tokenizer.ggml.tokens", Field::texts(&tokens));
+    draft.set("tokenizer.ggml.merges", Field::texts(&merges));
+    draft
+}
+
+fn add(draft: &mut Draft, name: &str, dims: &[u32], quant: QuantType) {
+    let dims: Vec<u64> = dims.iter().map(|n| u64::from(*n)).collect();
+    draft.tensors.push(Info { kind: quant.id(), ..Info::f32(name, &dims) });
 }
 
 /// The 256 byte symbols of byte-level BPE, then words grown from them by merges.
@@ -131,27 +202,36 @@ fn vocabulary(count: u32) -> (Vec<String>, Vec<String>) {
     (tokens, merges)
 }
 
-fn string(out: &mut Vec<u8>, text: &str) {
-    out.extend((text.len() as u64).to_le_bytes());
-    out.extend(text.as_bytes());
+/// Writes the model to `path` with random weights.
+pub(crate) fn write(path: &Path, draft: &Draft) -> Result<()> {
+    write_but(path, draft, |_| false)
 }
 
-fn strings(out: &mut Vec<u8>, list: &[String]) {
-    out.extend(8u32.to_le_bytes());
-    out.extend((list.len() as u64).to_le_bytes());
-    for text in list {
-        string(out, text);
+/// Writes the model with random weights, and zeros that take no room on the drive in the tensors that `hole` names.
+pub(crate) fn write_but(path: &Path, draft: &Draft, hole: impl Fn(&str) -> bool) -> Result<()> {
+    let header = draft.header();
+    let start = (header.len() as u64).next_multiple_of(draft.alignment);
+    let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    out.write_all(&header)?;
+    let (mut random, mut offset) = (1u64, 0);
+    for info in &draft.tensors {
+        let name = String::from_utf8_lossy(&info.name);
+        let quant = QuantType::from_id(info.kind).unwrap();
+        let length = quant.bytes(info.dims.iter().product()).unwrap().0;
+        if !hole(&name) {
+            out.seek(SeekFrom::Start(start + offset))?;
+            write_tensor(&mut out, length, quant, &name, &mut random)?;
+        }
+        offset = (offset + length).next_multiple_of(draft.alignment);
     }
+    out.flush()?;
+    out.into_inner()?.set_len(start + offset)
 }
 
-fn bytes(dims: &[u64], (_, elements, block): (u32, u64, u64)) -> u64 {
-    dims.iter().product::<u64>() / elements * block
-}
-
-/// Random blocks whose scales keep weights near ±0.02; norms of ones.
-fn write_tensor(out: &mut impl Write, length: u64, quant: (u32, u64, u64), random: &mut u64) -> Result<()> {
-    let mut block = vec![0u8; quant.2 as usize];
-    for _ in 0..length / quant.2 {
+/// Random blocks whose scales keep weights near ±0.02; norms of ones, biases of zeros.
+fn write_tensor(out: &mut impl Write, length: u64, quant: QuantType, name: &str, random: &mut u64) -> Result<()> {
+    let mut block = vec![0u8; quant.block_bytes()];
+    for _ in 0..length / block.len() as u64 {
         for chunk in block.chunks_mut(8) {
             *random ^= *random << 13;
             *random ^= *random >> 7;
@@ -159,12 +239,18 @@ fn write_tensor(out: &mut impl Write, length: u64, quant: (u32, u64, u64), rando
             chunk.copy_from_slice(&random.to_le_bytes()[..chunk.len()]);
         }
         match quant {
-            Q4_K => block[..4].copy_from_slice(&[0x70, 0x08, 0x00, 0x10]), // d 1.3e-4, dmin 4.9e-4
-            Q6_K => block[208..].copy_from_slice(&[0x10, 0x00]),           // d 9.5e-7
-            _ => block.copy_from_slice(&1f32.to_le_bytes()),
+            QuantType::Q4K => block[..4].copy_from_slice(&[0x70, 0x08, 0x00, 0x10]), // d 1.3e-4, dmin 4.9e-4
+            QuantType::Q6K => block[208..].copy_from_slice(&[0x10, 0x00]),           // d 9.5e-7
+            QuantType::Q8_0 => block[..2].copy_from_slice(&[0x50, 0x0c]),            // d 2.6e-4
+            QuantType::Iq1S => block[..2].copy_from_slice(&[0x60, 0x19]),            // d 2.6e-3
+            _ if name.ends_with("norm.weight") => block.copy_from_slice(&1f32.to_le_bytes()),
+            _ if name.ends_with("bias") => block.fill(0),
+            _ => {
+                let number = (*random >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
+                block.copy_from_slice(&(0.1 * number).to_le_bytes());
+            }
         }
         out.write_all(&block)?;
     }
-    let padding = length.next_multiple_of(32) - length;
-    out.write_all(&[0; 32][..padding as usize])
+    Ok(())
 }

@@ -18,10 +18,8 @@ pub(super) fn run(args: &RenderArgs) -> anyhow::Result<()> {
         show::note("note: the model's chat template knows no tools; they are left out");
     }
     let tools = tools.map(Value::Array);
-    let extra = args.template.chat_template_kwargs.clone().unwrap_or_default();
-    super::unread(&template, &extra).for_each(|note| show::note(&format!("note: {note}")));
-    let add_generation_prompt = !args.no_generation_prompt;
-    let options = RenderOptions { add_generation_prompt, tools, extra, ..RenderOptions::default() };
+    let options =
+        RenderOptions { add_generation_prompt: !args.no_generation_prompt, tools, ..RenderOptions::default() };
     show::product(&template.render(&messages, &options)?)
 }
 

@@ -20,8 +20,11 @@ pub(crate) struct Claims<'a> {
 
 impl<'a> Claims<'a> {
     pub(crate) fn new(inventory: &'a Inventory) -> Self {
-        let first = inventory.iter().filter(|(_, unit)| unit.expert.is_none_or(|expert| expert == 0));
-        let by_name = first.map(|(id, unit)| (inventory.tensor_of(unit).name.as_str(), id)).collect();
+        let mut by_name = HashMap::with_capacity(inventory.tensors.len());
+        for (id, unit) in inventory.iter() {
+            // Of a tensor that holds many experts, the first one's unit.
+            by_name.entry(inventory.tensor_of(unit).name.as_str()).or_insert(id);
+        }
         Self { inventory, by_name, taken: HashSet::new(), wrong: Vec::new() }
     }
 
@@ -32,13 +35,16 @@ impl<'a> Claims<'a> {
 
     /// The tensor with this name and these dimensions. What is wrong is kept for [`Self::finish`], so that a refusal
     /// lists more than the first difference; the unit returned then is never used.
-    fn take(&mut self, name: &str, dims: &[usize]) -> UnitId {
+    pub(crate) fn take(&mut self, name: &str, dims: &[usize]) -> UnitId {
         let Some(&unit) = self.by_name.get(name) else {
             self.wrong.push(format!("  {name} is missing"));
             return UnitId(0);
         };
         let tensor = self.inventory.tensor_of(self.inventory.unit(unit));
-        let same = tensor.dims.iter().map(|n| *n as usize).eq(dims.iter().copied());
+        // Dimensions of 1 at the end say nothing.
+        let found = &tensor.dims[..tensor.dims.iter().rposition(|n| *n != 1).map_or(1, |last| last + 1)];
+        let wanted = &dims[..dims.iter().rposition(|n| *n != 1).map_or(1, |last| last + 1)];
+        let same = found.iter().map(|n| *n as usize).eq(wanted.iter().copied());
         if !same {
             self.wrong.push(format!("  {name} has shape {:?}, expected {dims:?}", tensor.dims));
         }
@@ -61,6 +67,47 @@ impl<'a> Claims<'a> {
     /// A vector that may be there.
     pub(crate) fn optional(&mut self, name: &str, length: usize) -> Option<Vector> {
         self.has(name).then(|| self.vector(name, length))
+    }
+
+    /// A vector that may be there, of the first length or the second.
+    pub(crate) fn one_of(&mut self, name: &str, lengths: [usize; 2]) -> Option<Vector> {
+        let unit = *self.by_name.get(name)?;
+        let found = self.inventory.tensor_of(self.inventory.unit(unit)).row_elements();
+        let length = lengths.into_iter().find(|length| *length as u64 == found).unwrap_or(lengths[0]);
+        Some(self.vector(name, length))
+    }
+
+    /// Lets a tensor be there that is not used, since others say the same.
+    pub(crate) fn skip(&mut self, name: &str) {
+        self.taken.extend(self.by_name.get(name));
+    }
+
+    /// A matrix of one row, which may be stored as a vector.
+    pub(crate) fn row(&mut self, name: &str, inputs: usize) -> Linear {
+        self.matrix(name, inputs, 1, false)
+    }
+
+    /// The matrices `name_exps.weight` of all experts, or `name.E.weight` of each.
+    pub(crate) fn experts(&mut self, name: &str, dims: &[usize; 2], count: usize) -> Vec<UnitId> {
+        if self.has(&format!("{name}.0.weight")) {
+            return (0..count).map(|e| self.take(&format!("{name}.{e}.weight"), dims)).collect();
+        }
+        self.each_expert(&format!("{name}_exps.weight"), &[dims[0], dims[1], count])
+    }
+
+    /// A vector for each expert.
+    pub(crate) fn expert_vectors(&mut self, name: &str, length: usize, count: usize) -> Vec<UnitId> {
+        self.each_expert(name, &[length, count])
+    }
+
+    /// The units of a tensor that holds all experts. They stand together.
+    fn each_expert(&mut self, name: &str, dims: &[usize]) -> Vec<UnitId> {
+        let wrong = self.wrong.len();
+        let first = self.take(name, dims);
+        let count = dims[dims.len() - 1] as u32;
+        // A tensor of another shape may have fewer units. The model is refused then, and none is used.
+        let step = u32::from(self.wrong.len() == wrong);
+        (0..count).map(|e| UnitId(first.0 + step * e)).collect()
     }
 
     /// `name.weight`, and `name.bias` where the model has one and `bias` allows it.

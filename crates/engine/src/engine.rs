@@ -7,14 +7,15 @@ use std::time::Instant;
 use kernels::cpu::{self, Isa, Pool, RopeTable, dequantize};
 use kernels::memory::{Buffer, ByteSource};
 use plan::cost::LOGIT_ROWS;
-use plan::{Bytes, Inventory, Plan, QuantType, Tier};
+use plan::{Bytes, ExpertUse, Inventory, ModelShape, Plan, QuantType, Tier};
 use tiers::Tiers;
 
-use crate::arch::family;
 use crate::blocks::{Pass, Quants};
+use crate::experts::{ExpertRecord, Trace};
+use crate::lookahead::{After, Lookahead};
 use crate::ops::with_numbers;
 use crate::scratch::Scratch;
-use crate::spec::Spec;
+use crate::spec::{Form, Spec};
 use crate::stats::Record;
 use crate::{EngineError, Session, Stats};
 
@@ -27,8 +28,11 @@ pub struct Engine {
     frequencies: Vec<Vec<f32>>,
     turns: Vec<RopeTable>,
     tiers: Tiers,
+    lookahead: Lookahead,
+    experts: ExpertRecord,
     pool: Pool,
     scratch: Scratch,
+    shape: ModelShape,
     logits: Vec<f32>,
     plan: Plan,
     interrupt: Arc<AtomicBool>,
@@ -53,18 +57,35 @@ impl Engine {
         let inventory = &model.inventory;
         let spec = check(model, plan.kv.tokens)?;
         let quants = Quants::of(inventory);
-        let mut tiers = Tiers::open(&plan, inventory, sources, &spec.order(), progress)?;
+        let mut tiers = Tiers::open(&plan, inventory, sources, progress)?;
         let frequencies = frequencies(&spec, &quants, &mut tiers)?;
         let embedding = inventory.tensor_of(inventory.unit(spec.embedding));
-        check_activations(&plan, &spec)?;
-        let scratch = Scratch::new(&spec, plan.micro_batch as usize, embedding.row_bytes().0 as usize)?;
+        let shape = inventory.shape.clone();
+        check_activations(&plan, &spec, &shape)?;
+        let scratch = Scratch::new(&spec, &shape, plan.micro_batch as usize, embedding.row_bytes().0 as usize)?;
         let turns = frequencies.iter().map(|f| RopeTable::with_capacity(f.len(), plan.micro_batch as usize));
         let turns = turns.collect();
         let pool = Pool::new(plan.threads as usize, isa).map_err(|source| EngineError::Threads { source })?;
         let logits = vec![0.0; spec.vocabulary];
         let record = Record { load: started.elapsed(), ..Record::default() };
         let interrupt = Arc::new(AtomicBool::new(false));
-        Ok(Self { spec, quants, frequencies, turns, tiers, pool, scratch, logits, plan, interrupt, record })
+        let (lookahead, experts) = (Lookahead::new(), ExpertRecord::new(inventory));
+        Ok(Self {
+            spec,
+            quants,
+            frequencies,
+            turns,
+            tiers,
+            lookahead,
+            experts,
+            pool,
+            scratch,
+            shape,
+            logits,
+            plan,
+            interrupt,
+            record,
+        })
     }
 
     /// A new conversation, its cache allocated as planned.
@@ -97,7 +118,18 @@ impl Engine {
     /// Bytes that weights, ring and activations hold.
     #[must_use]
     pub fn allocated(&self) -> Bytes {
-        self.tiers.allocated() + Scratch::bytes_for(&self.spec, self.scratch.tokens())
+        self.tiers.allocated() + Scratch::bytes_for(&self.spec, &self.shape, self.scratch.tokens())
+    }
+
+    /// How often each expert was chosen since the engine was opened or [`Self::reset_stats`].
+    #[must_use]
+    pub const fn expert_use(&self) -> &ExpertUse {
+        &self.experts.uses
+    }
+
+    /// Tells `trace` of every choice of a router from now on, or nobody.
+    pub fn trace_experts(&mut self, trace: Option<Trace>) {
+        self.experts.trace = trace;
     }
 
     /// Adds a prompt to the session, micro-batch by micro-batch, and gives the logits of its last token.
@@ -136,7 +168,11 @@ impl Engine {
     ) -> Result<()> {
         self.check(session, tokens)?;
         let start = session.position();
-        self.every_logit_from(start, session, tokens, use_them).inspect_err(|_| session.truncate(start))
+        let outcome = self.every_logit_from(start, session, tokens, use_them);
+        if outcome.is_err() {
+            self.take_back(session, start);
+        }
+        outcome
     }
 
     fn every_logit_from(
@@ -147,9 +183,11 @@ impl Engine {
         use_them: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<()> {
         let most = LOGIT_ROWS as usize;
-        for batch in tokens.chunks(self.scratch.tokens()) {
+        let mut batches = tokens.chunks(self.scratch.tokens()).peekable();
+        while let Some(batch) = batches.next() {
             let base = session.position();
-            self.pass(session, batch)?;
+            let next = batches.peek().map_or(1, |next| next.len());
+            self.pass(session, batch, batch.len().div_ceil(most), next)?;
             for first in (0..batch.len()).step_by(most) {
                 if self.interrupt.swap(false, Ordering::Relaxed) {
                     return Err(EngineError::Interrupted);
@@ -172,12 +210,13 @@ impl Engine {
     /// size, which the engine does not know.
     #[must_use]
     pub fn stats(&self, ram_peak: Bytes) -> Stats {
-        self.record.stats(&self.plan, ram_peak)
+        Stats { expert_cache: self.experts.cache, ..self.record.stats(&self.plan, ram_peak) }
     }
 
     /// Forgets the counts of passes, not the time of loading.
     pub fn reset_stats(&mut self) {
         self.record = Record { load: self.record.load, ..Record::default() };
+        self.experts.forget();
     }
 
     fn check(&self, session: &Session, tokens: &[u32]) -> Result<()> {
@@ -197,22 +236,49 @@ impl Engine {
         self.check(session, tokens)?;
         let (start, most) = (session.position(), self.scratch.tokens());
         let mut passes = || {
-            for batch in tokens.chunks(most) {
-                self.pass(session, batch)?;
+            let mut batches = tokens.chunks(most).peekable();
+            while let Some(batch) = batches.next() {
+                let next = batches.peek().map(|next| next.len());
+                self.pass(session, batch, usize::from(next.is_none()), next.unwrap_or(1))?;
             }
             self.take_logits(session, (tokens.len() - 1) % most)
         };
-        passes().inspect_err(|_| session.truncate(start))
+        let outcome = passes();
+        if outcome.is_err() {
+            self.take_back(session, start);
+        }
+        outcome
     }
 
-    /// One micro-batch through all layers; the residual stream is left in the scratch.
-    fn pass(&mut self, session: &mut Session, tokens: &[u32]) -> Result<()> {
+    /// Forgets what a pass that failed left behind.
+    fn take_back(&mut self, session: &mut Session, start: usize) {
+        session.truncate(start);
+        self.lookahead.reset();
+    }
+
+    /// How latent attention is computed for so many tokens after others.
+    fn form(&self, tokens: usize, before: usize) -> Form {
+        let heads = self.spec.layers[0].attention.heads;
+        self.spec.latent().map_or(Form::DECODE, |latent| {
+            let rooms = (self.scratch.latent_rows.len(), Scratch::expanded_positions(&self.spec));
+            latent.form(heads, tokens, before, rooms)
+        })
+    }
+
+    /// One micro-batch through all layers; the residual stream is left in the scratch. The output is asked for `logits`
+    /// times after it, and then a pass over `next` tokens will most likely follow.
+    fn pass(&mut self, session: &mut Session, tokens: &[u32], logits: usize, next: usize) -> Result<()> {
         let interrupt = Arc::clone(&self.interrupt);
-        let first = session.position() as u32;
+        let before = session.position();
+        let first = before as u32;
+        let form = self.form(tokens.len(), before);
+        let after = After { logits, form: self.form(next, before + tokens.len()) };
+        self.experts.passes(tokens.len());
+        self.lookahead.begin(&mut self.tiers, &self.spec, form, after)?;
         for ((table, frequencies), rope) in self.turns.iter_mut().zip(&self.frequencies).zip(&self.spec.ropes) {
             table.fill(first..first + tokens.len() as u32, frequencies, rope.magnitude);
         }
-        let mut pass = self.at(session.position(), tokens.len());
+        let mut pass = Pass { form, ..self.at(before, tokens.len()) };
         pass.embed(tokens)?;
         for (index, cache) in session.layers.iter_mut().enumerate() {
             if interrupt.swap(false, Ordering::Relaxed) {
@@ -230,10 +296,13 @@ impl Engine {
             quants: &self.quants,
             turns: &self.turns,
             tiers: &mut self.tiers,
+            lookahead: &mut self.lookahead,
+            experts: &mut self.experts,
             pool: &self.pool,
             scratch: &mut self.scratch,
             tokens,
             first_position,
+            form: Form::DECODE,
         }
     }
 
@@ -250,8 +319,8 @@ fn check_finite(logits: &[f32], position: usize) -> Result<()> {
 }
 
 /// Refuses activations that the plan has no room for, or that the system will not give: candle would abort.
-fn check_activations(plan: &Plan, spec: &Spec) -> Result<()> {
-    let needed = Scratch::bytes_for(spec, plan.micro_batch as usize);
+fn check_activations(plan: &Plan, spec: &Spec, shape: &ModelShape) -> Result<()> {
+    let needed = Scratch::bytes_for(spec, shape, plan.micro_batch as usize);
     let loads = plan.tier(Tier::Ram).into_iter().flat_map(|tier| &tier.loads);
     let planned = loads.filter(|load| load.what == "activations").map(|load| load.bytes).next();
     if let Some(planned) = planned.filter(|planned| *planned < needed) {
@@ -277,12 +346,6 @@ fn check(model: &gguf::Model, context: u32) -> Result<Spec> {
     if !unsupported.is_empty() {
         let list = unsupported.iter().map(|(quant, count)| format!("{quant} ({count} tensors)"));
         return Err(EngineError::UnsupportedTypes { list: list.collect::<Vec<_>>().join(", ") });
-    }
-    // An unknown architecture is said first; of a known one, experts are what is missing.
-    let experts = model.inventory.shape.experts;
-    family(model.metadata.architecture()?)?;
-    if experts > 0 {
-        return Err(EngineError::Experts { experts });
     }
     Spec::build(&model.metadata, &model.inventory, context)
 }

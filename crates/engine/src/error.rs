@@ -16,15 +16,6 @@ pub enum EngineError {
         /// The names that would do.
         known: String,
     },
-    /// Mixtures of experts are read and planned, and not yet run.
-    #[error(
-        "mixtures of experts cannot be run yet ({experts} experts a layer); they can be inspected and planned\n\nhint: choose a \
-         dense model"
-    )]
-    Experts {
-        /// Routed experts in a layer.
-        experts: u32,
-    },
     /// Tensors are stored in types that no kernel computes.
     #[error("no kernel for {list}\n\nhint: get the model in another quantization, such as Q4_K_M or Q8_0")]
     UnsupportedTypes {

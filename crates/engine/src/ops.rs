@@ -3,8 +3,10 @@
 //! Owns the bridge from tensors to `kernels`. Each operation works on the first `rows` rows of its tensors. Must never
 //! know units, tiers or sessions: bytes and caches are handed in.
 
+use std::cell::RefCell;
+
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
-use kernels::cpu::{self, AttentionShape, KvStore, Pool, RopeShape, RopeTable};
+use kernels::cpu::{self, AttentionShape, KvStore, Pool, RopeShape, RopeTable, Sight};
 use plan::QuantType;
 
 use crate::arch::Activation;
@@ -30,6 +32,60 @@ pub(crate) fn with_numbers<T>(tensor: &Tensor, use_them: impl FnOnce(&[f32]) -> 
     match &*storage {
         candle_core::Storage::Cpu(cpu) => Ok(use_them(numbers(cpu, layout)?)),
         _ => bail!("expected a tensor on the CPU"),
+    }
+}
+
+/// Hands the numbers of `tensor`, to be changed, to `use_them`.
+pub(crate) fn with_numbers_mut<T>(tensor: &Tensor, use_them: impl FnOnce(&mut [f32]) -> T) -> Result<T> {
+    let call = Once::new(use_them);
+    tensor.inplace_op1(&call)?;
+    Ok(call.answer())
+}
+
+/// Hands the numbers of `out`, to be changed, and those of `x` to `use_them`.
+pub(crate) fn between<T>(out: &Tensor, x: &Tensor, use_them: impl FnOnce(&mut [f32], &[f32]) -> T) -> Result<T> {
+    let call = Once::new(use_them);
+    out.inplace_op2(x, &call)?;
+    Ok(call.answer())
+}
+
+/// A function that is called by one operation, and what it answered.
+struct Once<F, T>(RefCell<(Option<F>, Option<T>)>);
+
+impl<F, T> Once<F, T> {
+    const fn new(function: F) -> Self {
+        Self(RefCell::new((Some(function), None)))
+    }
+
+    fn call(&self, with: impl FnOnce(F) -> T) {
+        let mut state = self.0.borrow_mut();
+        state.1 = state.0.take().map(with);
+    }
+
+    fn answer(self) -> T {
+        self.0.into_inner().1.expect("candle runs an operation once, or gives an error")
+    }
+}
+
+impl<F: FnOnce(&mut [f32]) -> T, T> InplaceOp1 for Once<F, T> {
+    fn name(&self) -> &'static str {
+        "with_numbers_mut"
+    }
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let numbers = numbers_mut(storage, layout)?;
+        self.call(|function| function(numbers));
+        Ok(())
+    }
+}
+
+impl<F: FnOnce(&mut [f32], &[f32]) -> T, T> InplaceOp2 for Once<F, T> {
+    fn name(&self) -> &'static str {
+        "between"
+    }
+    fn cpu_fwd(&self, s1: &mut CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<()> {
+        let (out, x) = (numbers_mut(s1, l1)?, numbers(s2, l2)?);
+        self.call(|function| function(out, x));
+        Ok(())
     }
 }
 
@@ -86,15 +142,28 @@ from_second!(MatMul<'_>, |op, out, x| {
 pub(crate) struct AddVector<'a>(pub(crate) &'a [f32]);
 in_place!(AddVector<'_>, |op, x| cpu::add_bias(x, op.0));
 
-/// out[t] = x[t] / rms(x[t]) · weight.
+/// out[t] = x[t] / rms(x[t]) (· weight), for each run of `width` numbers.
 pub(crate) struct RmsNorm<'a> {
     pub(crate) pool: &'a Pool,
-    pub(crate) weight: &'a [f32],
+    pub(crate) weight: Option<&'a [f32]>,
+    pub(crate) width: usize,
     pub(crate) eps: f32,
 }
-from_second!(RmsNorm<'_>, |op, out, x| cpu::rms_norm(op.pool, x, Some(op.weight), op.weight.len(), op.eps, out));
-// Each head by itself, where the weight is as long as a head.
-in_place!(RmsNorm<'_>, |op, x| cpu::rms_norm_in_place(op.pool, x, Some(op.weight), op.weight.len(), op.eps));
+from_second!(RmsNorm<'_>, |op, out, x| cpu::rms_norm(op.pool, x, op.weight, op.width, op.eps, out));
+in_place!(RmsNorm<'_>, |op, x| cpu::rms_norm_in_place(op.pool, x, op.weight, op.width, op.eps));
+
+/// Multiplies row t of `width` numbers by `factor(t)`.
+pub(crate) struct ScaleRows<'a> {
+    pub(crate) width: usize,
+    pub(crate) factor: &'a dyn Fn(usize) -> f32,
+}
+in_place!(ScaleRows<'_>, |op, x| for (t, row) in x.chunks_exact_mut(op.width).enumerate() {
+    cpu::scale(row, (op.factor)(t));
+});
+
+/// x = 1 / (1 + e^-x).
+pub(crate) struct Sigmoid<'a>(pub(crate) &'a Pool);
+in_place!(Sigmoid<'_>, |op, x| cpu::sigmoid(op.0, x));
 
 /// Rotates the heads of each token by its position.
 pub(crate) struct Rotate<'a> {
@@ -111,10 +180,15 @@ pub(crate) struct Attend<'a> {
     pub(crate) keys: &'a KvStore,
     pub(crate) values: &'a KvStore,
     pub(crate) first_position: usize,
+    pub(crate) sight: Sight<'a>,
 }
 from_second!(Attend<'_>, |op, out, q| {
-    cpu::attention(op.pool, &op.shape, q, op.keys, op.values, op.first_position, None, out);
+    cpu::attention_with(op.pool, &op.shape, q, op.keys, op.values, op.first_position, &op.sight, out);
 });
+
+/// gpt-oss's bounds, and its sigmoid's slope (<https://github.com/openai/gpt-oss>).
+const SWIGLU_LIMIT: f32 = 7.0;
+const SWIGLU_ALPHA: f32 = 1.702;
 
 /// out = activation(gate) · up.
 pub(crate) struct Gate<'a> {
@@ -138,6 +212,7 @@ impl InplaceOp3 for Gate<'_> {
         match self.activation {
             Activation::Silu => cpu::silu_mul(self.pool, gate, up, out),
             Activation::GeluTanh => cpu::gelu_tanh_mul(self.pool, gate, up, out),
+            Activation::SwigluClamped => cpu::swiglu_clamped_mul(self.pool, gate, up, SWIGLU_LIMIT, SWIGLU_ALPHA, out),
         }
         Ok(())
     }

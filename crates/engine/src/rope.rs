@@ -37,7 +37,8 @@ pub(crate) fn read(
     claims: &mut Claims,
     context: u32,
 ) -> Result<Vec<Rope>, EngineError> {
-    let dims = metadata.unsigned(".rope.dimension_count")?.map_or(sizes.k_dim, |n| n as usize);
+    let whole = sizes.latent.map_or(sizes.k_dim, |latent| latent.rotated);
+    let dims = metadata.unsigned(".rope.dimension_count")?.map_or(whole, |n| n as usize);
     if dims == 0 || dims % 2 != 0 || dims > sizes.k_dim {
         let key = metadata.full_key(".rope.dimension_count");
         let expected = format!("an even number up to the head width {}", sizes.k_dim);
@@ -52,14 +53,14 @@ pub(crate) fn read(
         magnitude: metadata.float(".rope.scaling.attn_factor")?.unwrap_or(1.0) as f32,
     };
     let mut local = global.clone();
-    if family.global_every != 0 {
+    if family.local_rope() {
         let base = metadata.float(".rope.freq_base_swa")?.unwrap_or(10_000.0);
         local.frequencies = frequencies(base, dims);
         local.divisors = None;
     }
     scale(metadata, &mut global, base)?;
     long_factors(metadata, &mut global, claims, context)?;
-    if family.global_every == 0 {
+    if !family.local_rope() {
         local = global.clone();
     }
     Ok(vec![global, local])
@@ -107,8 +108,24 @@ fn yarn(metadata: &Metadata, rope: &mut Rope, base: f64, factor: f64) -> Result<
         let ramp = ((i as f64 - start) / (end - start).max(0.001)).clamp(0.0, 1.0);
         *frequency *= (1.0 - ramp) + ramp / factor;
     }
-    rope.magnitude *= (1.0 + 0.1 * factor.ln()) as f32;
+    if metadata.float(LOG_MULTIPLIER)?.unwrap_or(0.0) == 0.0 {
+        rope.magnitude *= (1.0 + 0.1 * factor.ln()) as f32;
+    }
     Ok(())
+}
+
+/// A tenth of `mscale_all_dim`. `DeepSeek` grows scores by the square of `1 + this · ln(factor)` instead of growing rotated
+/// numbers, whose own factor, `mscale / mscale_all_dim` alike, is 1 in every model it released.
+const LOG_MULTIPLIER: &str = ".rope.scaling.yarn_log_multiplier";
+
+/// What `YaRN` multiplies scores with: 1, but for models with [`LOG_MULTIPLIER`].
+///
+/// # Errors
+/// Where metadata has a wrong type.
+pub(crate) fn yarn_score_factor(metadata: &Metadata) -> Result<f32, GgufError> {
+    let factor = metadata.float(".rope.scaling.factor")?.unwrap_or(1.0).max(1.0);
+    let multiplier = metadata.float(LOG_MULTIPLIER)?.unwrap_or(0.0);
+    Ok((1.0 + multiplier * factor.ln()).powi(2) as f32)
 }
 
 /// `LongRoPE`: one set of divisors up to the original context, another for sessions opened for more.

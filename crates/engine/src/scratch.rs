@@ -1,10 +1,13 @@
 //! Activation tensors, created once for the largest micro-batch.
 
-use candle_core::{DType, Device, Result, Tensor};
-use plan::Bytes;
-use plan::cost::LOGIT_ROWS;
+use candle_core::{DType, Device, Tensor};
+use kernels::cpu::KvStore;
+use plan::cost::{self, LATENT_TILE, LOGIT_ROWS};
+use plan::{Bytes, KvType, ModelShape};
 
-use crate::spec::{Layer, Spec};
+use crate::EngineError;
+use crate::pairs::Pairs;
+use crate::spec::{Ffn, GatedUnit, Kind, Layer, Spec};
 
 /// The activations of one pass, each `[micro_batch, width]`.
 pub(crate) struct Scratch {
@@ -13,16 +16,20 @@ pub(crate) struct Scratch {
     /// What a norm made of it.
     pub(crate) normed: Tensor,
     pub(crate) q: Tensor,
+    /// Keys, or latents.
     pub(crate) k: Tensor,
+    /// Values, or the part of a latent's key that rotates.
     pub(crate) v: Tensor,
     /// Attention's output, all heads.
     pub(crate) attended: Tensor,
-    pub(crate) gate: Tensor,
-    pub(crate) up: Tensor,
+    /// Gates, and behind them ups.
+    pub(crate) gate_up: Tensor,
     /// The activated gate times up.
     pub(crate) inner: Tensor,
     /// A block's output before it joins the residual stream.
     pub(crate) block: Tensor,
+    /// A router's scores.
+    pub(crate) scores: Tensor,
     /// `[LOGIT_ROWS, vocabulary]`.
     pub(crate) logits: Tensor,
     /// One norm weight or bias.
@@ -31,30 +38,94 @@ pub(crate) struct Scratch {
     pub(crate) row: Vec<u8>,
     /// One token's vector.
     pub(crate) token: Vec<f32>,
+    /// An expert's bias, as stored.
+    pub(crate) bias_row: Vec<u8>,
+    /// Which token goes to which expert.
+    pub(crate) pairs: Pairs,
+    /// One token's latent with its rotated key.
+    pub(crate) row_of_cache: Vec<f32>,
+    /// Queries of a group of heads, and what they gather.
+    pub(crate) latent_rows: Vec<f32>,
+    /// Latents of a run of positions.
+    pub(crate) latent_tile: Vec<f32>,
+    /// Keys and values of a group of heads, where latents are expanded.
+    pub(crate) expanded: Option<Expanded>,
     tokens: usize,
+}
+
+/// Room for the keys and values of a group of heads at all positions.
+pub(crate) struct Expanded {
+    pub(crate) keys: KvStore,
+    pub(crate) values: KvStore,
 }
 
 /// Width of each tensor, in the order of [`Scratch`]'s fields, logits apart.
 fn widths(spec: &Spec) -> [usize; 10] {
-    let widest = |of: fn(&Layer) -> usize| spec.layers.iter().map(of).max().unwrap_or(1);
+    let widest = |of: &dyn Fn(&Layer) -> usize| spec.layers.iter().map(of).max().unwrap_or(1);
+    let inner = widest(&|l| inner(&l.ffn));
     [
         spec.width,
         spec.width,
-        widest(|l| l.attention.q.outputs),
-        widest(|l| l.attention.k.outputs),
-        widest(|l| l.attention.v.outputs),
-        widest(|l| l.attention.output.inputs),
-        widest(|l| l.ffn.gate.outputs),
-        widest(|l| l.ffn.up.outputs),
-        widest(|l| l.ffn.down.inputs),
+        widest(&|l| match &l.attention.kind {
+            Kind::Heads(h) => h.q.outputs,
+            Kind::Latent(l) => l.query.last().outputs,
+        }),
+        widest(&|l| match &l.attention.kind {
+            Kind::Heads(h) => h.k.outputs,
+            Kind::Latent(l) => l.sizes.rank,
+        }),
+        widest(&|l| match &l.attention.kind {
+            Kind::Heads(h) => h.v.outputs,
+            Kind::Latent(l) => l.sizes.rotated,
+        }),
+        // Queries on their way through a narrow vector are there before attention's output is.
+        widest(&|l| match &l.attention.kind {
+            Kind::Heads(_) => l.attention.output.inputs,
+            Kind::Latent(latent) => l.attention.output.inputs.max(latent.sizes.query_rank.unwrap_or(0)),
+        }),
+        2 * inner,
+        inner,
         spec.width,
+        widest(&|l| match &l.ffn {
+            Ffn::Dense(_) => 1,
+            Ffn::Mixture(m) => m.routing.experts,
+        }),
     ]
 }
 
+/// Inner numbers of one token: those of a dense network, or of all its experts and of the shared one.
+fn inner(ffn: &Ffn) -> usize {
+    let gated = |unit: &GatedUnit| unit.down.inputs;
+    match ffn {
+        Ffn::Dense(dense) => gated(&dense.unit),
+        Ffn::Mixture(m) => (m.routing.used * m.inner).max(m.shared.as_ref().map_or(0, |shared| gated(&shared.unit))),
+    }
+}
+
 impl Scratch {
-    pub(crate) fn new(spec: &Spec, micro_batch: usize, embedding_row: usize) -> Result<Self> {
+    pub(crate) fn new(spec: &Spec, shape: &ModelShape, micro_batch: usize, row: usize) -> Result<Self, EngineError> {
         let rows = |count: usize, width: usize| Tensor::zeros((count, width), DType::F32, &Device::Cpu);
-        let [x, normed, q, k, v, attended, gate, up, inner, block] = widths(spec).map(|width| rows(micro_batch, width));
+        let [x, normed, q, k, v, attended, gate_up, inner, block, scores] =
+            widths(spec).map(|width| rows(micro_batch, width));
+        let (latent_rows, expanded, tile) = match spec.latent() {
+            None => (0, None, 0),
+            Some(latent) => {
+                let room = cost::latent_rows(shape, micro_batch as u32).0 as usize / 4;
+                let key = latent.sizes.plain + latent.sizes.rotated;
+                let positions = Self::expanded_positions(spec);
+                let store = |dim| {
+                    let what = "expanded keys and values";
+                    let bytes = cost::LATENT_EXPANDED;
+                    KvStore::try_new(KvType::F32, 1, dim, positions).map_err(|source| EngineError::Memory {
+                        what,
+                        bytes,
+                        source,
+                    })
+                };
+                let expanded = Expanded { keys: store(key)?, values: store(latent.sizes.value)? };
+                (room, Some(expanded), LATENT_TILE as usize * (latent.sizes.rank + latent.sizes.rotated))
+            }
+        };
         Ok(Self {
             x: x?,
             normed: normed?,
@@ -62,23 +133,38 @@ impl Scratch {
             k: k?,
             v: v?,
             attended: attended?,
-            gate: gate?,
-            up: up?,
+            gate_up: gate_up?,
             inner: inner?,
             block: block?,
+            scores: scores?,
             logits: rows(LOGIT_ROWS as usize, spec.vocabulary)?,
             vector: vec![0.0; spec.longest_vector()],
-            row: vec![0; embedding_row],
+            row: vec![0; row],
             token: vec![0.0; spec.width],
+            bias_row: Vec::new(),
+            pairs: Pairs::default(),
+            row_of_cache: Vec::new(),
+            latent_rows: vec![0.0; latent_rows],
+            latent_tile: vec![0.0; tile],
+            expanded,
             tokens: micro_batch,
         })
     }
 
+    /// Positions, times heads, for which expanded keys and values have room.
+    pub(crate) fn expanded_positions(spec: &Spec) -> usize {
+        let Some(latent) = spec.latent() else { return 0 };
+        let numbers = latent.sizes.plain + latent.sizes.rotated + latent.sizes.value;
+        cost::LATENT_EXPANDED.0 as usize / 4 / numbers
+    }
+
     /// Bytes of all tensors for this model and micro-batch.
-    pub(crate) fn bytes_for(spec: &Spec, micro_batch: usize) -> Bytes {
+    pub(crate) fn bytes_for(spec: &Spec, shape: &ModelShape, micro_batch: usize) -> Bytes {
         let token: usize = widths(spec).iter().sum();
         let logits = LOGIT_ROWS as usize * spec.vocabulary;
-        Bytes(4 * token as u64).times(micro_batch as u64) + Bytes(4 * logits as u64)
+        Bytes(4 * token as u64).times(micro_batch as u64)
+            + Bytes(4 * logits as u64)
+            + cost::latent_scratch(shape, micro_batch as u32)
     }
 
     /// The largest micro-batch.
@@ -88,6 +174,11 @@ impl Scratch {
 }
 
 /// The first `count` rows of `width` numbers at the start of `tensor`, whatever its own width.
-pub(crate) fn rows(tensor: &Tensor, count: usize, width: usize) -> Result<Tensor> {
-    tensor.flatten_all()?.narrow(0, 0, count * width)
+pub(crate) fn rows(tensor: &Tensor, count: usize, width: usize) -> candle_core::Result<Tensor> {
+    part(tensor, 0, count * width)
+}
+
+/// `count` numbers of `tensor` from `start` on.
+pub(crate) fn part(tensor: &Tensor, start: usize, count: usize) -> candle_core::Result<Tensor> {
+    tensor.flatten_all()?.narrow(0, start, count)
 }

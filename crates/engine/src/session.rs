@@ -4,13 +4,14 @@ use kernels::cpu::KvStore;
 use plan::KvPlan;
 
 use crate::EngineError;
-use crate::spec::Spec;
+use crate::spec::{Kind, Spec};
 
-/// Keys and values of one layer.
+/// Keys and values of one layer, or the latents of both.
 #[derive(Debug)]
 pub(crate) struct LayerCache {
     pub(crate) keys: KvStore,
-    pub(crate) values: KvStore,
+    /// None where keys serve as values: latents do.
+    pub(crate) values: Option<KvStore>,
 }
 
 /// One conversation's cache and position. Everything is allocated when it is made; memory is touched as it fills.
@@ -32,9 +33,15 @@ impl Session {
             })
         };
         let layers = spec.layers.iter().map(|layer| {
-            let a = &layer.attention;
-            let keys = store(kv.k_type, a.kv_heads, a.k_dim)?;
-            Ok(LayerCache { keys, values: store(kv.v_type, a.kv_heads, a.v_dim)? })
+            Ok(match &layer.attention.kind {
+                Kind::Heads(h) => LayerCache {
+                    keys: store(kv.k_type, h.kv_heads, h.k_dim)?,
+                    values: Some(store(kv.v_type, h.kv_heads, h.v_dim)?),
+                },
+                Kind::Latent(l) => {
+                    LayerCache { keys: store(kv.k_type, 1, l.sizes.rank + l.sizes.rotated)?, values: None }
+                }
+            })
         });
         Ok(Self { layers: layers.collect::<Result<_, EngineError>>()?, tokens: Vec::with_capacity(capacity), capacity })
     }

@@ -1,7 +1,9 @@
 //! What can go wrong between a file and a computation.
 
 use kernels::memory::{AllocError, ReadError};
-use plan::{Bytes, Tier, UnitId};
+use plan::{Bytes, Tier};
+
+use crate::RowSlice;
 
 /// Why bytes are not at hand.
 #[derive(Debug, thiserror::Error)]
@@ -42,13 +44,40 @@ pub enum TierError {
         /// Bytes of one slot.
         slot: Bytes,
     },
-    /// A unit homed on disk was asked for that is not in the order of use. A defect of the caller.
-    #[error("unit {} is not in the order of use", unit.0)]
-    NotScheduled {
-        /// The unit.
-        unit: UnitId,
+    /// Rows were leased from disk that are not the next ones expected. A defect of the caller.
+    #[error("{asked} were asked for from disk, and {}", said(next.as_ref()))]
+    NotExpected {
+        /// What was asked for.
+        asked: RowSlice,
+        /// What comes next, if anything was expected.
+        next: Option<RowSlice>,
+    },
+    /// A read failed, and the caller went on without [`forget_expected`](crate::Tiers::forget_expected). A defect of
+    /// the caller.
+    #[error("{slice} were asked for from disk after a failed read, and what was expected then is not forgotten yet")]
+    NotForgotten {
+        /// What was asked for.
+        slice: RowSlice,
+    },
+    /// Rows were asked for that the model has not. A defect of the caller.
+    #[error("the model has no {slice}")]
+    NoSuchRows {
+        /// What was asked for.
+        slice: RowSlice,
+    },
+    /// Rows homed on disk were asked for, and the plan has no ring that they could come through.
+    #[error(
+        "{slice} are homed on disk, and the plan has no ring to read them through\n\nhint: a plan made for another model?"
+    )]
+    NoRing {
+        /// What was asked for.
+        slice: RowSlice,
     },
     /// The thread that reads from disk is gone. A defect of the ring.
     #[error("the disk reader stopped")]
     ReaderGone,
+}
+
+fn said(next: Option<&RowSlice>) -> String {
+    next.map_or_else(|| "nothing is expected".to_owned(), |slice| format!("{slice} come next"))
 }

@@ -3,12 +3,17 @@
 //! Owns where weights are while a model runs: an arena for units whose home is RAM, a bounded ring through
 //! which units homed on disk pass, and the counts of what was read. All of it is allocated at [`Tiers::open`] and
 //! none of it grows. Must never know what a unit means to the model, nor decide where one lives: that is the plan's.
+//!
+//! The tiers do not know in which order a pass uses units, since a router chooses experts as it goes. The engine says
+//! what it will use as soon as it knows ([`Tiers::expect`]), the ring reads ahead along that, and the engine leases
+//! just that, in that order ([`Tiers::lease`]).
 
 mod arena;
 mod error;
 mod ring;
-mod schedule;
+mod rows;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,15 +24,15 @@ use arena::Arena;
 pub use error::TierError;
 use ring::Ring;
 pub use ring::Staged;
-use schedule::Schedule;
-pub use schedule::{Piece, RowSlice};
+use rows::Places;
+pub use rows::{Piece, RowSlice};
 
 /// What the tiers have done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Counts {
     /// Bytes of weights that computation read from RAM-homed units.
     pub ram_bytes: u64,
-    /// Bytes of weights that passed from disk, read ahead or on demand.
+    /// Bytes of weights that computation was handed from disk. What was read and then forgotten is not among them.
     pub disk_bytes: u64,
     /// Time that the disk reader was reading.
     pub disk_busy: Duration,
@@ -58,61 +63,107 @@ impl std::ops::Deref for Lease<'_> {
 pub struct Tiers {
     arena: Arena,
     ring: Option<Ring>,
-    schedule: Arc<Schedule>,
+    places: Arc<Places>,
     sources: Vec<Arc<dyn ByteSource>>,
+    /// Everything but `ram_bytes` and `disk_busy`.
     counts: Counts,
+    /// Apart from the other counts, since many borrow resident bytes at once.
+    ram_bytes: Cell<u64>,
 }
 
 impl Tiers {
     /// Allocates everything the plan says and loads the units homed in RAM.
     ///
-    /// `order` is what one pass over the model uses, in order; the ring reads ahead along it, around and around.
-    /// `progress` hears bytes loaded and bytes to load.
+    /// `sources` are the model's files, in the order of the inventory. `progress` hears bytes loaded and bytes to load.
     ///
     /// # Errors
-    /// Where memory is refused, a file cannot be read, or the plan asks for a tier that this build has not.
+    /// Where memory is refused, a file cannot be read, a row from disk fits no slot of the ring, or the plan asks for
+    /// a tier that this build has not.
     pub fn open(
         plan: &Plan,
         inventory: &Inventory,
         sources: Vec<Arc<dyn ByteSource>>,
-        order: &[RowSlice],
         progress: &mut dyn FnMut(Bytes, Bytes),
     ) -> Result<Self, TierError> {
         if let Some(tier) = plan.placements.iter().map(|p| p.home).find(|home| matches!(home, Tier::Gpu(_))) {
             return Err(TierError::NoGpu { tier });
         }
+        let places = Arc::new(Places::new(plan, inventory)?);
         let arena = Arena::load(plan, inventory, &sources, progress)?;
-        let schedule = Arc::new(Schedule::new(plan, inventory, order)?);
-        let ring = if schedule.is_empty() {
-            None
+        let ring = if plan.staging.slots > 0 && places.any_on_disk() {
+            Some(Ring::start(plan.staging, Arc::clone(&places), sources.clone())?)
         } else {
-            Some(Ring::start(plan.staging, Arc::clone(&schedule), sources.clone())?)
+            None
         };
-        Ok(Self { arena, ring, schedule, sources, counts: Counts::default() })
+        Ok(Self { arena, ring, places, sources, counts: Counts::default(), ram_bytes: Cell::new(0) })
+    }
+
+    /// Whether a unit is homed in RAM.
+    #[must_use]
+    pub fn is_resident(&self, unit: UnitId) -> bool {
+        self.arena.unit(unit).is_some()
+    }
+
+    /// The bytes of `slice` where its unit is homed in RAM, to hold as many of as one computation needs. None where it
+    /// is homed on disk, or the model has no such rows.
+    #[must_use]
+    pub fn resident(&self, slice: &RowSlice) -> Option<&[u8]> {
+        let bytes = self.arena.unit(slice.unit)?.get(self.places.range(slice)?)?;
+        self.ram_bytes.set(self.ram_bytes.get() + bytes.len() as u64);
+        Some(bytes)
     }
 
     /// How the rows of `slice` come: whole where its home is RAM, cut to the ring's slots where it is disk.
+    ///
+    /// # Panics
+    /// Where the model has no such unit.
     pub fn pieces(&self, slice: &RowSlice) -> impl Iterator<Item = Piece> + use<> {
-        self.schedule.cut(slice)
+        self.places.cut(slice)
     }
 
-    /// The bytes of `piece`, waited for where they are still on their way from disk.
+    /// Says that the rows of `slice` will be leased after all that was expected before, so that they are read ahead
+    /// as slots of the ring get free. Where they are resident there is nothing to do.
+    ///
+    /// What is expected and not leased must be forgotten ([`Self::forget_expected`]) before anything else is used.
     ///
     /// # Errors
-    /// Where the drive fails or the file changed underneath.
-    pub fn lease(&mut self, piece: &Piece) -> Result<Lease<'_>, TierError> {
-        let bytes = piece.bytes();
-        if let Some(resident) = self.arena.unit(piece.unit) {
-            self.counts.ram_bytes += bytes;
-            let start = piece.offset as usize;
-            return Ok(Lease::Resident(&resident[start..start + bytes as usize]));
+    /// [`TierError::NotForgotten`] after a failed read, and defects of the caller: rows that the model has not, or
+    /// that no ring can bring.
+    pub fn expect(&mut self, slice: &RowSlice) -> Result<(), TierError> {
+        let place = self.places.checked(slice).ok_or_else(|| TierError::NoSuchRows { slice: slice.clone() })?;
+        if place.home != Tier::Disk {
+            return Ok(());
         }
-        let ring = self.ring.as_mut().ok_or(TierError::NotScheduled { unit: piece.unit })?;
+        self.ring.as_mut().ok_or_else(|| TierError::NoRing { slice: slice.clone() })?.expect(slice)
+    }
+
+    /// The bytes of `piece`, waited for where they are still on their way from disk. From there it must be the next
+    /// one expected; from RAM any will do.
+    ///
+    /// # Errors
+    /// Where the drive fails or the file changed underneath: this is said once, and then [`TierError::NotForgotten`]
+    /// until [`Self::forget_expected`]. [`TierError::NotExpected`] where another piece comes next or none; it changes
+    /// nothing.
+    pub fn lease(&mut self, piece: &Piece) -> Result<Lease<'_>, TierError> {
+        if self.is_resident(piece.unit) {
+            let slice = piece.slice();
+            return self.resident(&slice).map(Lease::Resident).ok_or(TierError::NoSuchRows { slice });
+        }
+        let ring = self.ring.as_mut().ok_or_else(|| TierError::NoRing { slice: piece.slice() })?;
         let asked = Instant::now();
         let staged = ring.take(piece)?;
         self.counts.disk_stall += asked.elapsed();
-        self.counts.disk_bytes += bytes;
+        self.counts.disk_bytes += piece.bytes();
         Ok(Lease::Staged(staged))
+    }
+
+    /// Drops all that was expected and not leased: after an error or an interruption, or when something else is to be
+    /// used. The reader gives up what it has read ahead, and its slots are free again. Costs nothing where nothing was
+    /// expected.
+    pub fn forget_expected(&mut self) {
+        if let Some(ring) = &mut self.ring {
+            ring.forget();
+        }
     }
 
     /// Copies one row of a unit into `row`: a look-up in an embedding table reads no more than it needs.
@@ -127,10 +178,10 @@ impl Tiers {
         if let Some(resident) = self.arena.unit(unit) {
             let start = (index * length) as usize;
             row.copy_from_slice(&resident[start..start + row.len()]);
-            self.counts.ram_bytes += length;
+            self.ram_bytes.set(self.ram_bytes.get() + length);
             return Ok(());
         }
-        let place = self.schedule.place(unit);
+        let place = self.places.place(unit);
         let source = &self.sources[place.file as usize];
         let offset = place.offset + index * length;
         let asked = Instant::now();
@@ -146,7 +197,7 @@ impl Tiers {
     #[must_use]
     pub fn counts(&self) -> Counts {
         let disk_busy = self.ring.as_ref().map_or(Duration::ZERO, Ring::busy);
-        Counts { disk_busy, ..self.counts }
+        Counts { disk_busy, ram_bytes: self.ram_bytes.get(), ..self.counts }
     }
 
     /// Bytes that the arena and the ring hold.

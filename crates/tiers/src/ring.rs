@@ -1,4 +1,4 @@
-//! The bounded ring: a reader thread fills slots with the pieces of a pass, ahead of their use, around and around.
+//! The bounded ring: a reader thread fills slots with the pieces that are expected, ahead of their use.
 //!
 //! Slots are owned buffers that travel between two channels, so a half-filled one cannot be seen: a buffer is empty
 //! while the reader or its channel holds it, and full once it arrives here.
@@ -12,20 +12,26 @@ use std::time::{Duration, Instant};
 use kernels::memory::{Buffer, ByteSource, ReadError, read_exact_at};
 use plan::{Bytes, Staging};
 
-use crate::{Piece, Schedule, TierError};
+use crate::rows::{Expected, Places};
+use crate::{Piece, RowSlice, TierError};
 
 /// What the reader is told.
 enum ToReader {
     /// An empty slot to fill.
     Free(Buffer),
-    /// Read on from this piece; what was read under an older `epoch` will be thrown away.
-    Seek { epoch: u64, piece: usize },
+    /// Read this after all that was expected before.
+    Expect(RowSlice),
+    /// Expect nothing; what was read under an older epoch will be thrown away.
+    Forget {
+        /// The epoch of what is expected from now on.
+        epoch: u64,
+    },
 }
 
 /// What the reader answers with: a slot, and whether the piece is in it.
 struct Filled {
     epoch: u64,
-    piece: usize,
+    piece: Piece,
     buffer: Buffer,
     outcome: Result<(), ReadError>,
 }
@@ -56,27 +62,29 @@ impl Drop for Staged<'_> {
 
 /// The consumer's end.
 pub(crate) struct Ring {
-    schedule: Arc<Schedule>,
+    places: Arc<Places>,
     to_reader: Sender<ToReader>,
     filled: Receiver<Filled>,
     reader: Option<JoinHandle<()>>,
     busy: Arc<AtomicU64>,
     staging: Staging,
     epoch: u64,
-    /// The piece that comes next from the reader, or none before the first seek and after an error.
-    next: Option<usize>,
+    /// What was expected and not yet taken.
+    expected: Expected,
+    /// Whether a read failed since the last [`Self::forget`]: the reader has stopped then.
+    failed: bool,
 }
 
 impl Ring {
-    /// Allocates the slots and starts the reader, which waits for the first demand.
+    /// Allocates the slots and starts the reader, which waits for what is expected.
     pub(crate) fn start(
         staging: Staging,
-        schedule: Arc<Schedule>,
+        places: Arc<Places>,
         sources: Vec<Arc<dyn ByteSource>>,
     ) -> Result<Self, TierError> {
         let (to_reader, orders) = channel();
         let (to_consumer, filled) = channel();
-        for _ in 0..staging.slots.max(1) {
+        for _ in 0..staging.slots {
             let buffer = Buffer::try_new(staging.slot.0 as usize).map_err(|source| TierError::Memory {
                 what: "ring from disk",
                 bytes: staging.bytes(),
@@ -86,18 +94,41 @@ impl Ring {
             let _ = to_reader.send(ToReader::Free(buffer));
         }
         let busy = Arc::new(AtomicU64::new(0));
-        let reader = Reader { schedule: Arc::clone(&schedule), sources, busy: Arc::clone(&busy), orders, to_consumer };
+        let reader = Reader {
+            places: Arc::clone(&places),
+            sources,
+            busy: Arc::clone(&busy),
+            orders,
+            to_consumer,
+            free: Vec::with_capacity(staging.slots as usize),
+            expected: Expected::default(),
+            epoch: 0,
+            failed: false,
+        };
         let thread = std::thread::Builder::new().name("disk-reader".into()).spawn(move || reader.run());
-        let thread = thread.map_err(|_| TierError::ReaderGone)?;
-        Ok(Self { schedule, to_reader, filled, reader: Some(thread), busy, staging, epoch: 0, next: None })
+        let reader = Some(thread.map_err(|_| TierError::ReaderGone)?);
+        let expected = Expected::default();
+        Ok(Self { places, to_reader, filled, reader, busy, staging, epoch: 0, expected, failed: false })
     }
 
-    /// Waits for `piece`. Out of the order of use, the reader is sent to it first.
+    /// Has `slice` read after all that was expected before.
+    pub(crate) fn expect(&mut self, slice: &RowSlice) -> Result<(), TierError> {
+        if self.failed {
+            return Err(TierError::NotForgotten { slice: slice.clone() });
+        }
+        self.send(ToReader::Expect(slice.clone()))?;
+        self.expected.push(slice.clone());
+        Ok(())
+    }
+
+    /// Waits for `piece`, which must be the next one expected.
     pub(crate) fn take(&mut self, piece: &Piece) -> Result<Staged<'_>, TierError> {
-        let index = self.index_of(piece)?;
-        if self.next != Some(index) {
-            self.epoch += 1;
-            self.send(ToReader::Seek { epoch: self.epoch, piece: index })?;
+        if self.failed {
+            return Err(TierError::NotForgotten { slice: piece.slice() });
+        }
+        let next = self.expected.next(&self.places);
+        if next.as_ref() != Some(piece) {
+            return Err(TierError::NotExpected { asked: piece.slice(), next: next.as_ref().map(Piece::slice) });
         }
         loop {
             let filled = self.filled.recv().map_err(|_| TierError::ReaderGone)?;
@@ -105,15 +136,31 @@ impl Ring {
                 self.send(ToReader::Free(filled.buffer))?;
                 continue;
             }
-            debug_assert_eq!(filled.piece, index, "the reader follows the schedule");
+            debug_assert_eq!(filled.piece, *piece, "both ends expect the same");
             if let Err(source) = filled.outcome {
-                self.next = None;
+                self.failed = true;
                 self.send(ToReader::Free(filled.buffer))?;
-                return Err(TierError::Read { path: self.schedule.place(piece.unit).path.clone(), source });
+                return Err(TierError::Read { path: self.places.place(piece.unit).path.clone(), source });
             }
-            self.next = Some((index + 1) % self.schedule.pieces().len());
+            self.expected.advance(piece);
             let length = piece.bytes() as usize;
             return Ok(Staged { buffer: Some(filled.buffer), length, free: &self.to_reader });
+        }
+    }
+
+    /// Expects nothing any more, and takes the slots back that were filled in vain. One that is being filled right now
+    /// comes with the next [`Self::take`] at the latest.
+    pub(crate) fn forget(&mut self) {
+        if self.expected.is_empty() && !self.failed {
+            return;
+        }
+        self.expected.clear();
+        self.failed = false;
+        self.epoch += 1;
+        // That a reader is gone is said by the next `expect` or `take`.
+        let _ = self.send(ToReader::Forget { epoch: self.epoch });
+        while let Ok(filled) = self.filled.try_recv() {
+            let _ = self.send(ToReader::Free(filled.buffer));
         }
     }
 
@@ -125,14 +172,6 @@ impl Ring {
     /// Bytes of all slots.
     pub(crate) fn bytes(&self) -> Bytes {
         self.staging.bytes()
-    }
-
-    fn index_of(&self, piece: &Piece) -> Result<usize, TierError> {
-        let pieces = self.schedule.pieces();
-        match self.next {
-            Some(next) if pieces[next] == *piece => Ok(next),
-            _ => pieces.iter().position(|p| p == piece).ok_or(TierError::NotScheduled { unit: piece.unit }),
-        }
     }
 
     fn send(&self, order: ToReader) -> Result<(), TierError> {
@@ -154,45 +193,64 @@ impl Drop for Ring {
 
 /// The reader's end.
 struct Reader {
-    schedule: Arc<Schedule>,
+    places: Arc<Places>,
     sources: Vec<Arc<dyn ByteSource>>,
     busy: Arc<AtomicU64>,
     orders: Receiver<ToReader>,
     to_consumer: Sender<Filled>,
+    free: Vec<Buffer>,
+    /// What was expected and not yet read.
+    expected: Expected,
+    epoch: u64,
+    /// Whether a read failed since the last [`ToReader::Forget`]: the consumer must hear of it before more is read.
+    failed: bool,
 }
 
 impl Reader {
-    fn run(self) {
-        let mut free = Vec::new();
-        let mut target: Option<(u64, usize)> = None;
+    fn run(mut self) {
         loop {
-            // Wait only when there is nothing to do; a newer seek is heard before each read.
-            let ready = target.is_some() && !free.is_empty();
-            let order = match if ready { self.orders.try_recv() } else { self.orders.recv().map_err(Into::into) } {
-                Ok(order) => Some(order),
-                Err(TryRecvError::Empty) => None,
-                Err(TryRecvError::Disconnected) => return,
-            };
-            match (order, target) {
-                (Some(ToReader::Free(buffer)), _) => free.push(buffer),
-                (Some(ToReader::Seek { epoch, piece }), _) => target = Some((epoch, piece)),
-                (None, Some((epoch, piece))) => {
-                    let Some(mut buffer) = free.pop() else { continue };
-                    let outcome = self.read(piece, &mut buffer);
-                    // After an error the consumer seeks anew.
-                    target = outcome.is_ok().then(|| (epoch, (piece + 1) % self.schedule.pieces().len()));
-                    if self.to_consumer.send(Filled { epoch, piece, buffer, outcome }).is_err() {
+            // Wait only when there is nothing to do; all that was said is heard before each read.
+            let ready = !self.free.is_empty() && !self.expected.is_empty();
+            let order = if ready { self.orders.try_recv() } else { self.orders.recv().map_err(Into::into) };
+            match order {
+                Ok(order) => self.hear(order),
+                Err(TryRecvError::Empty) => {
+                    if self.fill().is_none() {
                         return;
                     }
                 }
-                (None, None) => {}
+                Err(TryRecvError::Disconnected) => return,
             }
         }
     }
 
-    fn read(&self, index: usize, buffer: &mut Buffer) -> Result<(), ReadError> {
-        let piece = &self.schedule.pieces()[index];
-        let place = self.schedule.place(piece.unit);
+    fn hear(&mut self, order: ToReader) {
+        match order {
+            ToReader::Free(buffer) => self.free.push(buffer),
+            ToReader::Expect(slice) if !self.failed => self.expected.push(slice),
+            ToReader::Expect(_) => {}
+            ToReader::Forget { epoch } => {
+                self.expected.clear();
+                (self.epoch, self.failed) = (epoch, false);
+            }
+        }
+    }
+
+    /// Reads the next piece into a slot and sends it; none where there is nobody to send it to.
+    fn fill(&mut self) -> Option<()> {
+        let (piece, mut buffer) = (self.expected.next(&self.places)?, self.free.pop()?);
+        let outcome = self.read(&piece, &mut buffer);
+        if outcome.is_ok() {
+            self.expected.advance(&piece);
+        } else {
+            self.failed = true;
+            self.expected.clear();
+        }
+        self.to_consumer.send(Filled { epoch: self.epoch, piece, buffer, outcome }).ok()
+    }
+
+    fn read(&self, piece: &Piece, buffer: &mut Buffer) -> Result<(), ReadError> {
+        let place = self.places.place(piece.unit);
         let source = &self.sources[place.file as usize];
         let (offset, length) = (place.offset + piece.offset, piece.bytes());
         let started = Instant::now();

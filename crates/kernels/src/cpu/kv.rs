@@ -93,6 +93,28 @@ impl KvStore {
         }
     }
 
+    /// Makes an F32 store of other sizes of this one, in the memory it has. What it kept is lost.
+    ///
+    /// # Panics
+    /// Where it keeps another type, or has not the room.
+    pub fn reshape(&mut self, heads: usize, dim: usize, capacity: usize) {
+        assert_eq!(self.kind, KvType::F32, "only stores of whole numbers are shaped anew");
+        let numbers = heads.checked_mul(dim).and_then(|row| row.checked_mul(capacity));
+        let room = self.buffer.len() / 4;
+        assert!(numbers.is_some_and(|n| n <= room), "{heads} × {dim} × {capacity} numbers in a store of {room}");
+        (self.heads, self.dim, self.capacity, self.row_bytes) = (heads, dim, capacity, 4 * dim);
+    }
+
+    /// All numbers of an F32 store: for each head its rows, one after the other.
+    ///
+    /// # Panics
+    /// Where it keeps another type.
+    pub fn numbers_mut(&mut self) -> &mut [f32] {
+        assert_eq!(self.kind, KvType::F32, "only stores of whole numbers are written as such");
+        let numbers = self.heads * self.capacity * self.dim;
+        &mut self.buffer.as_f32_mut()[..numbers]
+    }
+
     /// The rows of one position as they were kept, heads × dim.
     ///
     /// # Panics

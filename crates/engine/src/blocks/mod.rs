@@ -1,17 +1,24 @@
 //! One pass through the layers: each step leases the bytes it needs and runs one operation on them.
 //!
-//! Owns the order of operations. It must be the order of [`Spec::order`], along which the tiers read ahead.
+//! Owns the order of operations. It must be the order of [`Spec::each_slice`], by which the tiers are told what comes.
+
+mod attention;
+mod ffn;
+mod latent;
+mod mixture;
 
 use candle_core::Tensor;
-use kernels::cpu::{AttentionShape, KvStore, Pool, RopeShape, RopeTable, dequantize};
+use kernels::cpu::{Pool, RopeTable, dequantize};
 use plan::{Inventory, QuantType, UnitId};
 use tiers::Tiers;
 
 use crate::EngineError;
-use crate::ops::{self, Add, AddVector, Attend, Gate, MatMul, RmsNorm, Rotate, SetRow, SoftCap};
-use crate::scratch::{Scratch, rows};
+use crate::experts::ExpertRecord;
+use crate::lookahead::Lookahead;
+use crate::ops::{Add, AddVector, MatMul, RmsNorm, SetRow, SoftCap};
+use crate::scratch::{Scratch, part, rows};
 use crate::session::LayerCache;
-use crate::spec::{Attention, Ffn, Linear, Spec, Vector};
+use crate::spec::{Ffn, Form, Kind, Linear, Spec, Vector};
 
 type Result<T> = std::result::Result<T, EngineError>;
 
@@ -22,12 +29,16 @@ pub(crate) struct Pass<'a> {
     /// The turns of each rope at this pass's positions.
     pub(crate) turns: &'a [RopeTable],
     pub(crate) tiers: &'a mut Tiers,
+    pub(crate) lookahead: &'a mut Lookahead,
+    pub(crate) experts: &'a mut ExpertRecord,
     pub(crate) pool: &'a Pool,
     pub(crate) scratch: &'a mut Scratch,
     /// Tokens in this pass.
     pub(crate) tokens: usize,
     /// The position of the first.
     pub(crate) first_position: usize,
+    /// How latent attention is computed in this pass.
+    pub(crate) form: Form,
 }
 
 /// How each unit is stored.
@@ -61,61 +72,31 @@ impl Pass<'_> {
     pub(crate) fn layer(&mut self, index: usize, cache: &mut LayerCache) -> Result<()> {
         let spec = self.spec;
         let layer = &spec.layers[index];
-        self.attention(&layer.attention, cache)?;
-        self.ffn(&layer.ffn)
+        let x = self.view(&self.scratch.x, spec.width)?;
+        let normed = self.view(&self.scratch.normed, spec.width)?;
+        let attended = self.view(&self.scratch.attended, layer.attention.output.inputs)?;
+        self.norm(&layer.attention.norm, &x, &normed)?;
+        match &layer.attention.kind {
+            Kind::Heads(heads) => self.heads(&layer.attention, heads, &normed, &attended, cache)?,
+            Kind::Latent(latent) => self.latent(&layer.attention, latent, &normed, &attended, cache)?,
+        }
+        let block = self.view(&self.scratch.block, spec.width)?;
+        self.linear(&layer.attention.output, &attended, &block)?;
+        self.join(&block, layer.attention.post_norm.as_ref())?;
+        match &layer.ffn {
+            Ffn::Dense(dense) => self.dense(dense),
+            Ffn::Mixture(mixture) => self.mixture(index, mixture),
+        }
     }
 
-    fn attention(&mut self, a: &Attention, cache: &mut LayerCache) -> Result<()> {
-        let normed = self.view(&self.scratch.normed, self.spec.width)?;
-        let q = self.view(&self.scratch.q, a.q.outputs)?;
-        let k = self.view(&self.scratch.k, a.k.outputs)?;
-        let v = self.view(&self.scratch.v, a.v.outputs)?;
-        let attended = self.view(&self.scratch.attended, a.output.inputs)?;
-
-        self.norm(&a.norm, &self.view(&self.scratch.x, self.spec.width)?, &normed)?;
-        self.linear(&a.q, &normed, &q)?;
-        self.head_norm(a.q_norm.as_ref(), &q)?;
-        self.linear(&a.k, &normed, &k)?;
-        self.head_norm(a.k_norm.as_ref(), &k)?;
-        self.linear(&a.v, &normed, &v)?;
-        self.rotate(a.rope, a.heads, a.k_dim, &q)?;
-        self.rotate(a.rope, a.kv_heads, a.k_dim, &k)?;
-        self.keep(&k, &mut cache.keys)?;
-        self.keep(&v, &mut cache.values)?;
-        let Attention { heads, kv_heads, k_dim: dim_k, v_dim: dim_v, scale, window, softcap, .. } = *a;
-        let attend = Attend {
-            pool: self.pool,
-            shape: AttentionShape { heads, kv_heads, dim_k, dim_v, scale, window, softcap },
-            keys: &cache.keys,
-            values: &cache.values,
-            first_position: self.first_position,
-        };
-        attended.inplace_op2(&q, &attend)?;
-        self.join(&a.output, &attended, a.post_norm.as_ref())
-    }
-
-    fn ffn(&mut self, f: &Ffn) -> Result<()> {
-        let normed = self.view(&self.scratch.normed, self.spec.width)?;
-        let gate = self.view(&self.scratch.gate, f.gate.outputs)?;
-        let up = self.view(&self.scratch.up, f.up.outputs)?;
-        let inner = self.view(&self.scratch.inner, f.down.inputs)?;
-        self.norm(&f.norm, &self.view(&self.scratch.x, self.spec.width)?, &normed)?;
-        self.linear(&f.gate, &normed, &gate)?;
-        self.linear(&f.up, &normed, &up)?;
-        inner.inplace_op3(&gate, &up, &Gate { pool: self.pool, activation: f.activation })?;
-        self.join(&f.down, &inner, f.post_norm.as_ref())
-    }
-
-    /// x += output(inner), with a norm between where the model has one.
-    fn join(&mut self, output: &Linear, inner: &Tensor, post_norm: Option<&Vector>) -> Result<()> {
+    /// x += block, with a norm between where the model has one.
+    fn join(&mut self, block: &Tensor, post_norm: Option<&Vector>) -> Result<()> {
         let x = self.view(&self.scratch.x, self.spec.width)?;
-        let block = self.view(&self.scratch.block, self.spec.width)?;
-        self.linear(output, inner, &block)?;
         match post_norm {
-            None => x.inplace_op2(&block, &Add)?,
+            None => x.inplace_op2(block, &Add)?,
             Some(norm) => {
                 let normed = self.view(&self.scratch.normed, self.spec.width)?;
-                self.norm(norm, &block, &normed)?;
+                self.norm(norm, block, &normed)?;
                 x.inplace_op2(&normed, &Add)?;
             }
         }
@@ -125,7 +106,7 @@ impl Pass<'_> {
     /// Logits of the tokens `first..first + count` of this pass, into the first rows of the logits tensor.
     pub(crate) fn logits(&mut self, first: usize, count: usize) -> Result<Tensor> {
         let width = self.spec.width;
-        let x = self.scratch.x.flatten_all()?.narrow(0, first * width, count * width)?;
+        let x = part(&self.scratch.x, first * width, count * width)?;
         let normed = rows(&self.scratch.normed, count, width)?;
         let logits = rows(&self.scratch.logits, count, self.spec.vocabulary)?;
         let spec = self.spec;
@@ -174,30 +155,17 @@ impl Pass<'_> {
 
     fn norm(&mut self, weight: &Vector, x: &Tensor, out: &Tensor) -> Result<()> {
         self.load(weight)?;
-        let weight = &self.scratch.vector[..weight.length];
-        Ok(out.inplace_op2(x, &RmsNorm { pool: self.pool, weight, eps: self.spec.norm_eps })?)
+        let weight = Some(&self.scratch.vector[..weight.length]);
+        let (pool, width, eps) = (self.pool, self.spec.width, self.spec.norm_eps);
+        Ok(out.inplace_op2(x, &RmsNorm { pool, weight, width, eps })?)
     }
 
-    fn head_norm(&mut self, weight: Option<&Vector>, heads: &Tensor) -> Result<()> {
-        let Some(weight) = weight else { return Ok(()) };
+    /// Norms each run of as many numbers as the weight has.
+    fn norm_in_place(&mut self, weight: &Vector, x: &Tensor) -> Result<()> {
         self.load(weight)?;
-        let weight = &self.scratch.vector[..weight.length];
-        Ok(heads.inplace_op1(&RmsNorm { pool: self.pool, weight, eps: self.spec.norm_eps })?)
-    }
-
-    fn rotate(&self, rope: usize, heads: usize, dim: usize, tensor: &Tensor) -> Result<()> {
-        let shape = RopeShape { heads, dim, offset: 0, style: self.spec.ropes[rope].style };
-        Ok(tensor.inplace_op1(&Rotate { pool: self.pool, shape, table: &self.turns[rope] })?)
-    }
-
-    /// Writes this pass's keys or values into the cache.
-    fn keep(&self, tensor: &Tensor, store: &mut KvStore) -> Result<()> {
-        let width = store.heads() * store.dim();
-        Ok(ops::with_numbers(tensor, |numbers| {
-            for (i, row) in numbers.chunks_exact(width).enumerate() {
-                store.write(self.first_position + i, row);
-            }
-        })?)
+        let (pool, width, eps) = (self.pool, weight.length, self.spec.norm_eps);
+        let weight = Some(&self.scratch.vector[..width]);
+        Ok(x.inplace_op1(&RmsNorm { pool, weight, width, eps })?)
     }
 
     /// Unpacks a vector to the start of the scratch vector. A slice of a fused bias starts inside it.

@@ -1,0 +1,111 @@
+//! Attention with heads of keys and values.
+
+use candle_core::Tensor;
+use kernels::cpu::{AttentionShape, KvStore, RopeShape, Sight};
+
+use super::{Pass, Result};
+use crate::ops::{self, Attend, RmsNorm, Rotate, ScaleRows};
+use crate::session::LayerCache;
+use crate::spec::{Attention, HeadNorm, Heads};
+
+impl Pass<'_> {
+    /// attended = attention of `normed` over the cache, to which it adds this pass's keys and values.
+    pub(super) fn heads(
+        &mut self,
+        a: &Attention,
+        h: &Heads,
+        normed: &Tensor,
+        attended: &Tensor,
+        cache: &mut LayerCache,
+    ) -> Result<()> {
+        let q = self.view(&self.scratch.q, h.q.outputs)?;
+        let k = self.view(&self.scratch.k, h.k.outputs)?;
+        let v = self.view(&self.scratch.v, h.v.outputs)?;
+        for (projection, norm, heads, out) in [(&h.q, &h.q_norm, a.heads, &q), (&h.k, &h.k_norm, h.kv_heads, &k)] {
+            self.linear(projection, normed, out)?;
+            if h.norm_last {
+                self.rotate(a.rope, heads, h.k_dim, out)?;
+                self.head_norm(norm, h.k_dim, out)?;
+            } else {
+                self.head_norm(norm, h.k_dim, out)?;
+                self.rotate(a.rope, heads, h.k_dim, out)?;
+            }
+        }
+        self.linear(&h.v, normed, &v)?;
+        if let Some(temperature) = h.temperature {
+            let first = self.first_position;
+            let factor = |token: usize| {
+                let steps = ((first + token + 1) as f32 / temperature.floor).floor();
+                1.0 + temperature.scale * steps.ln_1p()
+            };
+            q.inplace_op1(&ScaleRows { width: h.q.outputs, factor: &factor })?;
+        }
+        self.keep(&k, &mut cache.keys)?;
+        if let Some(values) = &mut cache.values {
+            self.keep(&v, values)?;
+        }
+        let sinks = match &h.sinks {
+            Some(sinks) => {
+                self.load(sinks)?;
+                Some(&self.scratch.vector[..sinks.length])
+            }
+            None => None,
+        };
+        let attend = Attend {
+            pool: self.pool,
+            shape: AttentionShape {
+                heads: a.heads,
+                kv_heads: h.kv_heads,
+                dim_k: h.k_dim,
+                dim_v: h.v_dim,
+                scale: a.scale,
+                window: h.window,
+                softcap: h.softcap,
+            },
+            keys: &cache.keys,
+            values: cache.values.as_ref().unwrap_or(&cache.keys),
+            first_position: self.first_position,
+            sight: Sight { sinks, chunk: h.chunk, selected: None },
+        };
+        Ok(attended.inplace_op2(&q, &attend)?)
+    }
+
+    fn head_norm(&mut self, norm: &HeadNorm, width: usize, heads: &Tensor) -> Result<()> {
+        match norm {
+            HeadNorm::None => Ok(()),
+            HeadNorm::Weighted(vector) => self.norm_in_place(vector, heads),
+            HeadNorm::Plain => {
+                let (pool, eps) = (self.pool, self.spec.norm_eps);
+                Ok(heads.inplace_op1(&RmsNorm { pool, weight: None, width, eps })?)
+            }
+        }
+    }
+
+    fn rotate(&self, rope: Option<usize>, heads: usize, dim: usize, tensor: &Tensor) -> Result<()> {
+        self.rotate_from(rope, heads, dim, 0, tensor)
+    }
+
+    /// Turns the numbers of each head from `offset` on.
+    pub(super) fn rotate_from(
+        &self,
+        rope: Option<usize>,
+        heads: usize,
+        dim: usize,
+        offset: usize,
+        tensor: &Tensor,
+    ) -> Result<()> {
+        let Some(rope) = rope else { return Ok(()) };
+        let shape = RopeShape { heads, dim, offset, style: self.spec.ropes[rope].style };
+        Ok(tensor.inplace_op1(&Rotate { pool: self.pool, shape, table: &self.turns[rope] })?)
+    }
+
+    /// Writes this pass's keys or values into the cache.
+    fn keep(&self, tensor: &Tensor, store: &mut KvStore) -> Result<()> {
+        let width = store.heads() * store.dim();
+        Ok(ops::with_numbers(tensor, |numbers| {
+            for (i, row) in numbers.chunks_exact(width).enumerate() {
+                store.write(self.first_position + i, row);
+            }
+        })?)
+    }
+}

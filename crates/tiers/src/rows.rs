@@ -1,0 +1,165 @@
+//! Runs of rows, where they lie in files, and how they are cut to pieces that fit a slot of the ring.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::ops::Range;
+
+use plan::{Bytes, Inventory, Plan, Tier, UnitId};
+
+use crate::TierError;
+
+/// A run of rows of a unit: what one operation multiplies with. Fused matrices are used as several slices.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RowSlice {
+    /// The unit.
+    pub unit: UnitId,
+    /// Its rows.
+    pub rows: Range<u64>,
+}
+
+impl fmt::Display for RowSlice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rows {}..{} of unit {}", self.rows.start, self.rows.end, self.unit.0)
+    }
+}
+
+/// A run of rows that comes in one lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The unit.
+    pub unit: UnitId,
+    /// The rows, counted from the unit's first.
+    pub rows: Range<u64>,
+    /// Where the rows start in the unit's bytes.
+    pub offset: u64,
+    row_bytes: u64,
+}
+
+impl Piece {
+    /// Bytes of all its rows.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.rows.end - self.rows.start) * self.row_bytes
+    }
+
+    /// The rows, without where they lie.
+    pub(crate) fn slice(&self) -> RowSlice {
+        RowSlice { unit: self.unit, rows: self.rows.clone() }
+    }
+}
+
+/// Where a unit lies.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) path: String,
+    pub(crate) file: u32,
+    pub(crate) offset: u64,
+    pub(crate) home: Tier,
+    rows: u64,
+    row_bytes: u64,
+}
+
+/// Places of all units, by unit, and the slot that pieces must fit.
+pub(crate) struct Places {
+    places: Vec<Place>,
+    slot: u64,
+}
+
+impl Places {
+    /// Where `inventory` has each unit and `plan` its home.
+    ///
+    /// Refuses a unit on disk whose rows do not fit a slot, if there are slots: without them its rows can be
+    /// gathered only.
+    pub(crate) fn new(plan: &Plan, inventory: &Inventory) -> Result<Self, TierError> {
+        let slot = plan.staging.slot;
+        let place = |(id, unit): (UnitId, &plan::Unit)| {
+            let tensor = inventory.tensor_of(unit);
+            let (home, row_bytes) = (plan.home(id), unit.bytes.0 / unit.rows.max(1));
+            if plan.staging.slots > 0 && home == Tier::Disk && row_bytes > slot.0 {
+                return Err(TierError::RowTooLong { tensor: tensor.name.clone(), row: Bytes(row_bytes), slot });
+            }
+            let path = inventory.files[tensor.file as usize].path.clone();
+            Ok(Place { path, file: tensor.file, offset: unit.offset, home, rows: unit.rows, row_bytes })
+        };
+        Ok(Self { places: inventory.iter().map(place).collect::<Result<_, _>>()?, slot: slot.0 })
+    }
+
+    /// Whether any unit comes from disk.
+    pub(crate) fn any_on_disk(&self) -> bool {
+        self.places.iter().any(|place| place.home == Tier::Disk)
+    }
+
+    /// Where a unit lies.
+    pub(crate) fn place(&self, unit: UnitId) -> &Place {
+        &self.places[unit.0 as usize]
+    }
+
+    /// Where the unit of `slice` lies, if the model has these rows.
+    pub(crate) fn checked(&self, slice: &RowSlice) -> Option<&Place> {
+        let place = self.places.get(slice.unit.0 as usize)?;
+        (slice.rows.start <= slice.rows.end && slice.rows.end <= place.rows).then_some(place)
+    }
+
+    /// Where the rows of `slice` lie in their unit's bytes, if the model has these rows.
+    pub(crate) fn range(&self, slice: &RowSlice) -> Option<Range<usize>> {
+        let row_bytes = self.checked(slice)?.row_bytes;
+        Some((slice.rows.start * row_bytes) as usize..(slice.rows.end * row_bytes) as usize)
+    }
+
+    /// `slice` in one piece where it is resident, and in as few as fit the ring's slots where it is not.
+    pub(crate) fn cut(&self, slice: &RowSlice) -> impl Iterator<Item = Piece> + use<> {
+        let place = self.place(slice.unit);
+        let (unit, rows, row_bytes) = (slice.unit, slice.rows.clone(), place.row_bytes);
+        let most = if place.home == Tier::Disk { self.slot / row_bytes.max(1) } else { u64::MAX };
+        // A row that fits no slot is never staged; it is a piece of its own all the same.
+        let most = most.clamp(1, (rows.end.saturating_sub(rows.start)).max(1));
+        let starts = rows.clone().step_by(most as usize);
+        starts.map(move |start| Piece {
+            unit,
+            rows: start..rows.end.min(start + most),
+            offset: start * row_bytes,
+            row_bytes,
+        })
+    }
+}
+
+/// Slices from disk that will be used, in order, taken from the front piece by piece.
+///
+/// The ring keeps one at either end. Both are told the same slices and cut them the same way, so that the ends agree
+/// on what comes next without a word.
+#[derive(Default)]
+pub(crate) struct Expected(VecDeque<RowSlice>);
+
+impl Expected {
+    /// Adds `slice` to the end. One without rows has no piece and is left out.
+    pub(crate) fn push(&mut self, slice: RowSlice) {
+        if !slice.rows.is_empty() {
+            self.0.push_back(slice);
+        }
+    }
+
+    /// The piece that comes next.
+    pub(crate) fn next(&self, places: &Places) -> Option<Piece> {
+        places.cut(self.0.front()?).next()
+    }
+
+    /// Takes `next` away, which is what [`Self::next`] gave.
+    pub(crate) fn advance(&mut self, next: &Piece) {
+        if let Some(front) = self.0.front_mut() {
+            front.rows.start = next.rows.end;
+            if front.rows.is_empty() {
+                self.0.pop_front();
+            }
+        }
+    }
+
+    /// Takes everything away.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Whether nothing is to come.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}

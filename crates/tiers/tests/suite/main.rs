@@ -1,0 +1,7 @@
+//! Whatever a unit's home, and whatever the drive does, a lease holds the bytes of the file or an error says why not.
+
+mod expectation;
+mod failures;
+mod homes;
+mod model;
+mod random;

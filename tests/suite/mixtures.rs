@@ -1,0 +1,104 @@
+//! Mixtures of experts at their real shapes: what is read, counted; deep and wide models under a small ceiling.
+
+use engine::Engine;
+use plan::{Bytes, Role, Tier};
+
+use crate::support::{ALL_IN_RAM, machine, open_plan, plimsoll};
+use crate::synth::{self, DEEPSEEK_V3, LatentSizes};
+
+/// Two layers of narrow matrices, with 256 experts in the second.
+const NARROW: LatentSizes = LatentSizes {
+    layers: 2,
+    dense_layers: 1,
+    width: 256,
+    dense_inner: 256,
+    inner: 256,
+    heads: 4,
+    query_rank: 64,
+    rank: 64,
+    plain: 32,
+    rotated: 32,
+    value: 32,
+    vocabulary: 600,
+    ..DEEPSEEK_V3
+};
+
+fn open(path: &std::path::Path, home: impl Fn(&plan::Unit) -> Tier) -> (gguf::Model, Engine) {
+    let model = gguf::open(path).unwrap();
+    let profile = ALL_IN_RAM.replace("tokens: 256", "tokens: 1024").replace("micro_batch: 64", "micro_batch: 512");
+    let profile = plan::profile::parse(&profile, "test.yaml").unwrap();
+    let mut plan = plan::plan(&profile, &model.inventory, &machine()).unwrap();
+    for (placement, unit) in plan.placements.iter_mut().zip(&model.inventory.units) {
+        placement.home = home(unit);
+    }
+    plan.staging = plan::Staging { slot: Bytes(1 << 20), slots: 3 };
+    let engine = open_plan(&model, plan);
+    (model, engine)
+}
+
+#[test]
+fn a_prompt_reads_each_chosen_expert_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("narrow.gguf");
+    synth::write(&path, &synth::deepseek(&NARROW)).unwrap();
+    let tokens: Vec<u32> = (0..512).map(|i| i * 7 % 600).collect();
+    for home in [Tier::Ram, Tier::Disk] {
+        let (model, mut engine) = open(&path, |unit| if unit.role == Role::RoutedExpert { home } else { Tier::Ram });
+        let mut session = engine.session().unwrap();
+        engine.prefill(&mut session, &tokens).unwrap();
+        let (_, counts) = engine.expert_use().layers().next().unwrap();
+        let chosen = |expert: u32| counts[expert as usize] > 0;
+        let experts = counts.iter().filter(|count| **count > 0).count() as u64;
+        assert_eq!(counts.iter().sum::<u64>(), 512 * 8, "each token chooses eight");
+        assert!((16..=256).contains(&experts), "{experts} experts were chosen");
+        let expert_bytes = |unit: &&plan::Unit| unit.expert.is_some_and(chosen);
+        let bytes: u64 = model.inventory.units.iter().filter(expert_bytes).map(|unit| unit.bytes.0).sum();
+        let stats = engine.stats(Bytes(0));
+        let read = stats.expert_cache;
+        let link: u64 = stats.links.iter().map(|link| link.bytes).sum();
+        match home {
+            Tier::Disk => {
+                assert_eq!((read.hits, read.misses, read.bytes_read), (0, experts, bytes));
+                // Nothing else lives on disk: the link carried each chosen expert once and no other.
+                assert_eq!(link, bytes);
+            }
+            _ => assert_eq!((read.hits, read.misses, read.bytes_read, link), (experts, 0, 0, 0)),
+        }
+    }
+}
+
+/// Generates a few tokens under a ceiling.
+fn generate(model: &std::path::Path, ram: &str) -> serde_json::Value {
+    let arguments = ["run", "-m", model.to_str().unwrap(), "--raw", "--json", "--temp", "0", "-n", "3", "-c", "64"];
+    let output = plimsoll(&[&arguments[..], &["--ram", ram, "-p", "hello"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_model_of_61_thin_layers_gives_the_same_text_under_any_ceiling() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("thin.gguf");
+    let thin = LatentSizes { layers: 61, dense_layers: 3, experts: 32, used: 4, ..NARROW };
+    synth::write(&path, &synth::deepseek(&thin)).unwrap();
+    let all = generate(&path, "1GiB");
+    let few = generate(&path, "60MiB");
+    assert_eq!(all["tokens"], few["tokens"]);
+    assert_eq!(all["stats"]["expert_cache"]["misses"], 0);
+    let misses = few["stats"]["expert_cache"]["misses"].as_u64().unwrap();
+    assert!(misses > 0, "{}", few["stats"]);
+    let ram = few["stats"]["tiers"].as_array().unwrap().iter().find(|tier| tier["name"] == "ram").unwrap();
+    assert!(ram["peak_bytes"].as_u64() <= ram["limit_bytes"].as_u64(), "{ram}");
+}
+
+#[test]
+fn four_layers_of_671b_at_their_true_widths_run_under_a_small_ceiling() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wide.gguf");
+    let draft = synth::deepseek(&LatentSizes { layers: 4, ..DEEPSEEK_V3 });
+    // Holes for everything but vectors and the router: 9 GB in the file, and almost none on the drive.
+    synth::write_but(&path, &draft, |name| !name.contains("norm") && !name.contains("ffn_gate_inp")).unwrap();
+    let answer = generate(&path, "700MiB");
+    assert_eq!(answer["tokens"].as_array().unwrap().len(), 3);
+    assert!(answer["stats"]["expert_cache"]["misses"].as_u64() >= Some(8), "{}", answer["stats"]);
+}
