@@ -9,13 +9,15 @@ use engine::{Finish, Request, Sampling, Session, Stats, generate};
 use crate::args::SamplingArgs;
 use crate::open::Running;
 use crate::show::Progress;
-use crate::text::{StopStrings, Utf8Stream};
+use crate::text::{Piece, Splitter, StopStrings, Utf8Stream};
 
 /// What one answer was.
 pub(crate) struct Answer {
-    /// All its text: control tokens and the stop string left out.
+    /// Its text: thinking, control tokens and the stop string left out.
     pub(crate) text: String,
-    /// Its tokens.
+    /// What the model thought before; empty where it did not.
+    pub(crate) thinking: String,
+    /// All its tokens, those of the thinking too.
     pub(crate) tokens: Vec<u32>,
     /// Tokens of the prompt that had to be computed.
     pub(crate) prompt_tokens: usize,
@@ -25,7 +27,7 @@ pub(crate) struct Answer {
     pub(crate) stats: Stats,
 }
 
-/// Continues the session by `prompt`; `show` gets each piece of text that is complete.
+/// Continues the session by `prompt`; `show` gets each piece of text that is complete, as `splitter` tells them apart.
 ///
 /// # Errors
 /// What the engine refuses, or what `show` fails with. A signal is no error: [`Finish::Interrupted`] tells.
@@ -33,8 +35,9 @@ pub(crate) fn answer(
     running: &mut Running,
     session: &mut Session,
     prompt: &[u32],
+    splitter: Splitter,
     limits: &Limits<'_>,
-    show: &mut dyn FnMut(&str) -> anyhow::Result<()>,
+    show: &mut dyn FnMut(&Piece) -> anyhow::Result<()>,
 ) -> anyhow::Result<Answer> {
     let Running { engine, tokenizer, signals, .. } = running;
     let _gentle = signals.gently();
@@ -45,28 +48,23 @@ pub(crate) fn answer(
         sampling: limits.sampling,
         stop_tokens: tokenizer.end_tokens(),
     };
-    let mut characters = Utf8Stream::new();
-    let mut stops = StopStrings::new(limits.stop.iter().cloned());
-    let mut text = String::new();
+    let mut text = Text::new(splitter, limits.stop, show);
     let mut failed = None;
     let known = session.position();
     let mut waiting = Some(Progress::waiting(&format!("reading a prompt of {} tokens", prompt.len())));
-    let mut say = |piece: &str| {
-        text.push_str(piece);
-        if piece.is_empty() { Ok(()) } else { show(piece) }
-    };
     let generation = generate(engine, session, &request, &mut |token| {
         waiting = None;
-        if tokenizer.is_control(token) {
+        // Of control tokens only those are read that tell thinking from answering.
+        let piece = tokenizer.piece(token);
+        if tokenizer.is_control(token) && !text.splitter.reads(&piece) {
             return ControlFlow::Continue(());
         }
-        let piece = stops.push(&characters.push(&tokenizer.piece(token)));
-        match say(&piece) {
+        match text.push(&piece) {
             Err(error) => {
                 failed = Some(error);
                 ControlFlow::Break(())
             }
-            Ok(()) if stops.stopped() => ControlFlow::Break(()),
+            Ok(()) if text.stops.stopped() => ControlFlow::Break(()),
             Ok(()) => ControlFlow::Continue(()),
         }
     });
@@ -76,19 +74,95 @@ pub(crate) fn answer(
     if let Some(error) = failed {
         return Err(error);
     }
-    if !stops.stopped() {
-        let rest = stops.push(&characters.finish());
-        say(&rest)?;
-        say(&stops.finish())?;
-    }
+    let (text, thinking) = text.finish()?;
     let stats = engine.stats(probe::resident().peak);
     Ok(Answer {
         text,
+        thinking,
         tokens: generation.tokens,
         prompt_tokens: computed(generation.prompt_tokens, known, session.position()),
         finish: generation.finish,
         stats,
     })
+}
+
+/// The text of an answer as it grows.
+struct Text<'a> {
+    characters: Utf8Stream,
+    splitter: Splitter,
+    /// Watches the answer; thinking may hold any text.
+    stops: StopStrings,
+    show: &'a mut dyn FnMut(&Piece) -> anyhow::Result<()>,
+    answer: String,
+    thinking: String,
+    /// Whether a mark came after the thinking so far.
+    parted: bool,
+}
+
+impl<'a> Text<'a> {
+    fn new(splitter: Splitter, stop: &[String], show: &'a mut dyn FnMut(&Piece) -> anyhow::Result<()>) -> Self {
+        let stops = StopStrings::new(stop.iter().cloned());
+        let (answer, thinking) = (String::new(), String::new());
+        Self { characters: Utf8Stream::new(), splitter, stops, show, answer, thinking, parted: false }
+    }
+
+    /// Takes the bytes of a token.
+    fn push(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        let text = self.characters.push(bytes);
+        self.split(&text)
+    }
+
+    /// Ends the text; gives the answer and the thinking.
+    fn finish(mut self) -> anyhow::Result<(String, String)> {
+        let rest = std::mem::take(&mut self.characters).finish();
+        self.split(&rest)?;
+        if let Some(last) = std::mem::replace(&mut self.splitter, Splitter::new(None, "")).finish() {
+            self.take(last)?;
+        }
+        self.flush()?;
+        let end = self.thinking.trim_end().len();
+        self.thinking.truncate(end);
+        Ok((self.answer, self.thinking))
+    }
+
+    fn split(&mut self, text: &str) -> anyhow::Result<()> {
+        self.splitter.push(text).into_iter().try_for_each(|piece| self.take(piece))
+    }
+
+    fn take(&mut self, piece: Piece) -> anyhow::Result<()> {
+        if self.stops.stopped() {
+            return Ok(());
+        }
+        if let Piece::Answer(text) = piece {
+            let text = self.stops.push(&text);
+            return self.say(text);
+        }
+        // What was held back of an answer comes before what interrupts it.
+        self.flush()?;
+        match &piece {
+            Piece::Thinking(text) => {
+                if std::mem::take(&mut self.parted) {
+                    self.thinking.push('\n');
+                }
+                self.thinking.push_str(text);
+            }
+            _ => self.parted = !self.thinking.is_empty(),
+        }
+        (self.show)(&piece)
+    }
+
+    fn flush(&mut self) -> anyhow::Result<()> {
+        let held = self.stops.flush();
+        self.say(held)
+    }
+
+    fn say(&mut self, text: String) -> anyhow::Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        self.answer.push_str(&text);
+        (self.show)(&Piece::Answer(text))
+    }
 }
 
 /// How many tokens of a prompt were computed, by the session's positions before and after: where it was interrupted, it is
@@ -188,6 +262,7 @@ fn of(part: u64, whole: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::Marks;
     use engine::{ExpertCacheStats, ForecastStats, LinkStats, TierStats};
 
     fn tier(name: &str, limit_bytes: Option<u64>, peak_bytes: u64, read_bytes_per_token: f64) -> TierStats {
@@ -241,6 +316,53 @@ mod tests {
         assert_eq!(stats_line(1, 0, &stats), line);
         let interrupted = Stats { ttft_ms: None, ..stats };
         assert!(!stats_line(0, 0, &interrupted).contains("TTFT"));
+    }
+
+    /// What an answer's text becomes, and all that was shown of it.
+    fn answered(marks: Marks, stop: &[&str], parts: &[&str]) -> (String, String, String) {
+        let mut shown = String::new();
+        let stop: Vec<String> = stop.iter().map(ToString::to_string).collect();
+        let mut show = |piece: &Piece| {
+            shown.push_str(piece.text());
+            Ok(())
+        };
+        let mut text = Text::new(Splitter::new(Some(marks), ""), &stop, &mut show);
+        for part in parts {
+            text.push(part.as_bytes()).expect("shown");
+        }
+        let (answer, thinking) = text.finish().expect("shown");
+        (answer, thinking, shown)
+    }
+
+    #[test]
+    fn stop_strings_end_the_answer_and_not_the_thinking() {
+        let think = Marks::of("<think>").expect("marks");
+        let harmony = Marks::of("<|channel|><|message|>").expect("marks");
+        for (marks, stop, parts, answer, thinking, shown) in [
+            (
+                think,
+                &["\n\n"][..],
+                &["<think>a\n\nb\n</think>\n\nc\n", "\nd"][..],
+                "c",
+                "a\n\nb",
+                "<think>a\n\nb\n</think>\n\nc",
+            ),
+            (think, &["END"], &["<think>a</think>cE", "N"], "cEN", "a", "<think>a</think>cEN"),
+            (think, &[], &["plain"], "plain", "", "plain"),
+            (
+                harmony,
+                &[],
+                &[
+                    "<|channel|>analysis<|message|>a<|end|><|channel|>commentary<|message|>b<|end|><|channel|>final<|message|>c",
+                ],
+                "c",
+                "a\nb",
+                "<|channel|>analysis<|message|>a<|end|><|channel|>commentary<|message|>b<|end|><|channel|>final<|message|>c",
+            ),
+        ] {
+            let expected = (answer.to_owned(), thinking.to_owned(), shown.to_owned());
+            assert_eq!(answered(marks, stop, parts), expected, "{parts:?}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-pub use shared::{ModelArgs, PlacementArgs, SamplingArgs, spelled_out};
+pub use shared::{ModelArgs, PlacementArgs, SamplingArgs, TemplateArgs, Think, ThinkArgs, spelled_out};
 
 /// Runs language models that are bigger than the GPU: VRAM, RAM and NVMe loaded up to their line, never over it.
 #[derive(Debug, Parser)]
@@ -89,7 +89,7 @@ pub struct RunArgs {
     pub n_predict: Option<u32>,
 
     /// Hand the prompt to the model as it is, even where there is a chat template
-    #[arg(long, conflicts_with_all = ["chat", "system"])]
+    #[arg(long, conflicts_with_all = ["chat", "system", "think", "chat_template_kwargs"])]
     pub raw: bool,
 
     /// Put the prompt through the chat template; fails where the model has none. Without --raw and --chat the
@@ -105,13 +105,17 @@ pub struct RunArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub system: Option<String>,
 
-    /// Stop before this text; may be given again
+    /// Stop before this text in the answer; may be given again
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub stop: Vec<String>,
 
-    /// Print one JSON document: text, tokens, prompt_tokens, stats
+    /// Print one JSON document: text (the answer), thinking (where there is some), tokens (all of them), prompt_tokens, stats
     #[arg(long)]
     pub json: bool,
+
+    /// How the prompt is put
+    #[command(flatten)]
+    pub thinking: ThinkArgs,
 
     /// How tokens are chosen
     #[command(flatten)]
@@ -136,6 +140,10 @@ pub struct ChatArgs {
     /// The most tokens of one answer; without it or with -1, until the model ends it or the context is full
     #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = shared::count_or_all)]
     pub n_predict: Option<u32>,
+
+    /// How messages are put
+    #[command(flatten)]
+    pub thinking: ThinkArgs,
 
     /// How tokens are chosen
     #[command(flatten)]
@@ -353,6 +361,10 @@ pub struct RenderArgs {
     /// Leave out the opening of the answer
     #[arg(long)]
     pub no_generation_prompt: bool,
+
+    /// How it is rendered
+    #[command(flatten)]
+    pub template: TemplateArgs,
 }
 
 /// Arguments of `perplexity`.
@@ -450,6 +462,9 @@ mod tests {
             ("plimsoll run -m a -ctk q4_0", ErrorKind::ValueValidation),
             ("plimsoll run -m a -t 0", ErrorKind::ValueValidation),
             ("plimsoll run -m a --raw --chat", ErrorKind::ArgumentConflict),
+            ("plimsoll run -m a --raw --think hide", ErrorKind::ArgumentConflict),
+            ("plimsoll run -m a --raw --chat-template-kwargs {}", ErrorKind::ArgumentConflict),
+            ("plimsoll run -m a --think maybe", ErrorKind::InvalidValue),
             ("plimsoll run -m a -p x -f y", ErrorKind::ArgumentConflict),
             ("plimsoll fly", ErrorKind::InvalidSubcommand),
             ("plimsoll profile check", ErrorKind::MissingRequiredArgument),
@@ -465,6 +480,12 @@ mod tests {
             ("plimsoll run -m a --temp -1", ["'-1'", "a number from 0 up"]),
             ("plimsoll run -m a --top-p -0.5", ["-0.5", "a number from 0 to 1"]),
             ("plimsoll run -m a -t -3", ["-3", "1..=1024"]),
+            ("plimsoll chat -m a --chat-template-kwargs {", ["no JSON: ", "hint: an object such as"]),
+            ("plimsoll render -m a --messages b --chat-template-kwargs [1]", ["not a JSON object", "hint: "]),
+            (
+                "plimsoll run -m a --chat-template-kwargs {\"tools\":[]}",
+                ["tools is set by plimsoll", "hint: leave it out"],
+            ),
         ] {
             let told = parse(line).expect_err(line).to_string();
             assert!(expected.iter().all(|part| told.contains(part)), "{told}");

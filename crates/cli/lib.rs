@@ -13,4 +13,5 @@ mod open;
 mod output;
 mod show;
 mod signals;
+mod speech;
 pub mod text;

@@ -6,8 +6,11 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, ValueHint};
+use clap::{Args, ValueEnum, ValueHint};
 use plan::Bytes;
+use serde_json::{Map, Value};
+
+use crate::text::OWN_VARIABLES;
 
 /// Which model.
 #[derive(Args, Clone, Debug)]
@@ -111,6 +114,41 @@ pub struct SamplingArgs {
     pub seed: Option<u64>,
 }
 
+/// What becomes of a reasoning model's thinking.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Think {
+    /// Print it before the answer, as the model writes it
+    #[default]
+    Show,
+    /// Let the model think, and print the answer only
+    Hide,
+    /// Ask the template for no thinking; what comes all the same is hidden
+    Off,
+}
+
+/// How a conversation is put to the model.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Chat template")]
+pub struct ThinkArgs {
+    /// What becomes of a reasoning model's thinking: on a terminal it is shown dimmed, elsewhere with the model's marks
+    /// around it
+    #[arg(long, value_enum, default_value_t)]
+    pub think: Think,
+
+    /// Variables
+    #[command(flatten)]
+    pub template: TemplateArgs,
+}
+
+/// Variables of the chat template.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Chat template")]
+pub struct TemplateArgs {
+    /// Variables of the chat template, such as {"enable_thinking": false} or {"reasoning_effort": "low"}
+    #[arg(long, value_name = "JSON", value_parser = variables)]
+    pub chat_template_kwargs: Option<Map<String, Value>>,
+}
+
 /// llama.cpp's flags of several letters after one dash, which clap would read as several flags.
 const SPELLINGS: [(&str, &str); 9] = [
     ("-ctk", "--cache-type-k"),
@@ -136,6 +174,17 @@ pub fn spelled_out(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsStrin
         }
     };
     arguments.into_iter().map(spell).collect()
+}
+
+/// A JSON object with variables of a chat template.
+fn variables(text: &str) -> Result<Map<String, Value>, String> {
+    const HINT: &str = r#"hint: an object such as {"enable_thinking": false}"#;
+    let value = serde_json::from_str(text).map_err(|error| format!("no JSON: {error}\n\n{HINT}"))?;
+    let Value::Object(variables) = value else { return Err(format!("not a JSON object\n\n{HINT}")) };
+    if let Some(name) = OWN_VARIABLES.into_iter().find(|name| variables.contains_key(*name)) {
+        return Err(format!("{name} is set by plimsoll itself\n\nhint: leave it out; any other variable may be given"));
+    }
+    Ok(variables)
 }
 
 fn kv_type(text: &str) -> Result<plan::KvType, String> {

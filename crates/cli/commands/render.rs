@@ -18,8 +18,10 @@ pub(super) fn run(args: &RenderArgs) -> anyhow::Result<()> {
         show::note("note: the model's chat template knows no tools; they are left out");
     }
     let tools = tools.map(Value::Array);
-    let options =
-        RenderOptions { add_generation_prompt: !args.no_generation_prompt, tools, ..RenderOptions::default() };
+    let extra = args.template.chat_template_kwargs.clone().unwrap_or_default();
+    super::unread(&template, &extra).for_each(|note| show::note(&format!("note: {note}")));
+    let add_generation_prompt = !args.no_generation_prompt;
+    let options = RenderOptions { add_generation_prompt, tools, extra, ..RenderOptions::default() };
     show::product(&template.render(&messages, &options)?)
 }
 

@@ -4,42 +4,57 @@ use std::io::IsTerminal;
 
 use engine::Finish;
 use plan::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::answer::{Limits, answer, sampling, stats_line};
+use super::{Manner, still_thinking};
+use crate::answer::{Answer, Limits, answer, sampling, stats_line};
 use crate::args::RunArgs;
 use crate::failure::{Interrupted, Usage};
 use crate::open::{self, Template};
-use crate::text::{EncodeOptions, TextError, Tokenizer};
+use crate::speech::Speech;
+use crate::text::{EncodeOptions, Piece, Splitter, TextError, Tokenizer};
 use crate::{input, show};
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let prompt = prompt(args)?;
     let (ready, template) = open::ready(&args.model, &args.placement)?;
-    let tokens = tokens(&ready.tokenizer, template, args, &prompt)?;
+    let (tokens, splitter) = tokens(&ready.tokenizer, template, args, &prompt)?;
     ready.check_room(tokens.len())?;
     let mut running = ready.start()?;
     let mut session = running.engine.session()?;
     let limits = Limits { max_tokens: args.n_predict, sampling: sampling(&args.sampling), stop: &args.stop };
-    let mut stream = |text: &str| if args.json { Ok(()) } else { show::product(text) };
-    let answer = answer(&mut running, &mut session, &tokens, &limits, &mut stream)?;
+    let mut speech = Speech::new(args.thinking.think);
+    let mut stream = |piece: &Piece| if args.json { Ok(()) } else { speech.say(piece) };
+    let answer = answer(&mut running, &mut session, &tokens, splitter, &limits, &mut stream)?;
     if args.json {
-        show::json(&json!({
-            "text": answer.text,
-            "tokens": answer.tokens,
-            "prompt_tokens": answer.prompt_tokens,
-            "finish": finish_name(answer.finish),
-            "seed": limits.sampling.seed,
-            "stats": answer.stats,
-        }))?;
-    } else if !answer.text.ends_with('\n') {
-        show::product("\n")?;
+        show::json(&document(&answer, limits.sampling.seed))?;
+    } else {
+        speech.end()?;
+    }
+    if let Some(note) = still_thinking(&answer, args.thinking.think) {
+        show::note(note);
     }
     if answer.finish == Finish::ContextFull {
         show::note("note: the context is full; -c gives more room");
     }
     show::note(&stats_line(answer.prompt_tokens, answer.tokens.len(), &answer.stats));
     if answer.finish == Finish::Interrupted { Err(Interrupted.into()) } else { Ok(()) }
+}
+
+/// An answer for scripts. The text is the answer alone; thinking has a field of its own, where there is some.
+fn document(answer: &Answer, seed: u64) -> Value {
+    let mut document = json!({
+        "text": answer.text,
+        "tokens": answer.tokens,
+        "prompt_tokens": answer.prompt_tokens,
+        "finish": finish_name(answer.finish),
+        "seed": seed,
+        "stats": answer.stats,
+    });
+    if !answer.thinking.is_empty() {
+        document["thinking"] = json!(answer.thinking);
+    }
+    document
 }
 
 const fn finish_name(finish: Finish) -> &'static str {
@@ -86,23 +101,33 @@ fn not_empty(prompt: &str) -> Result<(), Usage> {
     Ok(())
 }
 
-/// The prompt's tokens: through the chat template where the model has one and --raw does not forbid it.
-fn tokens(tokenizer: &Tokenizer, template: Template, args: &RunArgs, prompt: &str) -> anyhow::Result<Vec<u32>> {
+/// The prompt's tokens, through the chat template where the model has one and --raw does not forbid it; and what tells
+/// thinking from answering after them.
+fn tokens(
+    tokenizer: &Tokenizer,
+    template: Template,
+    args: &RunArgs,
+    prompt: &str,
+) -> anyhow::Result<(Vec<u32>, Splitter)> {
     let plain = |parse_special| {
         let options = EncodeOptions { add_special: true, parse_special };
-        tokenizer.encode(prompt, options).map_err(anyhow::Error::new)
+        Ok((tokenizer.encode(prompt, options)?, Splitter::new(None, "")))
     };
     if args.raw {
         return plain(args.special);
     }
+    let asks_for_template = args.chat || args.system.is_some() || args.thinking.template.chat_template_kwargs.is_some();
     match template {
         Ok(template) => {
             not_empty(prompt)?;
             let system = args.system.iter().map(|text| json!({ "role": "system", "content": text }));
             let messages: Vec<_> = system.chain([json!({ "role": "user", "content": prompt })]).collect();
-            super::chat_tokens(tokenizer, &template, &messages)
+            let manner = Manner::new(template, &args.thinking);
+            let tokens = manner.tokens(tokenizer, &messages)?;
+            let splitter = manner.splitter(tokenizer, &tokens);
+            Ok((tokens, splitter))
         }
-        Err(TextError::NoTemplate { .. }) if !args.chat && args.system.is_none() => {
+        Err(TextError::NoTemplate { .. }) if !asks_for_template => {
             show::note("note: the model has no chat template; the prompt goes in as it is");
             plain(false)
         }

@@ -18,6 +18,7 @@ mod special;
 mod split;
 mod stream;
 mod template;
+mod thinking;
 mod tokenizer;
 mod vocabulary;
 
@@ -29,7 +30,8 @@ mod tests;
 pub use chat::encode_chat;
 pub use error::TextError;
 pub use stream::{StopStrings, Utf8Stream};
-pub use template::{ChatTemplate, RenderOptions, TEMPLATE_BYTES_MAX};
+pub use template::{ChatTemplate, OWN_VARIABLES, RenderOptions, TEMPLATE_BYTES_MAX};
+pub use thinking::{Marks, Piece, Splitter};
 pub use tokenizer::{EncodeOptions, TEXT_BYTES_MAX, Tokenizer};
 
 /// The most bytes of a stretch of text that can be cut nowhere; merging takes [`merge::BYTES_PER_SYMBOL`] for each.

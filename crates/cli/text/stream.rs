@@ -86,24 +86,24 @@ impl StopStrings {
             self.held.truncate(start);
             return std::mem::take(&mut self.held);
         }
-        let rest = self.held.split_off(self.held.len() - self.possible_beginning());
+        let stops = self.stops.iter().map(String::as_str);
+        let rest = self.held.split_off(self.held.len() - held_back(&self.held, stops));
         std::mem::replace(&mut self.held, rest)
     }
 
-    /// Ends the stream and gives what was held back.
-    #[must_use]
-    pub fn finish(self) -> String {
-        self.held
+    /// Gives what was held back, where the text is interrupted or ends: a stop string spans no gap.
+    pub fn flush(&mut self) -> String {
+        std::mem::take(&mut self.held)
     }
+}
 
-    /// Bytes at the end of the held text that may be the beginning of a stop string.
-    fn possible_beginning(&self) -> usize {
-        let overlap = |stop: &String| {
-            let ends = stop.char_indices().map(|(end, _)| end).rev();
-            ends.into_iter().find(|end| self.held.ends_with(&stop[..*end])).unwrap_or(0)
-        };
-        self.stops.iter().map(overlap).max().unwrap_or(0)
-    }
+/// Bytes at the end of a text that may be the beginning of one of these.
+pub(super) fn held_back<'a>(text: &str, marks: impl IntoIterator<Item = &'a str>) -> usize {
+    let overlap = |mark: &str| {
+        let ends = mark.char_indices().map(|(end, _)| end).rev();
+        ends.into_iter().find(|end| text.ends_with(&mark[..*end])).unwrap_or(0)
+    };
+    marks.into_iter().map(overlap).max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -144,7 +144,7 @@ mod tests {
                 }
             }
             let stopped = matcher.stopped();
-            shown.push_str(&matcher.finish());
+            shown.push_str(&matcher.flush());
             // The stop that is complete first ends the text; of several that end there, the one that began first.
             let first_end = (0..=text.len()).find(|end| stops.iter().any(|stop| text[..*end].ends_with(stop)));
             prop_assert_eq!(stopped, first_end.is_some());
@@ -176,6 +176,6 @@ mod tests {
         assert_eq!(stops.push("s>d"), "");
         assert!(stops.stopped());
         assert_eq!(stops.push("e"), "");
-        assert_eq!(stops.finish(), "");
+        assert_eq!(stops.flush(), "");
     }
 }

@@ -30,6 +30,10 @@ const OUTPUT_PER_INPUT_BYTE: usize = 8;
 /// Stack of the thread that renders: deep recursion ends at the engine's own limit before it ends here.
 const STACK_BYTES: usize = 8 << 20;
 
+/// Variables that the renderer itself sets: what a caller passes on may not have these names.
+pub const OWN_VARIABLES: [&str; 7] =
+    ["messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "unk_token", "pad_token"];
+
 /// What to render beside the messages.
 #[derive(Clone, Debug, Default)]
 pub struct RenderOptions {
@@ -37,7 +41,7 @@ pub struct RenderOptions {
     pub add_generation_prompt: bool,
     /// Descriptions of the tools that the model may call: a JSON array.
     pub tools: Option<Json>,
-    /// Further variables of the template, such as `enable_thinking`.
+    /// Further variables of the template, such as `enable_thinking`; none of [`OWN_VARIABLES`].
     pub extra: Map<String, Json>,
     /// The time that `strftime_now` tells, in UTC; the clock's where it is none.
     pub now: Option<SystemTime>,
@@ -132,12 +136,13 @@ impl ChatTemplate {
     /// Whether the template that would render tools looks at them.
     #[must_use]
     pub fn reads_tools(&self) -> bool {
-        let source = self.with_tools.as_deref().unwrap_or(&self.source);
-        let environment = environment(source, usize::MAX, SystemTime::UNIX_EPOCH);
-        let names = environment
-            .and_then(|environment| Ok(environment.get_template("chat template")?.undeclared_variables(false)));
-        // A template that does not parse says so when it renders.
-        names.map_or(true, |names| names.contains("tools"))
+        reads(self.with_tools.as_deref().unwrap_or(&self.source), "tools")
+    }
+
+    /// Whether the template looks at a variable of this name, such as `enable_thinking`.
+    #[must_use]
+    pub fn reads(&self, variable: &str) -> bool {
+        reads(&self.source, variable)
     }
 
     fn context(&self, messages: &[Json], options: &RenderOptions) -> Value {
@@ -151,6 +156,15 @@ impl ChatTemplate {
         context.extend(options.extra.iter().map(|(name, value)| (name.as_str(), Value::from(Serde(value)))));
         Value::from_pairs(context)
     }
+}
+
+/// Whether a template looks at a variable that it does not make itself.
+fn reads(source: &str, variable: &str) -> bool {
+    let environment = environment(source, usize::MAX, SystemTime::UNIX_EPOCH);
+    let names =
+        environment.and_then(|environment| Ok(environment.get_template("chat template")?.undeclared_variables(false)));
+    // A template that does not parse says so when it renders.
+    names.map_or(true, |names| names.contains(variable))
 }
 
 /// Which named templates there are, for the message that the wanted one is missing.

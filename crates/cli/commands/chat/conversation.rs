@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 struct Message {
     role: Role,
     content: String,
+    /// What the model thought before it said so. Templates that know the field decide what of it the model sees again.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    reasoning_content: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,11 +36,12 @@ impl Conversation {
     }
 
     pub(super) fn say(&mut self, text: String) {
-        self.messages.push(Message { role: Role::User, content: text });
+        self.messages.push(Message { role: Role::User, content: text, reasoning_content: String::new() });
     }
 
-    pub(super) fn answered(&mut self, text: String) {
-        self.messages.push(Message { role: Role::Assistant, content: text });
+    /// An answer, and the thinking that led to it.
+    pub(super) fn answered(&mut self, text: String, thinking: String) {
+        self.messages.push(Message { role: Role::Assistant, content: text, reasoning_content: thinking });
     }
 
     /// Forgets everything but the system message.
@@ -94,7 +98,7 @@ mod tests {
     fn some() -> Conversation {
         let mut conversation = Conversation::new(Some("Be brief.".into()));
         conversation.say("Hello".into());
-        conversation.answered("Hi".into());
+        conversation.answered("Hi".into(), String::new());
         conversation
     }
 
@@ -115,6 +119,18 @@ mod tests {
         conversation.clear();
         assert!(!conversation.take_back_answer());
         assert_eq!(conversation.messages().len(), 1, "the system message stays");
+    }
+
+    #[test]
+    fn thinking_is_kept_apart_from_what_was_said() {
+        let mut conversation = some();
+        conversation.say("Why?".into());
+        conversation.answered("So.".into(), "hm".into());
+        let messages = conversation.messages();
+        assert_eq!((&messages[4]["content"], &messages[4]["reasoning_content"]), (&json!("So."), &json!("hm")));
+        assert!(messages[2].get("reasoning_content").is_none(), "no thinking is no field");
+        let saved = conversation.to_json().expect("JSON");
+        assert_eq!(Conversation::from_json(&saved).expect("a conversation"), conversation);
     }
 
     #[test]

@@ -13,12 +13,13 @@ use ::plan::Bytes;
 use engine::{EngineError, Finish, Sampling, Session};
 
 use crate::answer::{Limits, answer, sampling, stats_line};
-use crate::args::ChatArgs;
+use crate::args::{ChatArgs, Think};
 use crate::failure::{Usage, is_silent, message};
 use crate::open::{self, Running};
-use crate::text::ChatTemplate;
+use crate::speech::Speech;
 use crate::{input, output, show};
 
+use super::Manner;
 use conversation::Conversation;
 use lines::{Entry, Lines};
 use order::Order;
@@ -36,7 +37,8 @@ pub(super) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     show::note(&format!("{} · /help for commands, Ctrl-D to leave", running.model.inventory.name));
     let mut chat = Chat {
         running: &mut running,
-        template,
+        manner: Manner::new(template, &args.thinking),
+        think: args.thinking.think,
         session,
         conversation,
         sampling,
@@ -99,7 +101,8 @@ enum Next {
 /// A conversation with everything it needs.
 struct Chat<'a> {
     running: &'a mut Running,
-    template: ChatTemplate,
+    manner: Manner,
+    think: Think,
     session: Session,
     conversation: Conversation,
     sampling: Sampling,
@@ -163,13 +166,21 @@ impl Chat<'_> {
 
     /// Lets the model answer the conversation as it stands.
     fn answer(&mut self) -> anyhow::Result<()> {
-        let tokens = super::chat_tokens(&self.running.tokenizer, &self.template, &self.conversation.messages())?;
+        let tokenizer = &self.running.tokenizer;
+        let tokens = self.manner.tokens(tokenizer, &self.conversation.messages())?;
+        let splitter = self.manner.splitter(tokenizer, &tokens);
+        // Earlier thinking is in the session and mostly not in the messages: the session goes back to where they part.
         let known = common_prefix(self.session.tokens(), &tokens);
         self.session.truncate(known);
         let limits = Limits { max_tokens: self.max_tokens, sampling: self.sampling, stop: &[] };
-        let answer = answer(self.running, &mut self.session, &tokens[known..], &limits, &mut show::product);
+        let mut speech = Speech::new(self.think);
+        let mut say = |piece: &_| speech.say(piece);
+        let answer = answer(self.running, &mut self.session, &tokens[known..], splitter, &limits, &mut say);
         let answer = answer.map_err(with_way_out)?;
         show::product("\n")?;
+        if let Some(note) = super::still_thinking(&answer, self.think) {
+            show::note(note);
+        }
         match answer.finish {
             Finish::Interrupted => show::note("(stopped)"),
             Finish::ContextFull => show::note("(the context is full: /clear, or start with a larger -c)"),
@@ -179,7 +190,7 @@ impl Chat<'_> {
         if answer.finish == Finish::Interrupted && answer.tokens.is_empty() {
             return Ok(());
         }
-        self.conversation.answered(answer.text);
+        self.conversation.answered(answer.text, answer.thinking);
         // Each answer draws anew, so that /regen gives another one.
         self.sampling.seed = self.sampling.seed.wrapping_add(1);
         Ok(())
