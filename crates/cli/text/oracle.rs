@@ -14,10 +14,18 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{Model as _, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior};
 
+use super::split::{CASED_LETTERS, Splitter};
 use super::{EncodeOptions, Tokenizer};
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// GPT-4o's with Chinese apart, as Kimi's own `tokenization_kimi.py` has it.
+const KIMI: &str = r"\p{Han}+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const SEED: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
+const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
 
 struct Oracle {
     model: BPE,
@@ -46,9 +54,71 @@ impl Oracle {
 }
 
 fn split(pattern: &str) -> Vec<PreTokenizerWrapper> {
-    let pattern = SplitPattern::Regex(pattern.to_owned());
-    let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).unwrap();
-    vec![split.into(), ByteLevel::new(false, false, false).into()]
+    splits(&[pattern])
+}
+
+/// One pattern after the other.
+fn splits(patterns: &[&str]) -> Vec<PreTokenizerWrapper> {
+    let split = |pattern: &&str| {
+        let pattern = SplitPattern::Regex((*pattern).to_owned());
+        Split::new(pattern, SplitDelimiterBehavior::Isolated, false).unwrap().into()
+    };
+    patterns.iter().map(split).chain([ByteLevel::new(false, false, false).into()]).collect()
+}
+
+fn texts() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<String>(),
+        "[ \t\r\n\u{A0}\u{3000}a-cA-C0-9'.,!/你é€🚀\u{301}]{0,40}",
+        "( |the|ing|'S|'ll|\n|\r\n|12|\\.|你好){0,20}",
+        "( |  |\n|ab|Ab|Ж|ё|你|好|々|かな|カナ|한글|ª|\u{301}|12|345|Ⅻ|'s|'LL|\\.|,|。|＂|\\$|/|_){0,24}",
+    ]
+}
+
+/// Patterns of which there is no vocabulary here: the words are compared.
+#[test]
+fn any_text_is_split_as_the_tokenizers_crate_splits_it() {
+    let deepseek3 = splits(&[r"\p{N}{1,3}", "[一-龥\u{3040}-ゟ゠-ヿ]+", DEEPSEEK3]);
+    let cases = [
+        ("kimi-k2", split(KIMI)),
+        ("minimax-m2", split(GPT4O)),
+        ("llama4", split(GPT4O)),
+        ("qwen35", split(QWEN35)),
+        ("hunyuan", split(&LLAMA3.replace("{1,3}", ""))),
+        ("deepseek-r1-qwen", split(&LLAMA3.replace("{1,3}", ""))),
+        ("chatglm-bpe", split(LLAMA3)),
+        ("seed-coder", split(SEED)),
+        ("deepseek-v3", deepseek3.clone()),
+        ("hunyuan-dense", deepseek3),
+        (
+            "deepseek-llm",
+            splits(&[
+                r"[\r\n]",
+                CASED_LETTERS.0,
+                r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+                r"\s+$",
+                "[一-龥ࠀ-一가-퟿]+",
+                r"\p{N}+",
+            ]),
+        ),
+        ("deepseek-coder", splits(&[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}"])),
+    ];
+    let pairs = cases.map(|(name, words)| (name, Splitter::named(name).unwrap(), Sequence::new(words)));
+    proptest!(|(text in texts())| {
+        for (name, splitter, oracle) in &pairs {
+            let mut found = Vec::new();
+            let keep = &mut |word: &str| {
+                found.push(word.to_owned());
+                Ok::<(), ()>(())
+            };
+            splitter.split(&text, keep).unwrap();
+            let mut words = PreTokenizedString::from(text.as_str());
+            oracle.pre_tokenize(&mut words).unwrap();
+            let words = words.get_splits(OffsetReferential::Original, OffsetType::Byte);
+            let expected: Vec<_> = words.iter().map(|(_, (start, end), _)| &text[*start..*end]).collect();
+            prop_assert_eq!(&found, &expected, "{}", name);
+        }
+    });
 }
 
 #[test]
@@ -75,12 +145,7 @@ fn any_text_has_the_ids_that_the_tokenizers_crate_gives() {
             (name, Tokenizer::from_metadata(&metadata).unwrap(), oracle)
         })
         .collect();
-    let texts = prop_oneof![
-        any::<String>(),
-        "[ \t\r\n\u{A0}\u{3000}a-cA-C0-9'.,!/你é€🚀\u{301}]{0,40}",
-        "( |the|ing|'S|'ll|\n|\r\n|12|\\.|你好){0,20}",
-    ];
-    proptest!(|(text in texts)| {
+    proptest!(|(text in texts())| {
         for (name, tokenizer, oracle) in &pairs {
             let ids = tokenizer.encode(&text, EncodeOptions::default()).unwrap();
             prop_assert_eq!(&ids, &oracle.encode(&text), "{}", name);

@@ -14,7 +14,7 @@ const STATES_BYTES_MAX: usize = 512 * 1024;
 
 /// What becomes of the last character of a stretch of whitespace that a word follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whitespace {
+pub(super) enum Whitespace {
     /// It stays.
     Kept,
     /// It is left to the word.
@@ -25,7 +25,7 @@ enum Whitespace {
 use Whitespace::{Kept, Left, LeftUnlessNewline};
 
 /// One pattern and its rule for whitespace.
-type Stage = (&'static str, Whitespace);
+pub(super) type Stage = (&'static str, Whitespace);
 
 /// A way of splitting: its names in `tokenizer.ggml.pre`, its patterns, and what else the name implies.
 struct Family {
@@ -78,7 +78,7 @@ const SPARK: Stage = (
     Left,
 );
 /// Letters that have case, as `DeepSeek`'s first models list them; escaped where Unicode normalisation would change one.
-const CASED_LETTERS: Stage = (
+pub(super) const CASED_LETTERS: Stage = (
     r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-\u{1F7D}ᾀ-ᾴᾶ-ᾼ\u{1FBE}ῂ-ῄῆ-ῌῐ-\u{1FD3}ῖ-\u{1FDB}ῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\u{2126}ℨ\u{212A}-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+",
     Kept,
 );
@@ -306,6 +306,15 @@ mod tests {
     }
 
     #[test]
+    fn the_names_in_files_of_mixtures_are_known() {
+        let names = "deepseek-llm deepseek-coder deepseek-v3 deepseek-r1-qwen kimi-k2 glm4 chatglm-bpe gpt-4o llama4 \
+                     minimax-m2 hunyuan hunyuan-dense qwen2 qwen35 seed-coder tekken bailingmoe2 exaone-moe";
+        for name in names.split(' ') {
+            assert!(Splitter::named(name).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
     fn names_are_unique() {
         let mut names: Vec<_> = FAMILIES.iter().flat_map(|family| family.names).collect();
         let count = names.len();
@@ -325,6 +334,14 @@ mod tests {
             ("llama-bpe", "12345", vec!["123", "45"]),
             ("qwen2", "x 12", vec!["x", " ", "1", "2"]),
             ("deepseek-v3", "你好abc 12345", vec!["你好", "abc", " ", "123", "45"]),
+            ("deepseek-llm", "Don't 12 34\n  你好", vec!["Don", "'", "t", " ", "12", " ", "34", "\n", "  ", "你好"]),
+            ("deepseek-coder", "a_b  12", vec!["a", "_", "b", "  ", "1", "2"]),
+            ("kimi-k2", "Kimi你好K2's 1234", vec!["Kimi", "你好", "K", "2", "'s", " ", "123", "4"]),
+            ("minimax-m2", "MiniMax你好's 1234", vec!["Mini", "Max你好's", " ", "123", "4"]),
+            ("qwen35", "e\u{301}a 12", vec!["e\u{301}a", " ", "1", "2"]),
+            ("qwen2", "e\u{301}a", vec!["e", "\u{301}a"]),
+            ("seed-coder", "a!!\n12", vec!["a", "!!", "\n", "1", "2"]),
+            ("hunyuan", "a!!\n12", vec!["a", "!!\n", "1", "2"]),
         ] {
             assert_eq!(words(name, text), expected, "{name} {text:?}");
         }
