@@ -159,7 +159,8 @@ pub struct ChatArgs {
 #[command(after_help = "\
 Examples:
   plimsoll plan -m model.gguf --ram 16GiB -o mine.yaml    then edit mine.yaml, and run with --profile mine.yaml
-  plimsoll plan -m model.gguf --explain blk.12.ffn_down.weight")]
+  plimsoll plan -m model.gguf --explain blk.12.ffn_down.weight
+  plimsoll plan -m moe.gguf --expert-stats use.json -o hot.yaml    the experts that were used most go nearest")]
 pub struct PlanArgs {
     /// The model
     #[command(flatten)]
@@ -172,6 +173,10 @@ pub struct PlanArgs {
     /// Write the profile that gives this plan; - writes it to stdout instead of the table
     #[arg(short, long, value_name = "PROFILE", value_hint = ValueHint::FilePath)]
     pub output: Option<PathBuf>,
+
+    /// Counts of how often each expert was chosen, as run --expert-stats writes them: the hot ones are placed nearer
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub expert_stats: Option<PathBuf>,
 
     /// Tell why this tensor lives where it does
     #[arg(long, value_name = "TENSOR", conflicts_with = "json")]

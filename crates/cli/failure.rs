@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use engine::EngineError;
 use gguf::GgufError;
 use plan::report::UnknownTensor;
-use plan::{ProfileError, Refusal};
+use plan::{ExpertUseError, ProfileError, Refusal};
 use probe::ProbeError;
 use tiers::TierError;
 
@@ -73,7 +73,10 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return Some(gguf(error));
     }
     if let Some(refusal) = cause.downcast_ref::<Refusal>() {
-        return Some(if matches!(refusal, Refusal::Profile(_)) { Exit::Usage } else { Exit::Resources });
+        return Some(match refusal {
+            Refusal::Profile(_) | Refusal::Experts(_) => Exit::Usage,
+            Refusal::DoesNotFit(_) => Exit::Resources,
+        });
     }
     if let Some(error) = cause.downcast_ref::<EngineError>() {
         return engine(error);
@@ -88,7 +91,8 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             Exit::Io
         });
     }
-    if cause.is::<ProfileError>() || cause.is::<UnknownTensor>() || cause.is::<Usage>() {
+    if cause.is::<ProfileError>() || cause.is::<ExpertUseError>() || cause.is::<UnknownTensor>() || cause.is::<Usage>()
+    {
         return Some(Exit::Usage);
     }
     if cause.is::<NoWeights>() {

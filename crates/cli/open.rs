@@ -7,7 +7,7 @@ use anyhow::Context;
 use engine::{Engine, EngineError, Isa};
 use kernels::memory::{ByteSource, FileSource};
 use plan::profile::Overrides;
-use plan::{Bytes, Machine, Plan, Profile, Tier};
+use plan::{Bytes, ExpertUse, Machine, Plan, Profile, Tier};
 
 use crate::args::{ModelArgs, PlacementArgs};
 use crate::failure::{NoWeights, Strict, Usage};
@@ -57,10 +57,19 @@ fn path(args: &ModelArgs) -> anyhow::Result<PathBuf> {
 
 /// Plans the model on this machine: what the user allows, what the model is, what this machine has.
 pub(crate) fn planned(model: gguf::Model, placement: &PlacementArgs) -> anyhow::Result<Planned> {
+    planned_with(model, placement, None)
+}
+
+/// [`planned`], with counts of how often each expert was chosen.
+pub(crate) fn planned_with(
+    model: gguf::Model,
+    placement: &PlacementArgs,
+    experts: Option<&ExpertUse>,
+) -> anyhow::Result<Planned> {
     has_weights(&model)?;
     let machine = machine(&model);
     let profile = profile(placement, &machine)?.with(&overrides(placement))?;
-    let mut plan = plan::plan(&profile, &model.inventory, &machine)?;
+    let mut plan = plan::plan_with(&profile, &model.inventory, &machine, experts)?;
     if placement.profile.is_none() && placement.gpu_mem != Some(Bytes::ZERO) {
         plan.notes.extend(unused_gpus());
     }
@@ -186,6 +195,15 @@ const PROFILE_MAX: Bytes = Bytes(4 << 20);
 pub(crate) fn read_profile(path: &Path) -> anyhow::Result<Profile> {
     let text = input::read_text(path, PROFILE_MAX, "the profile")?;
     Ok(plan::profile::parse(&text, &path.to_string_lossy())?)
+}
+
+/// What is read of expert statistics: a trace of a hundred thousand tokens through the largest models is shorter.
+const EXPERT_STATS_MAX: Bytes = Bytes(1 << 30);
+
+/// Reads and checks expert statistics.
+pub(crate) fn read_expert_stats(path: &Path) -> anyhow::Result<ExpertUse> {
+    let text = input::read_text(path, EXPERT_STATS_MAX, "the expert statistics")?;
+    Ok(ExpertUse::parse(&text, &path.to_string_lossy())?)
 }
 
 /// This machine, as seen from the drive that holds the model.

@@ -121,6 +121,12 @@ fn wrong_flags_and_files_have_their_exit_codes() {
     let model = model.to_str().unwrap();
     let folder = own_fixture("phi3");
     let folder = folder.to_str().unwrap();
+    // Text that is no JSON, and counts of another model.
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let mixture = gguf::open(&own_fixture("qwen2_moe").join("model-bf16.gguf")).unwrap().inventory;
+    let counts = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(counts.path(), plan::ExpertUse::new(&mixture).to_json()).unwrap();
+    let stats = counts.path().to_str().unwrap();
     let table: &[(&[&str], i64, &str)] = &[
         (&["frobnicate"], 2, "frobnicate"),
         (&["run"], 2, "--model"),
@@ -144,6 +150,9 @@ fn wrong_flags_and_files_have_their_exit_codes() {
         (&["run", "-m", model, "-p", "x", "-c", "0"], 2, "0"),
         (&["run", "-m", model, "-p", "x", "--ram", "8MiB"], 4, "hint:"),
         (&["plan", "-m", model, "--explain", "blk.0.attn_qqv.weight"], 2, "attn_qkv"),
+        (&["plan", "-m", model, "--expert-stats", "/nowhere.json"], 5, "/nowhere.json"),
+        (&["plan", "-m", model, "--expert-stats", readme], 2, "no expert statistics"),
+        (&["plan", "-m", model, "--expert-stats", stats], 2, "expert statistics of"),
         (&["logits", "-m", model, "--tokens", "/nowhere.json", "-o", "x.npy"], 5, "/nowhere.json"),
         (&["pull", "hf:nobody"], 2, "hf:nobody"),
         (&["pull", "hf:../../etc:Q4_K_M"], 2, ".."),

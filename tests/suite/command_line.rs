@@ -128,6 +128,75 @@ fn a_plan_written_out_is_the_same_plan_when_read_again() {
     assert_eq!(first["kv"], again["kv"]);
 }
 
+/// A mixture under a ceiling that holds some of its experts and not all: plans with and without counts, and the plan of the
+/// profile that was written with them.
+#[test]
+fn hot_experts_move_nearer_and_a_written_profile_keeps_them_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let [model, stats, profile] =
+        ["moe.gguf", "use.json", "hot.yaml"].map(|name| folder.path().join(name).to_str().unwrap().to_owned());
+    // Four experts of 6 MiB: large beside the ring that streams them.
+    let mut draft = gguf::testing::mixture();
+    draft.set("llama.feed_forward_length", gguf::testing::Field::u32(16_384));
+    for (matrix, dims) in [("gate", [32, 16_384, 4]), ("up", [32, 16_384, 4]), ("down", [16_384, 32, 4])] {
+        let name = format!("blk.0.ffn_{matrix}_exps.weight");
+        *draft.tensor(&name) = gguf::testing::Info::f32(&name, &dims);
+    }
+    std::fs::write(&model, draft.bytes()).unwrap();
+    std::fs::OpenOptions::new().write(true).open(&model).unwrap().set_len(32 << 20).unwrap();
+    let inventory = gguf::open(std::path::Path::new(&model)).unwrap().inventory;
+    let model = model.as_str();
+    // The last expert is the hottest, and the first the coldest: not what a plan without counts prefers.
+    let mut counts = plan::ExpertUse::new(&inventory);
+    let layers: Vec<u32> = counts.layers().map(|(layer, _)| layer).collect();
+    for layer in layers {
+        for expert in 0..counts.experts() {
+            counts.add(layer, &vec![expert; 1 + 2 * expert as usize]);
+        }
+    }
+    counts.add_tokens(100);
+    std::fs::write(&stats, counts.to_json()).unwrap();
+
+    let experts = |plan: &Value| -> Vec<(u64, String)> {
+        let units = plan["placements"].as_array().unwrap().iter().filter(|unit| unit["role"] == "routed_expert");
+        units.map(|unit| (unit["expert"].as_u64().unwrap(), unit["home"].as_str().unwrap().to_owned())).collect()
+    };
+    let planned = |kib: u64| {
+        let ram = format!("{kib}KiB");
+        let output = plimsoll(&[
+            "plan",
+            "-m",
+            model,
+            "--ram",
+            &ram,
+            "-c",
+            "32",
+            "-t",
+            "1",
+            "--expert-stats",
+            &stats,
+            "--json",
+            "-o",
+            &profile,
+        ]);
+        output.status.success().then(|| serde_json::from_slice::<Value>(&output.stdout).unwrap())
+    };
+    let torn = |plan: &Value| {
+        let homes: Vec<_> = experts(plan).into_iter().map(|(_, home)| home).collect();
+        homes.iter().any(|home| home == "ram") && homes.iter().any(|home| home == "disk")
+    };
+    let lowest = (128..1024).map(|step| 64 * step).find(|kib| planned(*kib).is_some()).expect("a ceiling that will do");
+    let plan = (0..64).filter_map(|step| planned(lowest + 512 * step)).find(torn).expect("a ceiling that parts them");
+    let mean = |home: &str| {
+        let here: Vec<u64> =
+            experts(&plan).iter().filter(|(_, other)| other == home).map(|(expert, _)| *expert).collect();
+        here.iter().sum::<u64>() as f64 / here.len() as f64
+    };
+    assert!(mean("ram") > mean("disk"), "the hot ones are nearer: {} {}", mean("ram"), mean("disk"));
+    let again = json(&["plan", "-m", model, "--profile", &profile, "--json"]);
+    assert_eq!(experts(&again), experts(&plan));
+}
+
 #[test]
 fn a_reader_that_leaves_ends_the_program_quietly() {
     let binary = env!("CARGO_BIN_EXE_plimsoll");

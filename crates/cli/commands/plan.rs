@@ -16,7 +16,9 @@ pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
         let text = "-o - writes the profile to stdout, where --json and --explain write too";
         return Err(Usage(format!("{text}\n\nhint: name a file for the profile, or leave out the other flag")).into());
     }
-    let Planned { model, plan, .. } = open::planned(open::header(&args.model)?, &args.placement)?;
+    let experts = args.expert_stats.as_deref().map(open::read_expert_stats).transpose()?;
+    let model = open::header(&args.model)?;
+    let Planned { model, plan, .. } = open::planned_with(model, &args.placement, experts.as_ref())?;
     let inventory = &model.inventory;
     if to_stdout {
         return show::product(&plan::profile::to_yaml(&plan, inventory));
