@@ -6,6 +6,7 @@
 mod answer;
 pub mod args;
 pub mod commands;
+mod expert_stats;
 pub mod failure;
 pub mod fetch;
 mod input;

@@ -7,7 +7,7 @@ use anyhow::Context;
 use engine::{Engine, EngineError, Isa};
 use kernels::memory::{ByteSource, FileSource};
 use plan::profile::Overrides;
-use plan::{Bytes, ExpertUse, Machine, Plan, Profile, Tier};
+use plan::{Bytes, ExpertUse, Inventory, Machine, Plan, Profile, Tier};
 
 use crate::args::{ModelArgs, PlacementArgs};
 use crate::failure::{NoWeights, Strict, Usage};
@@ -144,6 +144,11 @@ impl Ready {
             return Ok(());
         }
         Err(EngineError::ContextFull { position: 0, asked: prompt_tokens, capacity })
+    }
+
+    /// What the model holds.
+    pub(crate) fn inventory(&self) -> &Inventory {
+        &self.planned.model.inventory
     }
 
     /// Fills the memory that the plan counts: the one place where that happens.

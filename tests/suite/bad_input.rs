@@ -150,6 +150,8 @@ fn wrong_flags_and_files_have_their_exit_codes() {
         (&["run", "-m", model, "-p", "x", "-c", "0"], 2, "0"),
         (&["run", "-m", model, "-p", "x", "--ram", "8MiB"], 4, "hint:"),
         (&["plan", "-m", model, "--explain", "blk.0.attn_qqv.weight"], 2, "attn_qkv"),
+        (&["run", "-m", model, "-p", "x", "--trace"], 2, "--expert-stats"),
+        (&["run", "-m", model, "-p", "x", "--expert-stats", "/nowhere/x.json"], 2, "no routed experts"),
         (&["plan", "-m", model, "--expert-stats", "/nowhere.json"], 5, "/nowhere.json"),
         (&["plan", "-m", model, "--expert-stats", readme], 2, "no expert statistics"),
         (&["plan", "-m", model, "--expert-stats", stats], 2, "expert statistics of"),

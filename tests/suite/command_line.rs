@@ -128,6 +128,37 @@ fn a_plan_written_out_is_the_same_plan_when_read_again() {
     assert_eq!(first["kv"], again["kv"]);
 }
 
+#[test]
+fn a_run_writes_what_its_routers_chose() {
+    let model = own_fixture("deepseek_v2-lite").join("model-bf16.gguf");
+    let inventory = gguf::open(&model).unwrap().inventory;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("use.json");
+    std::fs::write(&path, "an older file").unwrap();
+    let counted = |trace: &[&str]| {
+        let files = ["run", "-m", model.to_str().unwrap(), "--expert-stats", path.to_str().unwrap()];
+        let answer =
+            json(&[&files[..], &["--raw", "--json", "--temp", "0", "-n", "5", "-p", "hello there"], trace].concat());
+        let counts = plan::ExpertUse::parse(&std::fs::read_to_string(&path).unwrap(), "use.json").unwrap();
+        counts.check(&inventory).unwrap();
+        (answer, counts)
+    };
+    let (answer, counts) = counted(&[]);
+    assert_eq!(counts.passes_traced(), 0);
+    // The last token that was generated is not computed.
+    let generated = answer["tokens"].as_array().unwrap().len() as u64;
+    assert_eq!(counts.tokens(), answer["prompt_tokens"].as_u64().unwrap() + generated - 1);
+    for (layer, uses) in counts.layers() {
+        let chosen = uses.iter().sum::<u64>();
+        assert!(chosen > 0 && chosen <= counts.tokens() * u64::from(counts.experts_used()), "layer {layer}: {uses:?}");
+    }
+    let (_, traced) = counted(&["--trace"]);
+    assert!(traced.layers().eq(counts.layers()), "a trace changes no count");
+    let layers = counts.layers().count() as u64;
+    assert_eq!(traced.passes_traced(), generated * layers, "a prompt in one pass, then a token each");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays");
+}
+
 /// A mixture under a ceiling that holds some of its experts and not all: plans with and without counts, and the plan of the
 /// profile that was written with them.
 #[test]

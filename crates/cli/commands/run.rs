@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{Manner, still_thinking};
 use crate::answer::{Answer, Limits, answer, sampling, stats_line};
 use crate::args::RunArgs;
+use crate::expert_stats::ExpertStats;
 use crate::failure::{Interrupted, Usage};
 use crate::open::{self, Template};
 use crate::speech::Speech;
@@ -20,7 +21,10 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let (ready, template) = open::ready(&args.model, &args.placement)?;
     let (tokens, splitter) = tokens(&ready.tokenizer, template, args, &prompt)?;
     ready.check_room(tokens.len())?;
+    let stats = args.expert_stats.as_deref();
+    let stats = stats.map(|path| ExpertStats::create(path, args.trace, ready.inventory())).transpose()?;
     let mut running = ready.start()?;
+    let recording = stats.map(|stats| stats.follow(&mut running.engine));
     let mut session = running.engine.session()?;
     let limits = Limits { max_tokens: args.n_predict, sampling: sampling(&args.sampling), stop: &args.stop };
     let mut speech = Speech::new(args.thinking.think);
@@ -30,6 +34,9 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
         show::json(&document(&answer, limits.sampling.seed))?;
     } else {
         speech.end()?;
+    }
+    if let Some(recording) = recording {
+        recording.finish(&mut running.engine)?;
     }
     if let Some(note) = still_thinking(&answer, args.thinking.think) {
         show::note(note);
