@@ -224,6 +224,8 @@ fn hot_experts_move_nearer_and_a_written_profile_keeps_them_there() {
         here.iter().sum::<u64>() as f64 / here.len() as f64
     };
     assert!(mean("ram") > mean("disk"), "the hot ones are nearer: {} {}", mean("ram"), mean("disk"));
+    let report = plimsoll(&["plan", "-m", model, "--profile", &profile, "--expert-stats", &stats]).stdout;
+    assert!(String::from_utf8_lossy(&report).contains("as counted over 100 tokens"));
     let again = json(&["plan", "-m", model, "--profile", &profile, "--json"]);
     assert_eq!(experts(&again), experts(&plan));
 }

@@ -30,9 +30,9 @@ pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
         return show::json(&Document::new(&plan, inventory));
     }
     if let Some(tensor) = &args.explain {
-        return show::product(&plan::report::explain(&plan, inventory, tensor)?);
+        return show::product(&plan::report::explain_with(&plan, inventory, tensor, experts.as_ref())?);
     }
-    show::product(&plan::report::text(&plan, inventory))
+    show::product(&plan::report::text_with(&plan, inventory, experts.as_ref()))
 }
 
 /// Writes a profile; says so, and whether there was another one.
