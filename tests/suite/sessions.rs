@@ -16,12 +16,18 @@ fn profile(context: u32, kv: &str, micro_batch: u32, threads: u32) -> String {
     )
 }
 
+const DENSE: &str = "qwen3-kq/model-q4_k_m.gguf";
+/// A mixture that keeps latents.
+const LATENT: &str = "deepseek_v2-lite/model-bf16.gguf";
+/// A mixture with windows and sinks.
+const WINDOWS: &str = "gpt_oss/model-mxfp4.gguf";
+
 fn fixture(profile: &str) -> Engine {
-    open(&own_fixture("qwen3-kq").join("model-q4_k_m.gguf"), profile)
+    open(&own_fixture(DENSE), profile)
 }
 
-fn logits(profile: &str) -> Vec<f32> {
-    let mut engine = fixture(profile);
+fn logits(model: &str, profile: &str) -> Vec<f32> {
+    let mut engine = open(&own_fixture(model), profile);
     let mut session = engine.session().unwrap();
     engine.prefill(&mut session, &PROMPT).unwrap();
     engine.decode(&mut session, 5).unwrap().to_vec()
@@ -29,21 +35,39 @@ fn logits(profile: &str) -> Vec<f32> {
 
 #[test]
 fn threads_and_micro_batches_do_not_change_a_bit() {
-    let expected = logits(&profile(64, "f16", 64, 1));
-    for (micro_batch, threads) in [(64, 2), (64, 3), (16, 1), (5, 2), (1, 1)] {
-        assert!(logits(&profile(64, "f16", micro_batch, threads)) == expected, "{micro_batch} {threads}");
+    for model in [DENSE, WINDOWS] {
+        let expected = logits(model, &profile(64, "f16", 64, 1));
+        for (micro_batch, threads) in [(64, 2), (64, 3), (16, 1), (5, 2), (1, 1)] {
+            let found = logits(model, &profile(64, "f16", micro_batch, threads));
+            assert!(found == expected, "{model} {micro_batch} {threads}");
+        }
     }
 }
 
 #[test]
+fn the_two_forms_of_latent_attention_agree() {
+    // A whole prompt at once expands latents, one token after another absorbs queries; threads change no bit of either.
+    let expected = logits(LATENT, &profile(64, "f32", 64, 1));
+    assert!(logits(LATENT, &profile(64, "f32", 64, 3)) == expected);
+    let absorbed = logits(LATENT, &profile(64, "f32", 1, 2));
+    let worst = largest_difference(&absorbed, &expected);
+    assert!(worst > 0.0 && worst <= 1e-4, "{worst}");
+}
+
+#[test]
 fn smaller_caches_stay_near_the_exact_one() {
-    let exact = logits(&profile(64, "f32", 64, 2));
-    for (kind, tolerance) in [("f16", 4.4e-2), ("q8_0", 4e-1)] {
-        let found = logits(&profile(64, kind, 64, 2));
-        let worst = found.iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        println!("cache in {kind}: largest difference {worst:.1e}");
-        assert!(worst > 0.0 && worst <= tolerance, "{kind}: {worst}");
+    for (model, f16, q8_0) in [(DENSE, 4.4e-2, 4e-1), (LATENT, 4.6e-2, 2.0), (WINDOWS, 4.6e-2, 2.0)] {
+        let exact = logits(model, &profile(64, "f32", 64, 2));
+        for (kind, tolerance) in [("f16", f16), ("q8_0", q8_0)] {
+            let worst = largest_difference(&logits(model, &profile(64, kind, 64, 2)), &exact);
+            println!("{model}, cache in {kind}: largest difference {worst:.1e}");
+            assert!(worst > 0.0 && worst <= tolerance, "{model} {kind}: {worst}");
+        }
     }
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn document(model: &Model, summary: &Summary, tensors: bool) -> serde_json::Valu
         "vocabulary": inventory.vocabulary,
         "shares": shares.collect::<Vec<_>>(),
         "chat_template": template,
-        "unsupported_types": unsupported.iter().map(|(t, n)| (t.name(), *n)).collect::<BTreeMap<_, _>>(),
+        "unsupported_types": unsupported.iter().map(|u| (u.quant.name(), u.tensors)).collect::<BTreeMap<_, _>>(),
         "runs": trouble.is_none(),
         "why_not": trouble,
         "metadata": metadata,
@@ -142,7 +142,7 @@ fn shares(model: &Model, summary: &Summary) -> String {
     let unsupported = engine::unsupported_types(&model.inventory);
     let mut table = Table::new(&["role", "type", "tensors", "units", "bytes", ""]);
     for share in &summary.shares {
-        let mark = if unsupported.iter().any(|(quant, _)| *quant == share.quant) { "no kernel" } else { "" };
+        let mark = if unsupported.iter().any(|found| found.quant == share.quant) { "no kernel" } else { "" };
         table.row([
             share.role.to_string(),
             share.quant.to_string(),

@@ -11,6 +11,7 @@ use plan::{Bytes, ExpertUse, Inventory, ModelShape, Plan, QuantType, Tier};
 use tiers::Tiers;
 
 use crate::blocks::{Pass, Quants};
+use crate::check::{check, check_activations, check_finite};
 use crate::experts::{ExpertRecord, Trace};
 use crate::lookahead::{After, Lookahead};
 use crate::ops::with_numbers;
@@ -312,52 +313,6 @@ impl Engine {
         with_numbers(&logits, |numbers| self.logits.copy_from_slice(numbers))?;
         check_finite(&self.logits, session.position() - 1)
     }
-}
-
-fn check_finite(logits: &[f32], position: usize) -> Result<()> {
-    if logits.iter().all(|logit| logit.is_finite()) { Ok(()) } else { Err(EngineError::NotFinite { position }) }
-}
-
-/// Refuses activations that the plan has no room for, or that the system will not give: candle would abort.
-fn check_activations(plan: &Plan, spec: &Spec, shape: &ModelShape) -> Result<()> {
-    let needed = Scratch::bytes_for(spec, shape, plan.micro_batch as usize);
-    let loads = plan.tier(Tier::Ram).into_iter().flat_map(|tier| &tier.loads);
-    let planned = loads.filter(|load| load.what == "activations").map(|load| load.bytes).next();
-    if let Some(planned) = planned.filter(|planned| *planned < needed) {
-        return Err(EngineError::PlanTooSmall { what: "activations", planned, needed });
-    }
-    Buffer::try_new(needed.0 as usize).map(drop).map_err(|source| EngineError::Memory {
-        what: "activations",
-        bytes: needed,
-        source,
-    })
-}
-
-/// Checks that the engine can run this model, without loading anything.
-///
-/// # Errors
-/// Where the architecture or a tensor type is not supported, or tensors do not fit the architecture.
-pub fn check_model(model: &gguf::Model) -> Result<()> {
-    check(model, model.inventory.shape.context_train).map(|_| ())
-}
-
-fn check(model: &gguf::Model, context: u32) -> Result<Spec> {
-    let unsupported = unsupported_types(&model.inventory);
-    if !unsupported.is_empty() {
-        let list = unsupported.iter().map(|(quant, count)| format!("{quant} ({count} tensors)"));
-        return Err(EngineError::UnsupportedTypes { list: list.collect::<Vec<_>>().join(", ") });
-    }
-    Spec::build(&model.metadata, &model.inventory, context)
-}
-
-/// Tensor types of the model that no kernel computes, with the number of their tensors.
-#[must_use]
-pub fn unsupported_types(inventory: &Inventory) -> Vec<(QuantType, usize)> {
-    let mut counts = std::collections::BTreeMap::new();
-    for tensor in inventory.tensors.iter().filter(|tensor| !cpu::supports(tensor.quant)) {
-        *counts.entry(tensor.quant).or_insert(0) += 1;
-    }
-    counts.into_iter().collect()
 }
 
 /// The frequencies of each rope, divided by the model's divisors where it has some.

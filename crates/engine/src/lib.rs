@@ -6,6 +6,7 @@
 
 mod arch;
 mod blocks;
+mod check;
 mod claims;
 mod engine;
 mod error;
@@ -21,7 +22,8 @@ mod session;
 mod spec;
 mod stats;
 
-pub use engine::{Engine, check_model, unsupported_types};
+pub use check::{check_model, unsupported_types};
+pub use engine::Engine;
 pub use error::EngineError;
 pub use experts::{Choice, Trace};
 pub use generate::{Finish, Generation, Request, generate};

@@ -1,0 +1,55 @@
+//! What is refused before anything is loaded, and logits that make no sense.
+
+use kernels::cpu;
+use kernels::memory::Buffer;
+use plan::{Inventory, ModelShape, Plan, Tier};
+
+use crate::EngineError;
+use crate::scratch::Scratch;
+use crate::spec::Spec;
+
+type Result<T> = std::result::Result<T, EngineError>;
+
+/// Refuses logits that are infinite or no numbers.
+pub(crate) fn check_finite(logits: &[f32], position: usize) -> Result<()> {
+    if logits.iter().all(|logit| logit.is_finite()) { Ok(()) } else { Err(EngineError::NotFinite { position }) }
+}
+
+/// Refuses activations that the plan has no room for, or that the system will not give: candle would abort.
+pub(crate) fn check_activations(plan: &Plan, spec: &Spec, shape: &ModelShape) -> Result<()> {
+    let needed = Scratch::bytes_for(spec, shape, plan.micro_batch as usize);
+    let loads = plan.tier(Tier::Ram).into_iter().flat_map(|tier| &tier.loads);
+    let planned = loads.filter(|load| load.what == "activations").map(|load| load.bytes).next();
+    if let Some(planned) = planned.filter(|planned| *planned < needed) {
+        return Err(EngineError::PlanTooSmall { what: "activations", planned, needed });
+    }
+    Buffer::try_new(needed.0 as usize).map(drop).map_err(|source| EngineError::Memory {
+        what: "activations",
+        bytes: needed,
+        source,
+    })
+}
+
+/// Checks that the engine can run this model, without loading anything.
+///
+/// # Errors
+/// Where the architecture or a tensor type is not supported, or tensors do not fit the architecture.
+pub fn check_model(model: &gguf::Model) -> Result<()> {
+    check(model, model.inventory.shape.context_train).map(|_| ())
+}
+
+/// The model as the engine would run it in a context of so many tokens.
+pub(crate) fn check(model: &gguf::Model, context: u32) -> Result<Spec> {
+    let unsupported = unsupported_types(&model.inventory);
+    if !unsupported.is_empty() {
+        let list = unsupported.iter().map(|found| format!("{} ({} tensors)", found.quant, found.tensors));
+        return Err(EngineError::UnsupportedTypes { list: list.collect::<Vec<_>>().join(", ") });
+    }
+    Spec::build(&model.metadata, &model.inventory, context)
+}
+
+/// Tensor types of the model that no kernel computes. Tensors that are never run do not count.
+#[must_use]
+pub fn unsupported_types(inventory: &Inventory) -> Vec<gguf::Unsupported> {
+    gguf::unsupported(inventory, cpu::supports)
+}
