@@ -142,8 +142,10 @@ fn stream_width(shape: &ModelShape) -> u64 {
     u64::from(shape.embedding).max(1)
 }
 
-/// What a token keeps of each choice of an expert, and of its columns by expert.
-pub const CHOICE: Bytes = Bytes(48);
+/// What a token keeps of each choice of an expert: the expert, its weight and its place by expert, with token and weight
+/// (4 bytes each, 16 together), the runs of columns that gate and up read and write (2 × 16), and those of down with their
+/// weights (24).
+pub const CHOICE: Bytes = Bytes(72);
 /// Keys and values of a group of heads that are made from latents for all positions: as many heads as fit.
 pub const LATENT_EXPANDED: Bytes = Bytes(16 << 20);
 /// Positions whose latents are unpacked at once.
@@ -191,7 +193,7 @@ fn latent_row(shape: &ModelShape) -> u64 {
 ///               + kv                 keys and values, or the latent, before they are stored
 ///               + 3 × feed_forward   gate, up, product
 ///               + experts            the router's scores
-///               + 48 B × used        which experts were chosen, their weights, and the lists of columns by expert
+///               + 72 B × used        which experts were chosen, their weights, and the lists of columns by expert
 ///               + 1.125 B × widest   the same row as 8-bit blocks for the integer kernels )
 /// + latent scratch                   see [`latent_scratch`]
 /// + threads × context                scores of one head

@@ -173,15 +173,20 @@ impl ExpertUse {
         (layer.choices > 0).then(|| (count as f64 / self.tokens_of(layer)).min(1.0))
     }
 
-    /// The share to plan with. Where a layer has no counts, every expert is as likely as any other. One that no token
-    /// chose may be chosen yet: it counts as half a use, and as no more than an expert of that uniform share.
+    /// The share to plan with, from 0 to 1. With counts of the layer, and half a choice more for each expert,
+    ///
+    /// ```text
+    /// share = experts_used × (count + ½) / (choices + experts / 2)
+    /// ```
+    ///
+    /// which is the estimator of Krichevsky and Trofimov (<https://doi.org/10.1109/TIT.1981.1056331>): an expert that no
+    /// token chose may be chosen yet, and the shares of a layer add up to `experts_used`. Where a layer has no counts,
+    /// every expert is as likely as any other.
     #[must_use]
     pub fn likely_share(&self, layer: u32, expert: u32) -> f64 {
-        let uniform = f64::from(self.experts_used) / f64::from(self.experts.max(1));
-        match self.count(layer, expert) {
-            Some((layer, 0)) if layer.choices > 0 => (0.5 / self.tokens_of(layer)).min(uniform),
-            _ => self.share(layer, expert).unwrap_or(uniform),
-        }
+        let (choices, count) = self.count(layer, expert).map_or((0, 0), |(layer, count)| (layer.choices, count));
+        let half = f64::from(self.experts.max(1)) / 2.0;
+        (f64::from(self.experts_used) * (count as f64 + 0.5) / (choices as f64 + half)).min(1.0)
     }
 
     /// Refuses counts of another model.

@@ -20,7 +20,7 @@
 //!
 //! where m tokens touch `1 − (1 − p)^m` of an expert that is chosen by a share p of them, and the output is computed
 //! for the last token only. Without counts p is `used / experts` for each; with them it is the share that was counted,
-//! and half a use for an expert that was never seen ([`ExpertUse::likely_share`](crate::ExpertUse::likely_share)).
+//! with half a choice more for each expert ([`ExpertUse::likely_share`](crate::ExpertUse::likely_share)).
 //! Operations on a GPU are not counted: its link is the limit until a batch is very large.
 
 use crate::traffic::Traffic;

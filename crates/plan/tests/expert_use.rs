@@ -55,16 +55,33 @@ fn shares_are_of_the_tokens_that_passed_a_layer() {
 fn an_expert_that_was_never_seen_is_rare_and_not_impossible() {
     let (counts, none) = (counted(), ExpertUse::new(&model()));
     for (counts, layer, expert, share) in [
-        (&counts, 1, 3, 1.0),
-        // Half a use in three tokens.
-        (&counts, 1, 2, 0.5 / 3.0),
-        // Half a use of one token, which is what any expert has.
-        (&counts, 2, 1, 0.5),
+        // Six choices and four halves are worth two experts of each token: a quarter each.
+        (&counts, 1, 3, 3.5 / 4.0),
+        (&counts, 1, 1, 2.5 / 4.0),
+        (&counts, 1, 2, 0.5 / 4.0),
+        // Two choices and four halves.
+        (&counts, 2, 1, 0.5 / 2.0),
         // Without counts all are alike: two of four.
         (&none, 1, 0, 0.5),
     ] {
         let found = counts.likely_share(layer, expert);
         assert!((found - share).abs() < 1e-12, "layer {layer}, expert {expert}: {found}");
+    }
+}
+
+#[test]
+fn the_shares_of_a_layer_are_as_many_as_a_token_uses() {
+    let mut many = ExpertUse::new(&model());
+    many.add_tokens(1_000_000);
+    for expert in 0..2 {
+        many.add(1, &vec![expert; 1_000_000]);
+    }
+    for counts in [counted(), many, ExpertUse::new(&model())] {
+        for layer in [1, 2] {
+            let shares: Vec<f64> = (0..4).map(|expert| counts.likely_share(layer, expert)).collect();
+            assert!((shares.iter().sum::<f64>() - 2.0).abs() < 1e-9, "layer {layer}: {shares:?}");
+            assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)), "layer {layer}: {shares:?}");
+        }
     }
 }
 

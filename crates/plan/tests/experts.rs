@@ -38,11 +38,11 @@ fn small() -> Inventory {
     common::build("small", shape, VocabularySize::default(), list)
 }
 
-/// Ten tokens, of which 1, 8, 0 and 5 chose each expert of the small model.
+/// Seven tokens, of which 1, 7, 0 and 6 chose each expert of the small model.
 fn counts_of_small() -> ExpertUse {
     let mut counts = ExpertUse::new(&small());
     counts.add_tokens(7);
-    for (expert, uses) in [(0, 1), (1, 8), (3, 5)] {
+    for (expert, uses) in [(0, 1), (1, 7), (3, 6)] {
         counts.add(0, &vec![expert; uses]);
     }
     counts
@@ -124,10 +124,9 @@ fn biases_of_experts_go_with_the_small_vectors() {
 fn the_forecast_takes_the_shares_that_were_counted() {
     let (model, counts) = (small(), counts_of_small());
     let plan = holding(2, &counts);
-    // Seven tokens: experts 1 and 3 in RAM have 8/7, which is 1 at most, and 5/7; 0 on disk 1/7, and 2, never seen, half
-    // a use of seven tokens.
+    // 14 choices, and half a one more for each of four experts: 2/16 of a token for a choice. Experts 1 and 3 are in RAM.
     let (expert, bias) = (12e6, 4000.0);
-    let (hot, cold) = (1.0 + 5.0 / 7.0, 1.0 / 7.0 + 0.5 / 7.0);
+    let (hot, cold) = ((7.5 + 6.5) / 8.0, (1.5 + 0.5) / 8.0);
     let read = |tier: Tier| plan.tier(tier).unwrap().read_per_token.as_f64();
     assert!((read(Tier::Disk) - expert * cold).abs() < 2.0, "{}", read(Tier::Disk));
     let near = expert * hot + bias * (hot + cold);

@@ -186,7 +186,7 @@ impl Tiers {
         let offset = place.offset + index * length;
         let asked = Instant::now();
         read_exact_at(source.as_ref(), offset, row)
-            .map_err(|source| TierError::Read { path: place.path.clone(), source })?;
+            .map_err(|source| TierError::Read { path: place.path.to_string(), source })?;
         source.forget(offset, length);
         self.counts.disk_stall += asked.elapsed();
         self.counts.disk_bytes += length;

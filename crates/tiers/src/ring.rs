@@ -140,7 +140,7 @@ impl Ring {
             if let Err(source) = filled.outcome {
                 self.failed = true;
                 self.send(ToReader::Free(filled.buffer))?;
-                return Err(TierError::Read { path: self.places.place(piece.unit).path.clone(), source });
+                return Err(TierError::Read { path: self.places.place(piece.unit).path.to_string(), source });
             }
             self.expected.advance(piece);
             let length = piece.bytes() as usize;

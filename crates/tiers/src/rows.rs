@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use plan::{Bytes, Inventory, Plan, Tier, UnitId};
 
@@ -51,7 +52,8 @@ impl Piece {
 /// Where a unit lies.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
-    pub(crate) path: String,
+    /// Shared by all units of a file.
+    pub(crate) path: Arc<str>,
     pub(crate) file: u32,
     pub(crate) offset: u64,
     pub(crate) home: Tier,
@@ -72,13 +74,14 @@ impl Places {
     /// gathered only.
     pub(crate) fn new(plan: &Plan, inventory: &Inventory) -> Result<Self, TierError> {
         let slot = plan.staging.slot;
+        let paths: Vec<Arc<str>> = inventory.files.iter().map(|file| Arc::from(file.path.as_str())).collect();
         let place = |(id, unit): (UnitId, &plan::Unit)| {
             let tensor = inventory.tensor_of(unit);
             let (home, row_bytes) = (plan.home(id), unit.bytes.0 / unit.rows.max(1));
             if plan.staging.slots > 0 && home == Tier::Disk && row_bytes > slot.0 {
                 return Err(TierError::RowTooLong { tensor: tensor.name.clone(), row: Bytes(row_bytes), slot });
             }
-            let path = inventory.files[tensor.file as usize].path.clone();
+            let path = Arc::clone(&paths[tensor.file as usize]);
             Ok(Place { path, file: tensor.file, offset: unit.offset, home, rows: unit.rows, row_bytes })
         };
         Ok(Self { places: inventory.iter().map(place).collect::<Result<_, _>>()?, slot: slot.0 })
