@@ -1,6 +1,7 @@
 //! Mixtures of experts at their real shapes: what is read, counted; deep and wide models under a small ceiling.
 
 use engine::Engine;
+use gguf::testing::Field;
 use plan::{Bytes, Role, Tier};
 
 use crate::support::{ALL_IN_RAM, machine, open_plan, plimsoll};
@@ -64,6 +65,27 @@ fn a_prompt_reads_each_chosen_expert_once() {
             }
             _ => assert_eq!((read.hits, read.misses, read.bytes_read, link), (experts, 0, 0, 0)),
         }
+    }
+}
+
+#[test]
+fn indexers_that_make_no_sense_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sparse.gguf");
+    for (key, value, words) in [
+        ("top_k", 7, None),
+        ("top_k", 0, Some("1 to 4294967295")),
+        ("key_length", 16, Some("32 to 1024")),
+        ("head_count", 4, Some("blk.0.indexer.attn_q_b.weight has shape")),
+        ("types", 1, Some("an array of booleans")),
+    ] {
+        let mut draft = synth::sparse(&NARROW, [3, 40, 7]);
+        draft.set(&format!("deepseek32.attention.indexer.{key}"), Field::u32(value));
+        synth::write(&path, &draft).unwrap();
+        let refusal = engine::check_model(&gguf::open(&path).unwrap()).err().map(|e| e.to_string());
+        let told = refusal.as_deref().unwrap_or_default();
+        assert_eq!(refusal.is_some(), words.is_some(), "{key} {value}: {told}");
+        assert!(told.contains(words.unwrap_or_default()), "{key} {value}: {told}");
     }
 }
 

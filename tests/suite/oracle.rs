@@ -54,6 +54,7 @@ const MIXTURES: &[(&str, &str, &str)] = &[
     ("deepseek_v3", "model-f32.gguf", "golden.json"),
     ("deepseek_v3-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
     ("deepseek_v3-kq", "model-q8_0.gguf", "golden-q8_0.json"),
+    ("deepseek_v32", "model-bf16.gguf", "golden.json"),
     ("glm4_moe", "model-f32.gguf", "golden.json"),
     ("glm4_moe-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
     ("gpt_oss", "model-f32.gguf", "golden.json"),
@@ -79,6 +80,7 @@ const OWN: &[(&str, &str, &str)] = &[
     ("qwen2_moe", "model-bf16.gguf", "golden.json"),
     ("dots1", "model-bf16.gguf", "golden.json"),
     ("hunyuan_moe", "model-bf16.gguf", "golden.json"),
+    ("glm_dsa", "model-bf16.gguf", "golden.json"),
 ];
 
 #[test]

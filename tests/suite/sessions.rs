@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use engine::{Engine, EngineError, Finish, Request, Sampling, generate};
 
 use crate::support::{open, own_fixture};
+use crate::synth::{self, DEEPSEEK_V3, LatentSizes};
 
 const PROMPT: [u32; 12] = [509, 3, 17, 250, 17, 99, 400, 8, 41, 7, 7, 300];
 
@@ -52,6 +53,45 @@ fn the_two_forms_of_latent_attention_agree() {
     let absorbed = logits(LATENT, &profile(64, "f32", 1, 2));
     let worst = largest_difference(&absorbed, &expected);
     assert!(worst > 0.0 && worst <= 1e-4, "{worst}");
+}
+
+#[test]
+fn the_two_forms_agree_on_what_an_indexer_chose() {
+    // One dense layer, so that nothing but attention differs; its latents are wider than its heads.
+    let sizes = LatentSizes {
+        layers: 1,
+        dense_layers: 1,
+        width: 256,
+        dense_inner: 256,
+        heads: 4,
+        query_rank: 64,
+        rank: 128,
+        plain: 32,
+        rotated: 32,
+        value: 32,
+        experts: 0,
+        used: 0,
+        groups: (0, 0),
+        vocabulary: 600,
+        ..DEEPSEEK_V3
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let prompt: Vec<u32> = (0..100).map(|i| i * 37 % 600).collect();
+    let logits = |top_k: u32, micro_batch: u32, threads: u32| {
+        let path = folder.path().join(format!("{top_k}.gguf"));
+        synth::write(&path, &synth::sparse(&sizes, [3, 40, top_k])).unwrap();
+        let mut engine = open(&path, &profile(128, "f32", micro_batch, threads));
+        let mut session = engine.session().unwrap();
+        engine.prefill(&mut session, &prompt).unwrap().to_vec()
+    };
+    let expanded = logits(20, 128, 1);
+    assert!(logits(20, 128, 3) == expanded);
+    let size = expanded.iter().fold(0.0, |max: f32, x| max.max(x.abs()));
+    let worst = |other: &[f32]| largest_difference(other, &expanded) / size;
+    let (absorbed, dense) = (worst(&logits(20, 1, 2)), worst(&logits(100, 128, 2)));
+    println!("of {size:e}: {absorbed:e} between forms, {dense:e} where all positions are seen");
+    assert!(absorbed > 0.0 && absorbed <= 1e-5, "{absorbed}");
+    assert!(dense > 1e-3, "{dense}");
 }
 
 #[test]

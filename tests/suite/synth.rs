@@ -91,7 +91,28 @@ pub(crate) fn llama(s: &Sizes) -> Draft {
 
 /// A `DeepSeek` V3 of other widths, its experts in `IQ1_S` and everything else in `Q8_0`.
 pub(crate) fn deepseek(s: &LatentSizes) -> Draft {
-    let mut draft = common("deepseek2", s.layers, s.width, s.vocabulary);
+    latent("deepseek2", s)
+}
+
+/// A `DeepSeek` V3.2 of other widths, whose indexers have so many heads of so many numbers and choose so many positions.
+pub(crate) fn sparse(s: &LatentSizes, [heads, width, top_k]: [u32; 3]) -> Draft {
+    let mut draft = latent("deepseek32", s);
+    for (key, value) in [("head_count", heads), ("key_length", width), ("top_k", top_k)] {
+        draft.set(&format!("deepseek32.attention.indexer.{key}"), Field::u32(value));
+    }
+    for layer in 0..s.layers {
+        let mut add = |name: &str, dims: &[u32]| add(&mut draft, &format!("blk.{layer}.indexer.{name}"), dims, F32);
+        add("attn_q_b.weight", &[s.query_rank, heads * width]);
+        add("attn_k.weight", &[s.width, width]);
+        add("k_norm.weight", &[width]);
+        add("k_norm.bias", &[width]);
+        add("proj.weight", &[s.width, heads]);
+    }
+    draft
+}
+
+fn latent(architecture: &str, s: &LatentSizes) -> Draft {
+    let mut draft = common(architecture, s.layers, s.width, s.vocabulary);
     for (key, value) in [
         ("feed_forward_length", s.dense_inner),
         ("leading_dense_block_count", s.dense_layers),
@@ -112,10 +133,10 @@ pub(crate) fn deepseek(s: &LatentSizes) -> Draft {
         ("expert_group_used_count", s.groups.1),
         ("expert_gating_func", 2),
     ] {
-        draft.set(&format!("deepseek2.{key}"), Field::u32(value));
+        draft.set(&format!("{architecture}.{key}"), Field::u32(value));
     }
-    draft.set("deepseek2.expert_weights_scale", Field::f32(2.5));
-    draft.set("deepseek2.expert_weights_norm", Field::boolean(true));
+    draft.set(&format!("{architecture}.expert_weights_scale"), Field::f32(2.5));
+    draft.set(&format!("{architecture}.expert_weights_norm"), Field::boolean(true));
     let (q8, expert) = (QuantType::Q8_0, QuantType::Iq1S);
     add(&mut draft, "token_embd.weight", &[s.width, s.vocabulary], q8);
     for layer in 0..s.layers {

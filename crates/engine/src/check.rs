@@ -17,7 +17,7 @@ pub(crate) fn check_finite(logits: &[f32], position: usize) -> Result<()> {
 
 /// Refuses activations that the plan has no room for, or that the system will not give: candle would abort.
 pub(crate) fn check_activations(plan: &Plan, spec: &Spec, shape: &ModelShape) -> Result<()> {
-    let needed = Scratch::bytes_for(spec, shape, plan.micro_batch as usize);
+    let needed = Scratch::bytes_for(spec, shape, plan);
     let loads = plan.tier(Tier::Ram).into_iter().flat_map(|tier| &tier.loads);
     let planned = loads.filter(|load| load.what == "activations").map(|load| load.bytes).next();
     if let Some(planned) = planned.filter(|planned| *planned < needed) {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use kernels::cpu::{self, Isa, Pool, RopeTable, dequantize};
-use kernels::memory::{Buffer, ByteSource};
+use kernels::cpu::{Isa, Pool, RopeTable, dequantize};
+use kernels::memory::ByteSource;
 use plan::cost::LOGIT_ROWS;
-use plan::{Bytes, ExpertUse, Inventory, ModelShape, Plan, QuantType, Tier};
+use plan::{Bytes, ExpertUse, ModelShape, Plan};
 use tiers::Tiers;
 
 use crate::blocks::{Pass, Quants};
@@ -63,7 +63,7 @@ impl Engine {
         let embedding = inventory.tensor_of(inventory.unit(spec.embedding));
         let shape = inventory.shape.clone();
         check_activations(&plan, &spec, &shape)?;
-        let scratch = Scratch::new(&spec, &shape, plan.micro_batch as usize, embedding.row_bytes().0 as usize)?;
+        let scratch = Scratch::new(&spec, &shape, &plan, embedding.row_bytes().0 as usize)?;
         let turns = frequencies.iter().map(|f| RopeTable::with_capacity(f.len(), plan.micro_batch as usize));
         let turns = turns.collect();
         let pool = Pool::new(plan.threads as usize, isa).map_err(|source| EngineError::Threads { source })?;
@@ -119,7 +119,7 @@ impl Engine {
     /// Bytes that weights, ring and activations hold.
     #[must_use]
     pub fn allocated(&self) -> Bytes {
-        self.tiers.allocated() + Scratch::bytes_for(&self.spec, &self.shape, self.scratch.tokens())
+        self.tiers.allocated() + Scratch::bytes_for(&self.spec, &self.shape, &self.plan)
     }
 
     /// How often each expert was chosen since the engine was opened or [`Self::reset_stats`].

@@ -18,6 +18,7 @@ mod pairs;
 mod rope;
 mod sampler;
 mod scratch;
+mod selection;
 mod session;
 mod spec;
 mod stats;

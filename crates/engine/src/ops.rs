@@ -152,6 +152,15 @@ pub(crate) struct RmsNorm<'a> {
 from_second!(RmsNorm<'_>, |op, out, x| cpu::rms_norm(op.pool, x, op.weight, op.width, op.eps, out));
 in_place!(RmsNorm<'_>, |op, x| cpu::rms_norm_in_place(op.pool, x, op.weight, op.width, op.eps));
 
+/// x = (x − mean) / deviation · weight, for each run of `width` numbers.
+pub(crate) struct LayerNorm<'a> {
+    pub(crate) pool: &'a Pool,
+    pub(crate) weight: &'a [f32],
+    pub(crate) width: usize,
+    pub(crate) eps: f32,
+}
+in_place!(LayerNorm<'_>, |op, x| cpu::layer_norm_in_place(op.pool, x, Some(op.weight), op.width, op.eps));
+
 /// Multiplies row t of `width` numbers by `factor(t)`.
 pub(crate) struct ScaleRows<'a> {
     pub(crate) width: usize,

@@ -3,10 +3,11 @@
 use candle_core::{DType, Device, Tensor};
 use kernels::cpu::KvStore;
 use plan::cost::{self, LATENT_TILE, LOGIT_ROWS};
-use plan::{Bytes, KvType, ModelShape};
+use plan::{Bytes, KvType, ModelShape, Plan};
 
 use crate::EngineError;
 use crate::pairs::Pairs;
+use crate::selection::Selection;
 use crate::spec::{Ffn, GatedUnit, Kind, Layer, Spec};
 
 /// The activations of one pass, each `[micro_batch, width]`.
@@ -50,6 +51,7 @@ pub(crate) struct Scratch {
     pub(crate) latent_tile: Vec<f32>,
     /// Keys and values of a group of heads, where latents are expanded.
     pub(crate) expanded: Option<Expanded>,
+    pub(crate) selection: Selection,
     tokens: usize,
 }
 
@@ -68,15 +70,15 @@ fn widths(spec: &Spec) -> [usize; 10] {
         spec.width,
         widest(&|l| match &l.attention.kind {
             Kind::Heads(h) => h.q.outputs,
-            Kind::Latent(l) => l.query.last().outputs,
+            Kind::Latent(l) => l.query.last().outputs.max(l.indexer().map_or(0, |i| i.q.outputs)),
         }),
         widest(&|l| match &l.attention.kind {
             Kind::Heads(h) => h.k.outputs,
-            Kind::Latent(l) => l.sizes.rank,
+            Kind::Latent(l) => l.sizes.rank.max(l.indexer().map_or(0, |i| i.shape.dim)),
         }),
         widest(&|l| match &l.attention.kind {
             Kind::Heads(h) => h.v.outputs,
-            Kind::Latent(l) => l.sizes.rotated,
+            Kind::Latent(l) => l.sizes.rotated.max(l.indexer().map_or(0, |i| i.shape.heads)),
         }),
         // Queries on their way through a narrow vector are there before attention's output is.
         widest(&|l| match &l.attention.kind {
@@ -103,7 +105,8 @@ fn inner(ffn: &Ffn) -> usize {
 }
 
 impl Scratch {
-    pub(crate) fn new(spec: &Spec, shape: &ModelShape, micro_batch: usize, row: usize) -> Result<Self, EngineError> {
+    pub(crate) fn new(spec: &Spec, shape: &ModelShape, plan: &Plan, row: usize) -> Result<Self, EngineError> {
+        let micro_batch = plan.micro_batch as usize;
         let rows = |count: usize, width: usize| Tensor::zeros((count, width), DType::F32, &Device::Cpu);
         let [x, normed, q, k, v, attended, gate_up, inner, block, scores] =
             widths(spec).map(|width| rows(micro_batch, width));
@@ -147,6 +150,7 @@ impl Scratch {
             latent_rows: vec![0.0; latent_rows],
             latent_tile: vec![0.0; tile],
             expanded,
+            selection: Selection::new(shape, plan),
             tokens: micro_batch,
         })
     }
@@ -158,13 +162,14 @@ impl Scratch {
         cost::LATENT_EXPANDED.0 as usize / 4 / numbers
     }
 
-    /// Bytes of all tensors for this model and micro-batch.
-    pub(crate) fn bytes_for(spec: &Spec, shape: &ModelShape, micro_batch: usize) -> Bytes {
+    /// Bytes of all tensors for this model and plan.
+    pub(crate) fn bytes_for(spec: &Spec, shape: &ModelShape, plan: &Plan) -> Bytes {
         let token: usize = widths(spec).iter().sum();
         let logits = LOGIT_ROWS as usize * spec.vocabulary;
-        Bytes(4 * token as u64).times(micro_batch as u64)
+        Bytes(4 * token as u64).times(plan.micro_batch.into())
             + Bytes(4 * logits as u64)
-            + cost::latent_scratch(shape, micro_batch as u32)
+            + cost::latent_scratch(shape, plan.micro_batch)
+            + cost::selection(shape, plan.micro_batch, plan.threads, plan.kv.tokens)
     }
 
     /// The largest micro-batch.

@@ -12,6 +12,8 @@ pub(crate) struct LayerCache {
     pub(crate) keys: KvStore,
     /// None where keys serve as values: latents do.
     pub(crate) values: Option<KvStore>,
+    /// Where the layer has an indexer, that one's keys.
+    pub(crate) index_keys: Option<KvStore>,
 }
 
 /// One conversation's cache and position. Everything is allocated when it is made; memory is touched as it fills.
@@ -37,10 +39,13 @@ impl Session {
                 Kind::Heads(h) => LayerCache {
                     keys: store(kv.k_type, h.kv_heads, h.k_dim)?,
                     values: Some(store(kv.v_type, h.kv_heads, h.v_dim)?),
+                    index_keys: None,
                 },
-                Kind::Latent(l) => {
-                    LayerCache { keys: store(kv.k_type, 1, l.sizes.rank + l.sizes.rotated)?, values: None }
-                }
+                Kind::Latent(l) => LayerCache {
+                    keys: store(kv.k_type, 1, l.sizes.rank + l.sizes.rotated)?,
+                    values: None,
+                    index_keys: l.indexer().map(|i| store(kv.k_type, 1, i.shape.dim)).transpose()?,
+                },
             })
         });
         Ok(Self { layers: layers.collect::<Result<_, EngineError>>()?, tokens: Vec::with_capacity(capacity), capacity })

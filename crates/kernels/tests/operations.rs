@@ -32,6 +32,30 @@ fn rms_norm() {
 }
 
 #[test]
+fn layer_norm() {
+    for (rows, n) in [(1, 1), (3, 15), (5, 128), (40, 999)] {
+        let mut draw = Draw(n as u64);
+        // Far from zero, where a mean matters.
+        let x: Vec<f32> = draw.numbers(rows * n).iter().map(|x| x + 5.0).collect();
+        let weight = draw.numbers(n);
+        for weight in [None, Some(&weight[..])] {
+            let mut expected = vec![f32::NAN; rows * n];
+            reference::layer_norm(&x, weight, n, 1e-6, &mut expected);
+            on_every_pool(
+                &format!("{rows}×{n}"),
+                &expected,
+                |i| expected[i].abs(),
+                FEW_ROUNDINGS,
+                |pool, out| {
+                    out.copy_from_slice(&x);
+                    cpu::layer_norm_in_place(pool, out, weight, n, 1e-6);
+                },
+            );
+        }
+    }
+}
+
+#[test]
 fn gates() {
     for n in [1, 15, 16, 17, 1000, 20_000] {
         let mut draw = Draw(n as u64);

@@ -93,6 +93,8 @@ pub struct Widths {
     pub experts_used: u64,
     /// A token's latent with its rotated key; 0 for models that keep none.
     pub latent: u64,
+    /// Whether layers choose the positions that they look at.
+    pub indexed: bool,
 }
 
 impl Widths {
@@ -128,6 +130,7 @@ impl Widths {
             experts: u64::from(shape.experts),
             experts_used: u64::from(shape.experts_used),
             latent,
+            indexed: indexed(shape),
         }
     }
 }
@@ -185,6 +188,31 @@ fn latent_row(shape: &ModelShape) -> u64 {
     keeps.map_or(0, |(k, _)| u64::from(*k))
 }
 
+/// Whether some layer has an indexer.
+fn indexed(shape: &ModelShape) -> bool {
+    shape.indexer_per_token.iter().any(|key| *key > 0)
+}
+
+/// Positions of a word of a selection; rows of scores come in as many.
+const WORD: u32 = u64::BITS;
+
+/// Scores of the positions of one token, for each thread a row.
+#[must_use]
+pub fn scores(threads: u32, context: u32) -> Bytes {
+    Bytes(4 * u64::from(threads) * u64::from(context).next_multiple_of(WORD.into()))
+}
+
+/// What an indexer needs besides its matrices' results: [`scores`], and for each token of a micro-batch a bit for each
+/// position. Zero for models that have none.
+#[must_use]
+pub fn selection(shape: &ModelShape, micro_batch: u32, threads: u32, context: u32) -> Bytes {
+    if indexed(shape) { scores(threads, context) + selected(micro_batch, context) } else { Bytes::ZERO }
+}
+
+fn selected(micro_batch: u32, context: u32) -> Bytes {
+    Bytes(8 * u64::from(micro_batch) * u64::from(context.div_ceil(WORD)))
+}
+
 /// Buffers of activations, in 32-bit floats unless said:
 ///
 /// ```text
@@ -196,7 +224,8 @@ fn latent_row(shape: &ModelShape) -> u64 {
 ///               + 72 B × used        which experts were chosen, their weights, and the lists of columns by expert
 ///               + 1.125 B × widest   the same row as 8-bit blocks for the integer kernels )
 /// + latent scratch                   see [`latent_scratch`]
-/// + threads × context                scores of one head
+/// + threads × context                scores of one head, or of an indexer
+/// + micro_batch × context bits       which positions were selected, in a model with an indexer
 /// + threads × 208 KiB                 stacks, as far as they are touched
 /// + (LOGIT_ROWS + 4) × vocabulary    logits, the last row's copy, and the sampler's candidates
 /// ```
@@ -205,12 +234,13 @@ pub fn activations(widths: &Widths, micro_batch: u32, threads: u32, context: u32
     let widest = widths.embedding.max(widths.attention).max(widths.feed_forward);
     let floats = 4 * widths.embedding + 3 * widths.attention + widths.kv + 3 * widths.feed_forward + widths.experts;
     let token = 4 * floats + CHOICE.0 * widths.experts_used + widest * 9 / 8;
-    let scores = 4 * u64::from(threads) * u64::from(context);
+    let selected = if widths.indexed { selected(micro_batch, context) } else { Bytes::ZERO };
     let logits = 4 * (u64::from(LOGIT_ROWS) + 4) * widths.vocabulary;
     let latent = latent_scratch_of(widths.latent, micro_batch);
     Bytes(token).times(u64::from(micro_batch))
         + latent
-        + Bytes(scores)
+        + scores(threads, context)
+        + selected
         + Bytes(logits)
         + THREAD.times(u64::from(threads))
 }

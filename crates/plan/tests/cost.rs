@@ -23,6 +23,7 @@ fn the_widths_of_r1_are_those_of_its_activations() {
         experts: 256,
         experts_used: 8,
         latent: 576,
+        indexed: false,
     };
     assert_eq!(widths, expected);
     assert!(3 * widths.attention + widths.kv >= R1_ATTENTION);
@@ -49,4 +50,18 @@ fn choices_and_scores_of_experts_are_counted() {
     let of = |widths: &Widths| cost::activations(widths, 512, 8, 4096);
     let latent = cost::latent_scratch(&common::inventory("deepseek-r1-iq1_s").shape, 512);
     assert_eq!(of(&mixture) - of(&dense), Bytes(512 * (256 * 4 + 8 * 72)) + latent);
+}
+
+#[test]
+fn a_selection_is_counted_where_there_is_an_indexer() {
+    let mut inventory = common::inventory("deepseek-r1-iq1_s");
+    let of = |inventory: &plan::Inventory| cost::activations(&Widths::of(inventory), 512, 8, 4000);
+    let (plain, shape) = (of(&inventory), &inventory.shape);
+    assert_eq!(cost::selection(shape, 512, 8, 4000), Bytes::ZERO);
+    inventory.shape.indexer_per_token = vec![0, 128];
+    // A bit for each position of each token, in whole words: 63 for 4000.
+    let bits = Bytes(512 * 63 * 8);
+    assert_eq!(of(&inventory) - plain, bits);
+    // The rows of scores are there for every model.
+    assert_eq!(cost::selection(&inventory.shape, 512, 8, 4000), bits + Bytes(4 * 8 * 63 * 64));
 }

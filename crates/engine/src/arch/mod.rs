@@ -1,10 +1,12 @@
 //! The architectures, each a short file that says what sets it apart from a plain pre-norm decoder.
 
 mod deepseek2;
+mod deepseek32;
 mod dots1;
 mod ernie4_5;
 mod gemma3;
 mod glm4;
+mod glm_dsa;
 mod gpt_oss;
 mod hunyuan;
 mod llama;
@@ -18,7 +20,7 @@ mod seed_oss;
 use kernels::cpu::{Gate, RopeStyle};
 
 use crate::EngineError;
-use crate::spec::{Sizes, Temperature};
+use crate::spec::{IndexerRules, Sizes, Temperature};
 
 /// How the feed-forward gate is activated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +106,8 @@ pub(crate) struct Family {
     /// Layers of the one size whose attention scale is that of the model's width, not of its heads.
     pub(crate) wide_scale_layers: Option<usize>,
     pub(crate) mixtures: MixtureRules,
+    /// Where attention is sparse, what chooses positions.
+    pub(crate) indexer: Option<IndexerRules>,
 }
 
 /// A pre-norm decoder with rotary attention and a SiLU-gated network.
@@ -117,9 +121,10 @@ pub(crate) const PLAIN: Family = Family {
     head_norms: HeadNorms::First,
     wide_scale_layers: None,
     mixtures: MixtureRules { gate: Gate::Softmax, weights_normalized: true, weighs_input: false },
+    indexer: None,
 };
 
-const FAMILIES: [&Family; 15] = [
+const FAMILIES: [&Family; 17] = [
     &llama::LLAMA,
     &qwen2::QWEN2,
     &qwen2::QWEN2_MOE,
@@ -128,6 +133,8 @@ const FAMILIES: [&Family; 15] = [
     &phi3::PHI3,
     &seed_oss::SEED_OSS,
     &deepseek2::DEEPSEEK2,
+    &deepseek32::DEEPSEEK32,
+    &glm_dsa::GLM_DSA,
     &glm4::GLM4_MOE,
     &gpt_oss::GPT_OSS,
     &minimax::MINIMAX_M2,

@@ -100,7 +100,7 @@ impl Pass<'_> {
     }
 
     /// Writes this pass's keys or values into the cache.
-    fn keep(&self, tensor: &Tensor, store: &mut KvStore) -> Result<()> {
+    pub(super) fn keep(&self, tensor: &Tensor, store: &mut KvStore) -> Result<()> {
         let width = store.heads() * store.dim();
         Ok(ops::with_numbers(tensor, |numbers| {
             for (i, row) in numbers.chunks_exact(width).enumerate() {

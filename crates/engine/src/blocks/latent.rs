@@ -5,7 +5,9 @@
 use std::ops::Range;
 
 use candle_core::Tensor;
-use kernels::cpu::{AttentionShape, Columns, Job, KvStore, Pool, attention, matmul_jobs, matmul_transposed};
+use kernels::cpu::{
+    AttentionShape, Columns, Job, KvStore, Pool, Sight, attention_with, matmul_jobs, matmul_transposed,
+};
 use plan::QuantType;
 use plan::cost::LATENT_TILE;
 use tiers::{Piece, RowSlice};
@@ -59,10 +61,13 @@ impl Pass<'_> {
         let q = self.view(&self.scratch.q, a.heads * key)?;
         match &l.query {
             LatentQuery::Direct(matrix) => self.linear(matrix, normed, &q)?,
-            LatentQuery::LowRank { down, norm, up } => {
+            LatentQuery::LowRank { down, norm, up, indexing } => {
                 let narrow = self.view(&self.scratch.attended, down.outputs)?;
                 self.linear(down, normed, &narrow)?;
                 self.norm_in_place(norm, &narrow)?;
+                if let Some(indexing) = indexing {
+                    self.choose_positions(indexing, a.rope, normed, &narrow, cache.index_keys.as_mut())?;
+                }
                 self.linear(up, &narrow, &q)?;
             }
         }
@@ -132,7 +137,7 @@ impl Pass<'_> {
         };
         self.head_products(l.key_rows(group.start, group.end), product, q, queries)?;
         let shape = plain_shape(heads, 1, wide, s.rank, a.scale);
-        attention(self.pool, &shape, queries, cache, cache, self.first_position, None, gathered);
+        attention_with(self.pool, &shape, queries, cache, cache, self.first_position, &self.sight(), gathered);
         let product = HeadProduct {
             columns: tokens,
             from: Steps { start: 0, head: s.rank, column: heads * s.rank },
@@ -142,6 +147,11 @@ impl Pass<'_> {
         self.head_products(l.value_rows(group.start, group.end), product, gathered, out)?;
         self.scratch.latent_rows = room;
         Ok(())
+    }
+
+    /// What tokens look at: all positions, or those that an indexer chose.
+    fn sight(&self) -> Sight<'_> {
+        Sight { selected: self.scratch.selection.rows(), ..Sight::default() }
     }
 
     /// Attention of the heads `group` over their own keys and values, which are made for all positions first.
@@ -182,7 +192,8 @@ impl Pass<'_> {
             to.copy_from_slice(from);
         }
         let shape = plain_shape(heads, heads, key, s.value, a.scale);
-        attention(self.pool, &shape, queries, &rooms.keys, &rooms.values, self.first_position, None, gathered);
+        let (keys, values, sight) = (&rooms.keys, &rooms.values, self.sight());
+        attention_with(self.pool, &shape, queries, keys, values, self.first_position, &sight, gathered);
         for (token, from) in gathered.chunks_exact(heads * s.value).enumerate() {
             let to = (token * a.heads + group.start) * s.value;
             out[to..to + heads * s.value].copy_from_slice(from);

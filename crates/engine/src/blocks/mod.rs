@@ -4,6 +4,7 @@
 
 mod attention;
 mod ffn;
+mod indexer;
 mod latent;
 mod mixture;
 

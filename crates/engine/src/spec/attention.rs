@@ -74,7 +74,7 @@ impl Attention {
         let heads = sizes.heads[index] as usize;
         let norm = claims.vector(&name("attn_norm.weight"), sizes.width);
         let (kind, v_dim) = match sizes.latent {
-            Some(latent) => (Kind::Latent(Latent::build(latent, sizes.width, heads, claims, index)), latent.value),
+            Some(latent) => (Kind::Latent(Latent::build(latent, sizes, heads, claims, index)), latent.value),
             None => (Kind::Heads(Heads::build(family, sizes, claims, index)), sizes.v_dim),
         };
         let local = sizes.window.is_some() && !family.global_layer(index);

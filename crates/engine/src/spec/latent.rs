@@ -12,7 +12,7 @@ use plan::UnitId;
 use tiers::RowSlice;
 
 use super::sizes::LatentSizes;
-use super::{Linear, Vector};
+use super::{Indexer, Indexing, Linear, Sizes, Vector};
 use crate::claims::Claims;
 
 /// Latent attention of one layer.
@@ -33,8 +33,8 @@ pub(crate) struct Latent {
 pub(crate) enum LatentQuery {
     /// One matrix.
     Direct(Linear),
-    /// Down to a narrow vector, normed, and up again.
-    LowRank { down: Linear, norm: Vector, up: Linear },
+    /// Down to a narrow vector, normed, and up again. The narrow vector makes an indexer's queries too.
+    LowRank { down: Linear, norm: Vector, up: Linear, indexing: Option<Indexing> },
 }
 
 impl LatentQuery {
@@ -60,23 +60,27 @@ pub(crate) enum HeadRows {
 pub(crate) struct Form {
     pub(crate) expanded: bool,
     pub(crate) group: usize,
+    /// Whether there are more positions than an indexer lets a token look at.
+    pub(crate) selects: bool,
 }
 
 impl Form {
     /// One token: queries are absorbed, all heads at once.
-    pub(crate) const DECODE: Self = Self { expanded: false, group: usize::MAX };
+    pub(crate) const DECODE: Self = Self { expanded: false, group: usize::MAX, selects: false };
 }
 
 impl Latent {
-    pub(super) fn build(sizes: LatentSizes, width: usize, heads: usize, claims: &mut Claims, index: usize) -> Self {
+    pub(super) fn build(own: LatentSizes, sizes: &Sizes, heads: usize, claims: &mut Claims, index: usize) -> Self {
         let name = |part: &str| format!("blk.{index}.{part}");
-        let LatentSizes { rank, rotated, plain, value, query_rank } = sizes;
+        let LatentSizes { rank, rotated, plain, value, query_rank } = own;
+        let width = sizes.width;
         let queries = heads * (plain + rotated);
-        let query = match query_rank.filter(|_| claims.has(&name("attn_q_a.weight"))) {
+        let query = match query_rank.filter(|_| sizes.indexer.is_some() || claims.has(&name("attn_q_a.weight"))) {
             Some(narrow) => LatentQuery::LowRank {
                 down: claims.matrix(&name("attn_q_a"), width, narrow, true),
                 norm: claims.vector(&name("attn_q_a_norm.weight"), narrow),
                 up: claims.matrix(&name("attn_q_b"), narrow, queries, false),
+                indexing: sizes.indexer.as_ref().map(|i| Indexing::build(i, width, narrow, claims, index)),
             },
             None => LatentQuery::Direct(claims.matrix(&name("attn_q"), width, queries, false)),
         };
@@ -93,7 +97,15 @@ impl Latent {
             HeadRows::Combined(claims.take(&combined, &[rank, heads * (plain + value)]))
         };
         let down_norm = claims.vector(&name("attn_kv_a_norm.weight"), rank);
-        Self { query, down, down_norm, rotated: shared, rows, sizes }
+        Self { query, down, down_norm, rotated: shared, rows, sizes: own }
+    }
+
+    /// The layer's own indexer.
+    pub(crate) fn indexer(&self) -> Option<&Indexer> {
+        match &self.query {
+            LatentQuery::LowRank { indexing: Some(Indexing::Own(indexer)), .. } => Some(indexer),
+            _ => None,
+        }
     }
 
     /// The rows of `K` of heads `first..end`, in order: one slice, or one for each head.
@@ -142,22 +154,31 @@ impl Latent {
     /// absorbed = tokens·c·(p + v) + pairs·(2c + r)        pairs = tokens·(before + (tokens + 1) / 2)
     /// expanded =      n·c·(p + v) + pairs·(p + r + v)
     /// ```
+    ///
+    /// Where an indexer lets a token look at k positions, absorbed queries meet no more: their pairs are tokens·k at most.
+    /// Expanded heads are multiplied with the positions that any of a few neighbouring tokens look at, and count as all.
     pub(crate) fn form(&self, heads: usize, tokens: usize, before: usize, rooms: (usize, usize)) -> Form {
         let LatentSizes { rank, rotated, plain, value, .. } = self.sizes;
         let positions = before + tokens;
         let pairs = tokens * before + tokens * (tokens + 1) / 2;
-        let absorbed = tokens * rank * (plain + value) + pairs * (2 * rank + rotated);
+        let top_k = self.indexer().map_or(usize::MAX, |indexer| indexer.shape.top_k);
+        let chosen = pairs.min(tokens.saturating_mul(top_k));
+        let selects = positions > top_k;
+        let absorbed = tokens * rank * (plain + value) + chosen * (2 * rank + rotated);
         let expanded = positions * rank * (plain + value) + pairs * (plain + rotated + value);
         let most = (rooms.0 / (tokens * (plain + rotated + value))).min(rooms.1 / positions).min(heads);
         if expanded < absorbed && most > 0 {
-            return Form { expanded: true, group: most };
+            return Form { expanded: true, group: most, selects };
         }
-        Form { expanded: false, group: (rooms.0 / (tokens * (2 * rank + rotated))).clamp(1, heads) }
+        let group = (rooms.0 / (tokens * (2 * rank + rotated))).clamp(1, heads);
+        Form { expanded: false, group, selects }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use kernels::cpu::{RopeStyle, SelectShape};
+
     use super::*;
 
     fn r1() -> Latent {
@@ -187,7 +208,36 @@ mod tests {
             (512, 13_000, false, 7),
         ] {
             let form = r1().form(128, tokens, before, room);
-            assert_eq!(form, Form { expanded, group }, "{tokens} tokens after {before}");
+            assert_eq!(form, Form { expanded, group, selects: false }, "{tokens} tokens after {before}");
+        }
+    }
+
+    #[test]
+    fn chosen_positions_make_absorbing_cheaper() {
+        let slice = RowSlice { unit: UnitId(0), rows: 0..1 };
+        let linear = Linear { weight: slice.clone(), bias: None, inputs: 1, outputs: 1 };
+        let vector = Vector { slice, start: 0, length: 1 };
+        let indexer = Indexer {
+            q: linear.clone(),
+            k: linear.clone(),
+            k_norm: vector.clone(),
+            k_norm_bias: vector.clone(),
+            weights: linear.clone(),
+            shape: SelectShape { heads: 64, dim: 128, top_k: 2048 },
+            style: RopeStyle::Half,
+        };
+        let indexing = Some(Indexing::Own(Box::new(indexer)));
+        let query = LatentQuery::LowRank { down: linear.clone(), norm: vector, up: linear, indexing };
+        let latent = Latent { query, ..r1() };
+        for (tokens, before, expanded, selects) in [
+            (1, 2_047, false, false),
+            (1, 2_048, false, true),
+            (512, 1_024, true, false),
+            (512, 2_048, true, true),
+            (512, 12_000, false, true),
+        ] {
+            let form = latent.form(128, tokens, before, (4 << 20, 13_107));
+            assert_eq!((form.expanded, form.selects), (expanded, selects), "{tokens} tokens after {before}");
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod attention;
 mod ffn;
+mod indexer;
 mod latent;
 mod order;
 mod sizes;
@@ -15,6 +16,7 @@ use tiers::RowSlice;
 
 pub(crate) use attention::{Attention, HeadNorm, Heads, Kind, Temperature};
 pub(crate) use ffn::{Dense, Expert, Ffn, GatedUnit, Mixture, Shared};
+pub(crate) use indexer::{Indexer, IndexerRules, Indexing};
 pub(crate) use latent::{Form, HeadRows, Latent, LatentQuery};
 pub(crate) use sizes::Sizes;
 

@@ -2,7 +2,7 @@
 
 use tiers::RowSlice;
 
-use super::{Ffn, Form, GatedUnit, HeadNorm, Kind, LatentQuery, Layer, Linear, Spec, Vector};
+use super::{Ffn, Form, GatedUnit, HeadNorm, Indexer, Indexing, Kind, LatentQuery, Layer, Linear, Spec, Vector};
 
 impl Spec {
     /// Hands every slice that layer `index` uses whatever its router chooses to `each`, in the order of their use. Of a
@@ -49,9 +49,12 @@ impl Layer {
             Kind::Latent(latent) => {
                 match &latent.query {
                     LatentQuery::Direct(matrix) => linear(matrix, each),
-                    LatentQuery::LowRank { down, norm, up } => {
+                    LatentQuery::LowRank { down, norm, up, indexing } => {
                         linear(down, each);
                         each(Step::Vector(norm));
+                        if let Some(Indexing::Own(own)) = indexing {
+                            indexer(own, form, each);
+                        }
                         linear(up, each);
                     }
                 }
@@ -85,6 +88,17 @@ impl Layer {
                 }
             }
         }
+    }
+}
+
+/// Its keys are kept in every pass, its queries made where there is something to choose.
+fn indexer(indexer: &Indexer, form: Form, each: &mut dyn FnMut(Step)) {
+    linear(&indexer.k, each);
+    each(Step::Vector(&indexer.k_norm));
+    each(Step::Vector(&indexer.k_norm_bias));
+    if form.selects {
+        linear(&indexer.q, each);
+        linear(&indexer.weights, each);
     }
 }
 

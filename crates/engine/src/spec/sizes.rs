@@ -4,6 +4,7 @@ use gguf::{GgufError, Metadata};
 use kernels::cpu::{Gate, Routing};
 use plan::{Inventory, Tensor};
 
+use super::indexer::IndexerSizes;
 use crate::arch::Family;
 use crate::{EngineError, rope};
 
@@ -22,6 +23,7 @@ pub(crate) struct Sizes {
     pub(crate) attention_scale: Option<f32>,
     pub(crate) attention_softcap: Option<f32>,
     pub(crate) latent: Option<LatentSizes>,
+    pub(crate) indexer: Option<IndexerSizes>,
     pub(crate) experts: Option<ExpertSizes>,
     /// What `YaRN` multiplies scores with, where it is not rotated numbers that it grows.
     pub(crate) yarn_score_factor: f32,
@@ -81,6 +83,7 @@ impl Sizes {
             )
             .into());
         }
+        let latent = LatentSizes::read(metadata)?;
         let sizes = Self {
             layers,
             width,
@@ -91,7 +94,8 @@ impl Sizes {
             window: metadata.unsigned(".attention.sliding_window")?.filter(|n| *n > 0).map(whole),
             attention_scale: positive(".attention.scale")?,
             attention_softcap: positive(".attn_logit_softcapping")?,
-            latent: LatentSizes::read(metadata)?,
+            latent,
+            indexer: IndexerSizes::read(metadata, family, latent, layers)?,
             experts,
             yarn_score_factor: rope::yarn_score_factor(metadata)?,
             heads,

@@ -20,6 +20,7 @@ mod outputs;
 mod pool;
 mod rope;
 mod route;
+mod select;
 mod simd;
 
 pub use activation::{gelu_tanh_mul, sigmoid, silu_mul, softmax, swiglu_clamped_mul};
@@ -31,7 +32,8 @@ pub use kv::KvStore;
 pub use matmul::{
     Column, Columns, Job, WeightedColumn, WeightedJob, matmul, matmul_jobs, matmul_transposed, matmul_weighted,
 };
-pub use norm::{rms_norm, rms_norm_in_place};
+pub use norm::{layer_norm_in_place, rms_norm, rms_norm_in_place};
 pub use pool::Pool;
 pub use rope::{RopeShape, RopeStyle, RopeTable, rope};
 pub use route::{Gate, Routing, route};
+pub use select::{SELECT_BLOCK, SELECT_DIM, SelectShape, select};

@@ -1,4 +1,4 @@
-//! Root-mean-square norm.
+//! Root-mean-square norm, and the norm that takes the mean off.
 
 use super::Pool;
 use super::isa::Kernel;
@@ -29,6 +29,28 @@ pub fn rms_norm_in_place(pool: &Pool, x: &mut [f32], weight: Option<&[f32]>, n: 
     check(x.len(), weight, n);
     let piece = (TASK_NUMBERS / n).max(1) * n;
     pool.run_pieces(x, piece, &|_, x| pool.isa().run(Norm { x, weight, n, eps }));
+}
+
+/// Each row of `n` numbers: `x = (x − mean(x)) / sqrt(variance(x) + eps) · weight` (no weight: 1).
+///
+/// Scalar, with sums in `f64`: the one vector of a token that is normed so (an indexer's key) is short.
+///
+/// # Panics
+/// As [`rms_norm`].
+pub fn layer_norm_in_place(pool: &Pool, x: &mut [f32], weight: Option<&[f32]>, n: usize, eps: f32) {
+    check(x.len(), weight, n);
+    let piece = (TASK_NUMBERS / n).max(1) * n;
+    pool.run_pieces(x, piece, &|_, x| {
+        for row in x.chunks_exact_mut(n) {
+            let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / n as f64;
+            let variance = row.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n as f64;
+            let scale = 1.0 / (variance + f64::from(eps)).sqrt();
+            for (i, x) in row.iter_mut().enumerate() {
+                let normed = ((f64::from(*x) - mean) * scale) as f32;
+                *x = weight.map_or(normed, |weight| normed * weight[i]);
+            }
+        }
+    });
 }
 
 fn check(length: usize, weight: Option<&[f32]>, n: usize) {

@@ -5,17 +5,18 @@ use std::slice;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A slice whose parts several threads write, each its own.
-pub(super) struct Scattered<'a> {
-    start: *mut f32,
+pub(super) struct Scattered<'a, T = f32> {
+    start: *mut T,
     length: usize,
-    life: PhantomData<&'a mut [f32]>,
+    life: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it stands for a `&mut [f32]`; its unsafe methods leave it to the caller that no two threads share a number.
-unsafe impl Sync for Scattered<'_> {}
+// SAFETY: it stands for a `&mut [T]`, whose parts may go to other threads where `T` may; its unsafe methods leave it to
+// the caller that no two threads share a number.
+unsafe impl<T: Send> Sync for Scattered<'_, T> {}
 
-impl<'a> Scattered<'a> {
-    pub(super) fn new(slice: &'a mut [f32]) -> Self {
+impl<'a, T> Scattered<'a, T> {
+    pub(super) fn new(slice: &'a mut [T]) -> Self {
         Self { start: slice.as_mut_ptr(), length: slice.len(), life: PhantomData }
     }
 
@@ -29,7 +30,7 @@ impl<'a> Scattered<'a> {
     /// Nobody else has any of them meanwhile.
     #[inline(always)]
     #[allow(clippy::mut_from_ref)]
-    pub(super) unsafe fn slice(&self, from: usize, length: usize) -> &mut [f32] {
+    pub(super) unsafe fn slice(&self, from: usize, length: usize) -> &mut [T] {
         assert!(from <= self.length && length <= self.length - from);
         // SAFETY: they lie within the slice, and by contract they are the caller's alone.
         unsafe { slice::from_raw_parts_mut(self.start.add(from), length) }

@@ -127,7 +127,7 @@ impl Pool {
     }
 
     /// Runs `task(i, piece)` for the `i`-th piece of `piece` numbers of `out` (the last may be shorter).
-    pub(crate) fn run_pieces(&self, out: &mut [f32], piece: usize, task: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+    pub(crate) fn run_pieces<T: Send>(&self, out: &mut [T], piece: usize, task: &(dyn Fn(usize, &mut [T]) + Sync)) {
         let whole = super::outputs::Scattered::new(out);
         let length = whole.len();
         self.run(length.div_ceil(piece), &|i| {

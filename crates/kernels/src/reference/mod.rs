@@ -10,11 +10,13 @@ mod matmul;
 mod norm;
 mod rope;
 mod route;
+mod select;
 
 pub use activation::{gelu_tanh_mul, sigmoid, silu_mul, softmax, swiglu_clamped_mul};
 pub use attention::attention;
 pub use dequantize::{dequantize, supports, value};
 pub use matmul::{matmul, matmul_jobs, matmul_transposed, matmul_weighted};
-pub use norm::rms_norm;
+pub use norm::{layer_norm, rms_norm};
 pub use rope::rope;
 pub use route::route;
+pub use select::select;
