@@ -2,7 +2,7 @@
 //!
 //! Owns the keys of heads, of latents (MLA) and of indexers. Must never know how attention computes.
 
-use plan::Tensor;
+use plan::{Latent, Tensor};
 
 use crate::shape::{HEADS_MAX, LAYERS_MAX, WIDTH_MAX, optional, per_block, required};
 use crate::{GgufError, Metadata, Value};
@@ -40,16 +40,21 @@ fn recurrent(metadata: &Metadata, blocks: u64) -> Result<Vec<bool>, GgufError> {
 /// For K and for V, numbers.
 type Kv = (u32, u32);
 
-/// The numbers that one token adds to each layer's K and V cache, and those of one row there.
+/// What attention keeps, and how wide it is.
+pub(crate) struct Cache {
+    /// The numbers that one token adds to each layer's K and V cache.
+    pub(crate) per_token: Vec<Kv>,
+    /// Those of one row there.
+    pub(crate) row: Kv,
+    /// The widths of latents, where layers keep them.
+    pub(crate) latent: Option<Latent>,
+}
+
+/// The sizes of the caches of all layers.
 ///
 /// Plain attention keeps `head_count_kv × key_length` and `head_count_kv × value_length`. MLA keeps one latent of
 /// `kv_lora_rank` and the rotated part, in K (DeepSeek-V2, arXiv 2405.04434, section 2.1).
-pub(crate) fn cache(
-    metadata: &Metadata,
-    blocks: u64,
-    embedding: u64,
-    heads: &[u64],
-) -> Result<(Vec<Kv>, Kv), GgufError> {
+pub(crate) fn cache(metadata: &Metadata, blocks: u64, embedding: u64, heads: &[u64]) -> Result<Cache, GgufError> {
     const KV_HEADS: &str = ".attention.head_count_kv";
     let kv_heads = per_block(metadata, KV_HEADS, blocks, HEADS_MAX)?.unwrap_or_else(|| heads.to_vec());
     for (kv, all) in kv_heads.iter().zip(heads) {
@@ -58,7 +63,6 @@ pub(crate) fn cache(
             return Err(GgufError::wrong_value(&metadata.full_key(KV_HEADS), expected, kv.to_string()));
         }
     }
-    let latent = latent(metadata, kv_heads.iter().any(|heads| *heads > 0))?;
     let most_heads = heads.iter().copied().max().unwrap_or(0).max(1);
     let width = |key: &str| {
         let own = optional(metadata, &format!(".attention.{key}"), 1..=WIDTH_MAX)?.unwrap_or(embedding / most_heads);
@@ -67,13 +71,14 @@ pub(crate) fn cache(
         Ok::<u64, GgufError>(own.max(window))
     };
     let (key_length, value_length) = (width("key_length")?, width("value_length")?);
+    let latent = latent(metadata, kv_heads.iter().any(|heads| *heads > 0), value_length)?;
     let recurrent = recurrent(metadata, blocks)?;
 
     let each = kv_heads.iter().zip(recurrent).map(|(kv_heads, recurrent)| match (kv_heads * key_length, latent) {
         (0, _) => (0, 0),
         _ if recurrent => (0, 0),
         (keys, None) => (keys, kv_heads * value_length),
-        (_, Some(latent)) => (latent, 0),
+        (_, Some((latent, rotated))) => (u64::from(latent.rank) + rotated, 0),
     });
     let each = each.map(|(k, v)| {
         u32::try_from(k).and_then(|k| Ok((k, u32::try_from(v)?))).map_err(|_| {
@@ -83,14 +88,16 @@ pub(crate) fn cache(
     });
     let per_token: Vec<Kv> = each.collect::<Result<_, _>>()?;
     let latent_row = per_token.iter().find(|(k, v)| *k > 0 && *v == 0).copied();
-    Ok((per_token, latent_row.unwrap_or((key_length as u32, value_length as u32))))
+    let row = latent_row.unwrap_or((key_length as u32, value_length as u32));
+    Ok(Cache { per_token, row, latent: latent.map(|(latent, _)| latent) })
 }
 
-/// The numbers of a token's latent with its rotated key, in a model with multi-head latent attention.
+/// The widths of a model with multi-head latent attention, and how many numbers rotate.
 ///
-/// Today's files give the two together as `key_length`, and the heads' own as `key_length_mla`; older files give the
-/// heads' own as `key_length`. Either way a head has more numbers than those that rotate.
-fn latent(metadata: &Metadata, attends: bool) -> Result<Option<u64>, GgufError> {
+/// Today's files give the latent with its rotated key as `key_length`, and the heads' own as `key_length_mla`; older files
+/// give the heads' own as `key_length`. Either way a head has more numbers than those that rotate. Values are named
+/// alike; `value_length` is what the file says without `_mla`, or what its heads would have.
+fn latent(metadata: &Metadata, attends: bool, value_length: u64) -> Result<Option<(Latent, u64)>, GgufError> {
     const KEY: &str = ".attention.key_length";
     const KEY_MLA: &str = ".attention.key_length_mla";
     let rank = optional(metadata, ".attention.kv_lora_rank", 0..=WIDTH_MAX)?.unwrap_or(0);
@@ -103,13 +110,18 @@ fn latent(metadata: &Metadata, attends: bool) -> Result<Option<u64>, GgufError> 
         Err(GgufError::wrong_value(&metadata.full_key(key), expected, found.to_string()))
     };
     let more = format!("more than the {rotated} numbers that rotate (rope.dimension_count)");
-    match optional(metadata, KEY_MLA, 1..=WIDTH_MAX)? {
+    let own_key = optional(metadata, KEY_MLA, 1..=WIDTH_MAX)?;
+    match own_key {
         Some(own) if own <= rotated => wrong(KEY_MLA, more, own),
         Some(_) if key != rank + rotated => {
             wrong(KEY, format!("{} (kv_lora_rank {rank} + rope.dimension_count {rotated})", rank + rotated), key)
         }
         None if key <= rotated => wrong(KEY, more, key),
-        _ => Ok(Some(rank + rotated)),
+        _ => {
+            let value = optional(metadata, ".attention.value_length_mla", 1..=WIDTH_MAX)?.unwrap_or(value_length);
+            let (rank, key, value) = (rank as u32, own_key.unwrap_or(key) as u32, value as u32);
+            Ok(Some((Latent { rank, key, value }, rotated)))
+        }
     }
 }
 

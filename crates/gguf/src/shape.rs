@@ -47,8 +47,8 @@ pub(crate) fn sizes(metadata: &Metadata, tensors: &[Tensor]) -> Result<Sizes, Gg
     let choice = experts::choice(metadata, blocks)?;
     experts::check(metadata, &choice, layers, tensors)?;
     let heads = kv::heads(metadata, blocks, tensors)?;
-    let (mut kv_per_token, kv_row) = kv::cache(metadata, blocks, embedding, &heads)?;
-    kv_per_token.truncate(layers as usize);
+    let mut cache = kv::cache(metadata, blocks, embedding, &heads)?;
+    cache.per_token.truncate(layers as usize);
     let shape = ModelShape {
         layers: layers as u32,
         embedding: embedding as u32,
@@ -56,8 +56,9 @@ pub(crate) fn sizes(metadata: &Metadata, tensors: &[Tensor]) -> Result<Sizes, Gg
         feed_forward: feed_forward(metadata, blocks)? as u32,
         vocabulary: vocabulary(metadata, tensors)? as u32,
         context_train: context_train as u32,
-        kv_per_token,
-        kv_row,
+        kv_per_token: cache.per_token,
+        kv_row: cache.row,
+        latent: cache.latent,
         indexer_per_token: kv::indexers(metadata, layers, tensors)?,
         experts: choice.most() as u32,
         experts_used: choice.used as u32,
@@ -112,6 +113,7 @@ fn vocabulary_alone(metadata: &Metadata, architecture: String) -> Sizes {
         context_train: size(".context_length"),
         kv_per_token: Vec::new(),
         kv_row: (0, 0),
+        latent: None,
         indexer_per_token: Vec::new(),
         experts: 0,
         experts_used: 0,

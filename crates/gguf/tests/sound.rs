@@ -128,6 +128,8 @@ fn cache_widths_follow_the_metadata() {
         let whole = |(keys, values): &(u32, u32)| *values == 0 || keys % k == 0 && values % v == 0;
         let latent = expected.iter().all(|(keys, values)| *keys > 0 && *values == 0);
         assert!(expected.iter().all(whole) && (!latent || (k, v) == expected[0]), "{name}: {k}, {v}");
+        // Values are as wide as the file's heads without a word.
+        assert_eq!(shape.latent, latent.then_some(plan::Latent { rank: 512, key: 192, value: 8 }), "{name}");
     }
 }
 

@@ -261,6 +261,7 @@ mod tests {
             context_train: 1,
             kv_per_token: vec![(320, 320), (0, 0)],
             kv_row: (80, 80),
+            latent: None,
             indexer_per_token: Vec::new(),
             experts: 0,
             experts_used: 0,

@@ -5,26 +5,40 @@
 //! run ahead, for it is small beside a layer. Hence, for decode,
 //!
 //! ```text
-//! seconds per token = Σ stages  max( disk bytes / disk rate , (ram + disk bytes) / ram rate )  +  gpu bytes / gpu rate
+//! seconds per token = Σ stages  max( disk bytes / disk rate , (ram + disk bytes) / ram rate , operations / CPU rate )
+//!                             +  gpu bytes / gpu rate
+//! operations = 2 × weights  +  2 × heads × widths × positions  (attention)
 //! ```
 //!
-//! where routed experts count by the share that one token uses, and of an embedding only a row is read. RAM's rate is
-//! the one that the CPU kernels reach with all cores, scaled down where fewer threads are asked for. For a prompt of
-//! one micro-batch of m tokens,
+//! where routed experts count by the share that one token uses, and of an embedding only a row is read. Decode is
+//! forecast at [`depth`], a short one: the keys and values of so many positions are read where the cache lives, and
+//! attended to there. `widths` are those of a head's key and value together; a layer with latents of rank r and t rotated
+//! numbers works in their space, where a key has r + t numbers and a value r (DeepSeek-V2, arXiv 2405.04434, section
+//! 2.1). RAM's rate is the one that the CPU kernels reach with all cores, scaled down where
+//! fewer threads are asked for. For a prompt of one micro-batch of m tokens,
 //!
 //! ```text
 //! seconds = Σ stages  max( disk bytes / disk rate , bytes / ram rate , operations / CPU rate , streamed bytes / link )
 //!                   +  gpu bytes / gpu rate
-//! operations = 2 × weights × m  +  2 × embedding × m²  (causal attention)
+//! operations = 2 × weights × m  +  heads × widths × m²  (causal attention, half of all pairs)
 //! ```
 //!
-//! where m tokens touch `1 − (1 − p)^m` of an expert that is chosen by a share p of them, and the output is computed
-//! for the last token only. Without counts p is `used / experts` for each; with them it is the share that was counted,
-//! with half a choice more for each expert ([`ExpertUse::likely_share`](crate::ExpertUse::likely_share)).
-//! Operations on a GPU are not counted: its link is the limit until a batch is very large.
+//! where m tokens touch `1 − (1 − p)^m` of an expert that is chosen by a share p of them, the output is computed for the
+//! last token only, and latents are expanded to keys and values of every head. Without counts p is `used / experts` for
+//! each; with them it is the share that was counted, with half a choice more for each expert
+//! ([`ExpertUse::likely_share`](crate::ExpertUse::likely_share)). Operations on a GPU are not counted: its link is the
+//! limit until a batch is very large. Windows and indexers, which make attention cheaper, are not counted either.
 
 use crate::traffic::Traffic;
-use crate::{Device, Forecast, Inventory, Machine, Plan, Role, Source, Tier};
+use crate::{Device, Forecast, Inventory, Machine, ModelShape, Plan, Role, Source, Tier, cost};
+
+/// Tokens in the cache when decode is forecast.
+const DEPTH: u32 = 512;
+
+/// Tokens in the cache when a plan's decode is forecast: 512, or the whole context where it is shorter.
+pub(crate) fn depth(plan: &Plan) -> u32 {
+    plan.kv.tokens.min(DEPTH)
+}
 
 /// A forecast of nothing, to be replaced.
 pub(crate) const NONE: Forecast = Forecast {
@@ -165,11 +179,43 @@ fn stages(plan: &Plan, inventory: &Inventory, machine: &Machine, traffic: Traffi
             }
         }
     }
-    if let Pass::Prompt(tokens) = pass
-        && plan.kv.home == Tier::Ram
-    {
-        let attention = 2.0 * f64::from(inventory.shape.embedding) * f64::from(tokens).powi(2);
-        stages[..layers].iter_mut().for_each(|stage| stage.operations += attention);
+    for (layer, stage) in stages[..layers].iter_mut().enumerate() {
+        attend(stage, plan, &inventory.shape, machine, layer, pass);
     }
     stages
+}
+
+/// Adds a layer's attention to its stage: what it reads of the cache, and its operations.
+fn attend(stage: &mut Stage, plan: &Plan, shape: &ModelShape, machine: &Machine, layer: usize, pass: Pass) {
+    let numbers = |(k, v): &(u32, u32)| f64::from(*k) + f64::from(*v);
+    let own = shape.kv_per_token.get(layer).map_or(0.0, numbers);
+    if own == 0.0 {
+        return;
+    }
+    let (row_k, row_v) = (f64::from(shape.kv_row.0), f64::from(shape.kv_row.1));
+    let heads = f64::from(shape.heads);
+    let (bytes, operations) = match pass {
+        Pass::Decode => {
+            // The cache's layers differ by the numbers that they keep.
+            let all: f64 = shape.kv_per_token.iter().map(numbers).sum();
+            let cache = cost::kv_cache(shape, depth(plan), plan.kv.k_type, plan.kv.v_type);
+            let widths = shape.latent.map_or(row_k + row_v, |latent| row_k + f64::from(latent.rank));
+            (cache.as_f64() * own / all, 2.0 * heads * widths * f64::from(depth(plan)))
+        }
+        Pass::Prompt(tokens) => {
+            let expanded = shape.latent.map(|latent| f64::from(latent.key) + f64::from(latent.value));
+            (0.0, heads * expanded.unwrap_or(row_k + row_v) * f64::from(tokens).powi(2))
+        }
+    };
+    match plan.kv.home {
+        Tier::Gpu(number) => {
+            if let Some(gpu) = machine.gpus.get(number as usize) {
+                stage.gpu_s += bytes / gpu.read.rate.0.max(1.0);
+            }
+        }
+        Tier::Ram | Tier::Disk => {
+            stage.cpu_bytes += bytes;
+            stage.operations += operations;
+        }
+    }
 }

@@ -137,6 +137,17 @@ pub struct ModelFile {
     pub bytes: Bytes,
 }
 
+/// The widths of multi-head latent attention (MLA; DeepSeek-V2, arXiv 2405.04434, section 2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Latent {
+    /// Numbers of a token's latent, the rotated key beside it left out.
+    pub rank: u32,
+    /// Numbers of one head's key, the rotated ones among them.
+    pub key: u32,
+    /// Numbers of one head's value.
+    pub value: u32,
+}
+
 /// The sizes of a model that planning needs; everything else about an architecture is the engine's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelShape {
@@ -160,6 +171,9 @@ pub struct ModelShape {
     /// The numbers of one row in the K cache and in the V cache: one head's, or MLA's latent. Types with blocks pad each
     /// row to whole blocks.
     pub kv_row: (u32, u32),
+    /// The widths of MLA, where layers keep latents.
+    #[serde(default)]
+    pub latent: Option<Latent>,
     /// For each layer, the numbers that one token adds to the cache of its indexer, which chooses the positions that
     /// attention looks at; empty where no layer has one.
     pub indexer_per_token: Vec<u32>,

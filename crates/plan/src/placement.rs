@@ -189,7 +189,7 @@ impl TierPlan {
 pub struct Forecast {
     /// Prompt tokens per second for a prompt of one micro-batch.
     pub prompt_tokens_per_s: f64,
-    /// Decoded tokens per second at a short context.
+    /// Decoded tokens per second with 512 tokens in the context, or with as many as a shorter one holds.
     pub decode_tokens_per_s: f64,
     /// Seconds to the first token of a prompt of one micro-batch, the model being loaded.
     pub time_to_first_token_s: f64,

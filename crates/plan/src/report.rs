@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::profile::Ranges;
-use crate::{Bytes, Device, ExpertUse, Forecast, Inventory, Plan, Role, Tier, TierPlan, cost};
+use crate::{Bytes, Device, ExpertUse, Inventory, Plan, Role, Tier, TierPlan, cost};
 
 /// Columns that a report keeps within.
 pub const COLUMNS: usize = 100;
@@ -39,7 +39,7 @@ pub fn text_with(plan: &Plan, inventory: &Inventory, counts: Option<&ExpertUse>)
     }
     experts::section(&mut out, plan, inventory, counts);
     settings(&mut out, plan, inventory);
-    forecast(&mut out, &plan.forecast, plan.micro_batch);
+    forecast(&mut out, plan);
     if !plan.notes.is_empty() {
         out.push_str("\n  notes\n");
         for note in &plan.notes {
@@ -165,10 +165,13 @@ fn settings(out: &mut String, plan: &Plan, inventory: &Inventory) {
     wrapped(out, "  ", "  ", parts.iter().map(String::as_str), " · ");
 }
 
-fn forecast(out: &mut String, forecast: &Forecast, micro_batch: u32) {
+fn forecast(out: &mut String, plan: &Plan) {
+    let Plan { forecast, micro_batch, .. } = plan;
     let rates = if forecast.measured { "measured rates" } else { "estimated rates" };
     let _ = writeln!(out, "\n  forecast, from {rates}");
-    let _ = writeln!(out, "    decode       {:>9} tokens/s", figure(forecast.decode_tokens_per_s));
+    let depth = crate::forecast::depth(plan);
+    let decode = figure(forecast.decode_tokens_per_s);
+    let _ = writeln!(out, "    decode       {decode:>9} tokens/s, with {depth} tokens in the context");
     let _ = writeln!(out, "    prompt       {:>9} tokens/s", figure(forecast.prompt_tokens_per_s));
     let first = figure(forecast.time_to_first_token_s);
     let _ = writeln!(out, "    first token  {first:>9} s, after a prompt of {micro_batch} tokens");

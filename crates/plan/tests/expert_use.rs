@@ -16,6 +16,7 @@ fn model() -> Inventory {
         context_train: 512,
         kv_per_token: vec![(32, 32); 3],
         kv_row: (32, 32),
+        latent: None,
         indexer_per_token: Vec::new(),
         experts: 4,
         experts_used: 2,

@@ -24,6 +24,7 @@ fn small() -> Inventory {
         context_train: 512,
         kv_per_token: vec![(100, 100)],
         kv_row: (100, 100),
+        latent: None,
         indexer_per_token: Vec::new(),
         experts: 4,
         experts_used: 2,
@@ -131,8 +132,9 @@ fn the_forecast_takes_the_shares_that_were_counted() {
     assert!((read(Tier::Disk) - expert * cold).abs() < 2.0, "{}", read(Tier::Disk));
     let near = expert * hot + bias * (hot + cold);
     assert!((read(Tier::Ram) - near).abs() < 2.0, "{}", read(Tier::Ram));
-    // The disk of the laptop reads 3 GB/s, its RAM a quarter of 30 GB/s with one thread of four.
-    let seconds = (expert * cold / 3e9).max((expert * (hot + cold) + bias * (hot + cold)) / 7.5e9);
+    // The disk of the laptop reads 3 GB/s, its RAM a quarter of 30 GB/s with one thread of four. The cache holds 64 tokens.
+    let (weights, cache) = ((expert + bias) * (hot + cold), 64.0 * 400.0);
+    let seconds = (expert * cold / 3e9).max((weights + cache) / 7.5e9);
     let decode = plan.forecast.decode_tokens_per_s;
     assert!((decode * seconds - 1.0).abs() < 1e-6, "{decode} against {}", 1.0 / seconds);
     let experts = report::experts(&plan, &model, Some(&counts));

@@ -21,6 +21,7 @@ fn model() -> Inventory {
         context_train: 512,
         kv_per_token: vec![(1000, 1000); 2],
         kv_row: (1000, 1000),
+        latent: None,
         indexer_per_token: Vec::new(),
         experts: 0,
         experts_used: 0,
@@ -53,11 +54,15 @@ fn near(found: f64, expected: f64) {
     assert!((found / expected - 1.0).abs() < ROUND, "found {found}, expected {expected}");
 }
 
+/// A layer of two matrices in RAM, with 512 tokens in the cache: reading takes 2.512 ms, with 4 kB of keys and values for
+/// each; operations, 2 × 2000 for each beside the weights', take 3.024 ms.
+const LAYER_S: f64 = 0.003_024;
+
 #[test]
 fn in_ram_a_token_reads_every_matrix_and_one_row_of_the_embedding() {
     let (forecast, _) = forecast("", &machine());
-    // Five matrices of 1 ms; the row of the embedding takes a thousandth of one.
-    near(forecast.decode_tokens_per_s, 1.0 / 0.005_001);
+    // The output takes 1 ms; the row of the embedding a thousandth of that.
+    near(forecast.decode_tokens_per_s, 1.0 / (2.0 * LAYER_S + 0.001_001));
     // Six matrices come from disk once.
     near(forecast.load_s, 0.060);
     assert!(forecast.measured);
@@ -66,16 +71,16 @@ fn in_ram_a_token_reads_every_matrix_and_one_row_of_the_embedding() {
 #[test]
 fn disk_hides_the_processor_inside_a_layer_and_not_across_layers() {
     let (forecast, _) = forecast("placement: [{ role: dense_ffn, layers: 1, home: disk }]", &machine());
-    // Layer 0: 2 ms of RAM. Layer 1: 10 ms of disk beside 2 ms of RAM. Output: 1 ms, and the row.
-    near(forecast.decode_tokens_per_s, 1.0 / 0.013_001);
+    // Layer 0: no disk. Layer 1: 10 ms of disk hide the rest. Output: 1 ms, and the row.
+    near(forecast.decode_tokens_per_s, 1.0 / (LAYER_S + 0.010 + 0.001_001));
 }
 
 #[test]
 fn a_prompt_is_bound_by_operations_and_makes_logits_once() {
     let (forecast, _) = forecast("prefill: { micro_batch: 100 }", &machine());
-    // A layer: 2 matrices × 100 tokens × 2e6 operations, and attention's 2 × 1000 × 100²; the output for one token,
+    // A layer: 2 matrices × 100 tokens × 2e6 operations, and attention's 2000 × 100²; the output for one token,
     // which the RAM bounds beside a tenth of the embedding's rows.
-    let layer = (2.0 * 100.0 * 2e6 + 2.0 * 1000.0 * 1e4) / 2e9;
+    let layer = (2.0 * 100.0 * 2e6 + 2000.0 * 1e4) / 2e9;
     let seconds = 2.0 * layer + 0.0011;
     near(forecast.prompt_tokens_per_s, 100.0 / seconds);
     near(forecast.time_to_first_token_s, seconds);
@@ -86,7 +91,7 @@ fn fewer_threads_than_cores_scale_the_processor_and_say_so() {
     let machine = machine();
     let text = "version: 1\ntiers: { ram: { memory: 1GiB, threads: 1 } }\n";
     let plan = plan(&parse(text, "p.yaml").unwrap(), &model(), &machine).unwrap();
-    near(plan.forecast.decode_tokens_per_s, 1.0 / (4.0 * 0.005_001));
+    near(plan.forecast.decode_tokens_per_s, 1.0 / (4.0 * (2.0 * LAYER_S + 0.001_001)));
     assert!(plan.notes.iter().any(|note| note.contains("4 cores down to 1 threads")), "{:?}", plan.notes);
 }
 
@@ -109,6 +114,32 @@ fn experts_count_by_the_share_that_a_token_uses() {
     let experts: u64 = model.units.iter().filter(|unit| unit.expert.is_some()).map(|unit| unit.bytes.0).sum();
     let embedding = model.tensors[0].bytes.0;
     let read = (model.bytes().0 - experts - embedding + experts / 32) as f64 + model.tensors[0].row_bytes().as_f64();
-    near(plan.forecast.decode_tokens_per_s, 4e9 / read);
+    // In each of 61 layers 512 latents.
+    let cache = 61.0 * 512.0 * 576.0 * 2.0;
+    near(plan.forecast.decode_tokens_per_s, 4e9 / (read + cache));
     assert!((plan.tiers[0].read_per_token.as_f64() - read).abs() < 2.0);
+}
+
+#[test]
+fn latents_are_attended_to_as_they_are_in_decode_and_expanded_for_prompts() {
+    let model = common::inventory("deepseek-r1-iq1_s");
+    // Nothing but operations takes time: a millionth of a second for a million.
+    let rate = Rate { rate: BytesPerSecond(1e18), source: Source::Measured };
+    let machine =
+        Machine { ram_read: rate, disk_read: rate, cpu_ops_per_second: 1e12, ..common::desktop(Bytes(192 << 30)) };
+    let forecast = |context: u32, batch: u32| {
+        let text = format!(
+            "version: 1\ntiers: {{ ram: {{ memory: 180GiB }} }}\n\
+             context: {{ tokens: {context} }}\nprefill: {{ micro_batch: {batch} }}\n"
+        );
+        plan(&parse(&text, "p.yaml").unwrap(), &model, &machine).unwrap().forecast
+    };
+    let decode = |context: u32| 1.0 / forecast(context, 16).decode_tokens_per_s;
+    // 256 positions more for 128 heads, each of 512 + 64 numbers of the latent as a key and 512 as a value.
+    near((decode(512) - decode(256)) * 1e12, 61.0 * 2.0 * 128.0 * 1088.0 * 256.0);
+    near(decode(4096), decode(512));
+    // Twice the prompt has four times the attention, over keys of 192 and values of 128, and all else twice but the output.
+    let prompt = |batch: u32| forecast(512, batch).time_to_first_token_s;
+    let output = 2.0 * 7168.0 * 129_280.0;
+    near((prompt(512) - 2.0 * prompt(256)) * 1e12, 61.0 * 128.0 * 320.0 * 2.0 * 256.0 * 256.0 - output);
 }

@@ -52,6 +52,7 @@ fn models() -> impl Strategy<Value = Inventory> {
                 context_train: 8192,
                 kv_per_token: vec![(64, 64); layers as usize],
                 kv_row: (16, 16),
+                latent: None,
                 indexer_per_token: Vec::new(),
                 experts,
                 experts_used: experts / 4,

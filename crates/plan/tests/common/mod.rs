@@ -4,8 +4,8 @@
 #![allow(clippy::disallowed_methods, reason = "tests read files; the crate does not")]
 
 use plan::{
-    Bytes, BytesPerSecond, Gpu, Inventory, Machine, ModelFile, ModelShape, QuantType, Rate, Role, Source, Tensor, Unit,
-    VocabularySize,
+    Bytes, BytesPerSecond, Gpu, Inventory, Latent, Machine, ModelFile, ModelShape, QuantType, Rate, Role, Source,
+    Tensor, Unit, VocabularySize,
 };
 use serde::Deserialize;
 
@@ -46,6 +46,8 @@ pub(crate) fn inventory(name: &str) -> Inventory {
         kv_per_token: vec![recorded.kv_per_token; recorded.layers as usize],
         // A latent is one row; the other recorded models have heads of the usual width.
         kv_row: if recorded.kv_per_token.1 == 0 { recorded.kv_per_token } else { (head, head) },
+        // The recorded models with latents are DeepSeek's.
+        latent: (recorded.kv_per_token.1 == 0).then_some(Latent { rank: 512, key: 192, value: 128 }),
         indexer_per_token: Vec::new(),
         experts: recorded.experts,
         experts_used: recorded.experts_used,

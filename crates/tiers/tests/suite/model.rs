@@ -73,6 +73,7 @@ pub(crate) fn inventory() -> Inventory {
         context_train: 8,
         kv_per_token: vec![(8, 8)],
         kv_row: (8, 8),
+        latent: None,
         indexer_per_token: Vec::new(),
         experts: 4,
         experts_used: 2,
