@@ -6,27 +6,46 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-/// A file under a temporary name beside its place; [`Self::finish`] moves it there, dropping it removes it.
+/// A file under a temporary name beside its place; [`Self::finish`] moves it there, dropping it removes it. Pipes and
+/// devices are written as they are.
 pub(crate) struct Output {
     file: BufWriter<File>,
-    temporary: PathBuf,
+    temporary: Option<PathBuf>,
     place: PathBuf,
-    finished: bool,
 }
 
 impl Output {
     pub(crate) fn create(place: &Path) -> anyhow::Result<Self> {
         let name = place.file_name().with_context(|| format!("{} names no file to write", place.display()))?;
+        match fs::metadata(place) {
+            Ok(there) if there.is_dir() => {
+                anyhow::bail!("cannot write {}: it is a folder\n\nhint: name a file in it", place.display())
+            }
+            Ok(there) if !there.is_file() => {
+                let file = File::options().write(true).open(place);
+                let file = file.with_context(|| format!("cannot write {}", place.display()))?;
+                return Ok(Self { file: BufWriter::new(file), temporary: None, place: place.to_owned() });
+            }
+            _ => {}
+        }
         let temporary = place.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
         let file = File::create(&temporary).with_context(|| no_folder(place))?;
-        Ok(Self { file: BufWriter::new(file), temporary, place: place.to_owned(), finished: false })
+        Ok(Self { file: BufWriter::new(file), temporary: Some(temporary), place: place.to_owned() })
     }
 
     /// Moves the file to its place once every byte is on the drive.
     pub(crate) fn finish(mut self) -> anyhow::Result<()> {
-        let moved = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
-        let moved = moved.and_then(|()| fs::rename(&self.temporary, &self.place));
-        self.finished = moved.is_ok();
+        let written = self.file.flush();
+        let moved = match &self.temporary {
+            None => written,
+            Some(temporary) => {
+                let safe = written.and_then(|()| self.file.get_ref().sync_all());
+                safe.and_then(|()| fs::rename(temporary, &self.place))
+            }
+        };
+        if moved.is_ok() {
+            self.temporary = None;
+        }
         moved.with_context(|| format!("cannot write {}", self.place.display()))
     }
 }
@@ -52,9 +71,9 @@ impl Write for Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        if !self.finished {
+        if let Some(temporary) = &self.temporary {
             // The failure that led here is the one to report.
-            let _ = fs::remove_file(&self.temporary);
+            let _ = fs::remove_file(temporary);
         }
     }
 }
@@ -95,6 +114,15 @@ mod tests {
         write_whole(&place, "new").expect("written");
         assert_eq!(fs::read_to_string(&place).expect("a file"), "new");
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn a_folder_is_refused_at_once_and_a_device_stays_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let text = crate::failure::message(&Output::create(folder.path()).err().expect("a refusal"));
+        assert!(text.contains("it is a folder\n\nhint: "), "{text}");
+        write_whole(Path::new("/dev/null"), "text").expect("written");
+        assert!(!fs::metadata("/dev/null").expect("a device").is_file());
     }
 
     #[test]

@@ -235,6 +235,36 @@ fn models_that_cannot_be_are_refused_before_they_run() {
             "blk.0.ffn_up_exps.weight has shape [32, 64, 4], expected [32, 32, 4]",
         ),
         (
+            "biases of experts in blocks",
+            edited_mixture(&|d| {
+                for matrix in ["gate", "up", "down"] {
+                    d.tensors.push(block(&format!("blk.0.ffn_{matrix}_exps.bias"), &[32, 4]));
+                }
+            }),
+            "blk.0.ffn_gate_exps.bias is stored as Q8_0",
+        ),
+        (
+            "biases of experts in part",
+            edited_mixture(&|d| d.tensors.push(Info::f32("blk.0.ffn_down_exps.bias", &[32, 4]))),
+            "blk.0.ffn_gate_exps.bias is missing",
+        ),
+        (
+            "more groups than any model has",
+            edited_mixture(&|d| d.set("llama.expert_group_count", Field::u32(128))),
+            "expert_group_count",
+        ),
+        (
+            "a value wider than any",
+            edited(&|d| {
+                d.set("llama.attention.kv_lora_rank", Field::u32(16));
+                d.set("llama.rope.dimension_count", Field::u32(4));
+                d.set("llama.attention.key_length", Field::u32(20));
+                d.set("llama.attention.key_length_mla", Field::u32(8));
+                d.set("llama.attention.value_length_mla", Field::u64(u64::MAX));
+            }),
+            "value_length_mla",
+        ),
+        (
             "experts in part",
             edited_mixture(&|d| d.tensors.retain(|info| info.name != b"blk.0.ffn_down_exps.weight")),
             "blk.0.ffn_down_exps.weight is missing",

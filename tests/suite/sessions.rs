@@ -96,7 +96,7 @@ fn the_two_forms_agree_on_what_an_indexer_chose() {
 
 #[test]
 fn smaller_caches_stay_near_the_exact_one() {
-    for (model, f16, q8_0) in [(DENSE, 4.4e-2, 4e-1), (LATENT, 4.6e-2, 2.0), (WINDOWS, 4.6e-2, 2.0)] {
+    for (model, f16, q8_0) in [(DENSE, 4.4e-2, 4e-1), (LATENT, 4.6e-2, 1.5), (WINDOWS, 4.6e-2, 6e-1)] {
         let exact = logits(model, &profile(64, "f32", 64, 2));
         for (kind, tolerance) in [("f16", f16), ("q8_0", q8_0)] {
             let worst = largest_difference(&logits(model, &profile(64, kind, 64, 2)), &exact);

@@ -55,13 +55,22 @@ impl<'a> Claims<'a> {
     /// A vector that must be there.
     pub(crate) fn vector(&mut self, name: &str, length: usize) -> Vector {
         let unit = self.take(name, &[length]);
-        // Vectors are used in part and number by number: blocks will not do, and no converter writes them.
+        self.check_numbers(name, unit);
+        let slice = RowSlice { unit, rows: 0..1 };
+        Vector { slice, start: 0, length }
+    }
+
+    /// Vectors are used in part and number by number: blocks will not do, and no converter writes them.
+    fn check_numbers(&mut self, name: &str, unit: UnitId) {
         let quant = self.inventory.tensor_of(self.inventory.unit(unit)).quant;
         if quant.block_elements() != 1 {
             self.wrong.push(format!("  {name} is stored as {quant}, expected F32, F16 or BF16"));
         }
-        let slice = RowSlice { unit, rows: 0..1 };
-        Vector { slice, start: 0, length }
+    }
+
+    /// Refuses the model for a reason of its own.
+    pub(crate) fn refuse(&mut self, why: String) {
+        self.wrong.push(format!("  {why}"));
     }
 
     /// A vector that may be there.
@@ -97,7 +106,11 @@ impl<'a> Claims<'a> {
 
     /// A vector for each expert.
     pub(crate) fn expert_vectors(&mut self, name: &str, length: usize, count: usize) -> Vec<UnitId> {
-        self.each_expert(name, &[length, count])
+        let units = self.each_expert(name, &[length, count]);
+        if let Some(first) = units.first() {
+            self.check_numbers(name, *first);
+        }
+        units
     }
 
     /// The units of a tensor that holds all experts. They stand together.

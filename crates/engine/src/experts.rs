@@ -51,7 +51,7 @@ impl ExpertRecord {
         }
     }
 
-    /// Counts an expert that a pass computes with.
+    /// Counts an expert that a pass computes with: a hit is one that is wholly resident.
     pub(crate) fn used(&mut self, resident: bool) {
         if resident {
             self.cache.hits += 1;

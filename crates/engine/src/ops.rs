@@ -161,14 +161,12 @@ pub(crate) struct LayerNorm<'a> {
 }
 in_place!(LayerNorm<'_>, |op, x| cpu::layer_norm_in_place(op.pool, x, Some(op.weight), op.width, op.eps));
 
-/// Multiplies row t of `width` numbers by `factor(t)`.
+/// Multiplies each row of `width` numbers by its factor.
 pub(crate) struct ScaleRows<'a> {
     pub(crate) width: usize,
-    pub(crate) factor: &'a dyn Fn(usize) -> f32,
+    pub(crate) factors: &'a [f32],
 }
-in_place!(ScaleRows<'_>, |op, x| for (t, row) in x.chunks_exact_mut(op.width).enumerate() {
-    cpu::scale(row, (op.factor)(t));
-});
+in_place!(ScaleRows<'_>, |op, x| cpu::scale_rows(x, op.factors, op.width));
 
 /// x = 1 / (1 + e^-x).
 pub(crate) struct Sigmoid<'a>(pub(crate) &'a Pool);

@@ -88,6 +88,11 @@ impl Pairs {
         self.pair_weights[pair]
     }
 
+    /// The weights of all pairs.
+    pub(crate) fn pair_weights(&self) -> &[f32] {
+        &self.pair_weights
+    }
+
     /// Lists where each pair finds its token's numbers, and where its gate and its up go: the gates of all pairs come
     /// first, each of `inner` numbers.
     pub(crate) fn list_columns(&mut self, width: usize, inner: usize) {

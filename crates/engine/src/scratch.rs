@@ -83,7 +83,7 @@ fn widths(spec: &Spec) -> [usize; 10] {
         // Queries on their way through a narrow vector are there before attention's output is.
         widest(&|l| match &l.attention.kind {
             Kind::Heads(_) => l.attention.output.inputs,
-            Kind::Latent(latent) => l.attention.output.inputs.max(latent.sizes.query_rank.unwrap_or(0)),
+            Kind::Latent(latent) => l.attention.output.inputs.max(latent.query.narrow()),
         }),
         2 * inner,
         inner,

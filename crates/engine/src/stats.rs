@@ -34,14 +34,15 @@ pub struct LinkStats {
     pub bytes_per_s: f64,
 }
 
-/// Use of the expert cache. All zero for dense models.
+/// Chosen experts by where they were, of prompt and decode together: an expert counts once for each pass and layer that
+/// computes with it. All zero for dense models.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ExpertCacheStats {
-    /// Experts found in the cache.
+    /// Experts that were wholly in RAM.
     pub hits: u64,
-    /// Experts fetched.
+    /// Experts of which some matrix came from disk.
     pub misses: u64,
-    /// Bytes fetched.
+    /// Bytes of them that came from disk.
     pub bytes_read: u64,
 }
 

@@ -10,6 +10,9 @@ use crate::roles::place;
 use crate::shape::{EXPERTS_MAX, optional, per_block};
 use crate::{GgufError, Metadata};
 
+/// More groups than any model has; the best are found among them by one pass over a short list.
+const GROUPS_MAX: u64 = 64;
+
 /// The highest number of a scoring function that GGUF has: softmax, sigmoid, softmax of the chosen, root of softplus.
 /// 0 leaves the choice to the architecture.
 const GATING_MAX: u64 = 4;
@@ -46,7 +49,7 @@ pub(crate) fn choice(metadata: &Metadata, blocks: u64) -> Result<Choice, GgufErr
     }
     optional(metadata, ".leading_dense_block_count", 0..=blocks)?;
     optional(metadata, ".expert_gating_func", 0..=GATING_MAX)?;
-    let groups = optional(metadata, GROUPS, 0..=EXPERTS_MAX)?.unwrap_or(0);
+    let groups = optional(metadata, GROUPS, 0..=GROUPS_MAX)?.unwrap_or(0);
     if groups <= 1 || most == 0 {
         return Ok(choice);
     }

@@ -67,7 +67,7 @@ fn mixture_rates(pool: &Pool) {
         let first = best(|| cpu::matmul_jobs(pool, &jobs, outer, &x, &mut out));
         let column = |place: &usize| WeightedColumn { from: place * inner, to: place / used * outer, weight: 0.125 };
         let columns: Vec<Vec<WeightedColumn>> = lists.iter().map(|list| list.iter().map(column).collect()).collect();
-        let job = |columns| WeightedJob { quant, weights: &weights, rows: outer, bias: None, columns };
+        let job = |columns| WeightedJob { quant, weights: &weights, rows: outer, columns };
         let jobs: Vec<WeightedJob> = columns.iter().filter(|list| !list.is_empty()).map(|list| job(list)).collect();
         let second = best(|| cpu::matmul_weighted(pool, &jobs, inner, &x, &mut out));
         let operations = (2 * tokens * used * inner * outer) as f64 / 1e9;

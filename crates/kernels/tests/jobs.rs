@@ -178,7 +178,6 @@ fn jobs_that_do_not_fit_are_refused() {
 /// Experts with their tokens, down-projected: the weighted sums of all of them.
 struct Mixture {
     matrices: Matrices,
-    biases: Option<Vec<Vec<f32>>>,
     columns: Vec<Vec<WeightedColumn>>,
     x: Vec<f32>,
     start: Vec<f32>,
@@ -186,7 +185,7 @@ struct Mixture {
 
 impl Mixture {
     /// `used` experts for each token.
-    fn new(quants: &[QuantType], rows: usize, least: usize, (tokens, used): (usize, usize), bias: bool) -> Self {
+    fn new(quants: &[QuantType], rows: usize, least: usize, (tokens, used): (usize, usize)) -> Self {
         let mut draw = Draw((rows * 1000 + least + tokens) as u64 ^ u64::from(quants[0].id()) << 32);
         let matrices = Matrices::new(quants, &vec![rows; quants.len()], least, &mut draw);
         let mut columns = vec![Vec::new(); quants.len()];
@@ -198,8 +197,7 @@ impl Mixture {
         }
         let x = draw.numbers(tokens * used * matrices.row_elements);
         let start = draw.numbers(tokens * rows);
-        let biases = bias.then(|| quants.iter().map(|_| draw.numbers(rows)).collect());
-        Self { matrices, biases, columns, x, start }
+        Self { matrices, columns, x, start }
     }
 
     /// The jobs, each of the rows given.
@@ -208,8 +206,7 @@ impl Mixture {
             let quant = self.matrices.quants[i];
             let row_bytes = quant.bytes(self.matrices.row_elements as u64).unwrap().0 as usize;
             let weights = &self.matrices.weights[i][rows.start * row_bytes..rows.end * row_bytes];
-            let bias = self.biases.as_ref().map(|biases| &biases[i][rows.clone()]);
-            WeightedJob { quant, weights, rows: rows.len(), bias, columns }
+            WeightedJob { quant, weights, rows: rows.len(), columns }
         };
         columns.iter().enumerate().map(job).collect()
     }
@@ -229,7 +226,7 @@ impl Mixture {
         let size_jobs: Vec<WeightedJob> = positive
             .iter()
             .zip(&columns)
-            .map(|(weights, columns)| WeightedJob { quant: F32, weights, rows, bias: None, columns })
+            .map(|(weights, columns)| WeightedJob { quant: F32, weights, rows, columns })
             .collect();
         reference::matmul_weighted(&size_jobs, k, &magnitudes(&self.x), &mut sizes);
         for size in &mut sizes {
@@ -278,16 +275,16 @@ impl Mixture {
 #[test]
 fn weighted_sums_agree_with_the_reference_in_any_cut() {
     for quant in supported() {
-        Mixture::new(&[quant; 3], 13, 64, (2, 2), true).check();
+        Mixture::new(&[quant; 3], 13, 64, (2, 2)).check();
     }
-    for (quants, rows, least, tokens, bias) in [
-        (&[Q4K, Q4K, Q6K, Q4K][..], 41, 1280, (1, 3), false),
-        (&[Q4K, Q6K], 37, 1100, (40, 2), false),
-        (&[Mxfp4; 5], 70, 96, (9, 4), true),
-        (&[F32, F16], 5, 19, (3, 1), true),
-        (&[F32], 3, 7, (150, 1), false),
+    for (quants, rows, least, tokens) in [
+        (&[Q4K, Q4K, Q6K, Q4K][..], 41, 1280, (1, 3)),
+        (&[Q4K, Q6K], 37, 1100, (40, 2)),
+        (&[Mxfp4; 5], 70, 96, (9, 4)),
+        (&[F32, F16], 5, 19, (3, 1)),
+        (&[F32], 3, 7, (150, 1)),
     ] {
-        Mixture::new(quants, rows, least, tokens, bias).check();
+        Mixture::new(quants, rows, least, tokens).check();
     }
     cpu::matmul_weighted(&pools()[0].1[0], &[], 3, &[], &mut []);
 }

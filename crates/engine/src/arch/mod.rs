@@ -196,7 +196,7 @@ impl Family {
     pub(crate) fn plain_head_norms(&self, sizes: &Sizes, index: usize) -> bool {
         match self.head_norms {
             HeadNorms::PlainWhereTurned { unless_experts } => {
-                self.turns(index) && sizes.experts.is_none_or(|e| e.routing.experts != unless_experts)
+                self.turns(index) && sizes.experts.as_ref().is_none_or(|e| e.most() != unless_experts)
             }
             HeadNorms::First | HeadNorms::Last => false,
         }

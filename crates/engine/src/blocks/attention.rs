@@ -38,7 +38,8 @@ impl Pass<'_> {
                 let steps = ((first + token + 1) as f32 / temperature.floor).floor();
                 1.0 + temperature.scale * steps.ln_1p()
             };
-            q.inplace_op1(&ScaleRows { width: h.q.outputs, factor: &factor })?;
+            let factors: Vec<f32> = (0..self.tokens).map(factor).collect();
+            q.inplace_op1(&ScaleRows { width: h.q.outputs, factors: &factors })?;
         }
         self.keep(&k, &mut cache.keys)?;
         if let Some(values) = &mut cache.values {

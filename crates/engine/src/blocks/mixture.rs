@@ -8,10 +8,10 @@ use kernels::cpu::{
     Column, Columns, Job, WeightedColumn, WeightedJob, dequantize, matmul_jobs, matmul_weighted, route,
 };
 use plan::UnitId;
-use tiers::RowSlice;
+use tiers::{RowSlice, Tiers};
 
 use super::{Pass, Result};
-use crate::experts::Choice;
+use crate::experts::{Choice, ExpertRecord};
 use crate::ops::{self, Gate, ScaleRows, Sigmoid};
 use crate::scratch::part;
 use crate::spec::{Expert, Mixture, Shared};
@@ -69,10 +69,10 @@ impl Pass<'_> {
     /// Tells the tiers which experts come, and what comes after them.
     fn expect_chosen(&mut self, f: &Mixture) -> Result<()> {
         for (expert, _) in self.scratch.pairs.groups() {
-            let resident = self.tiers.is_resident(f.experts[expert].gate.unit);
-            self.tiers.expect(&f.experts[expert].gate)?;
-            self.tiers.expect(&f.experts[expert].up)?;
-            self.experts.used(resident);
+            let Expert { gate, up, down, .. } = &f.experts[expert];
+            self.experts.used([gate, up, down].iter().all(|part| self.tiers.is_resident(part.unit)));
+            self.tiers.expect(gate)?;
+            self.tiers.expect(up)?;
         }
         for (expert, _) in self.scratch.pairs.groups() {
             self.tiers.expect(&f.experts[expert].down)?;
@@ -87,7 +87,7 @@ impl Pass<'_> {
         self.linear(gate, normed, &gates)?;
         gates.inplace_op1(&Sigmoid(self.pool))?;
         let width = self.spec.width;
-        Ok(ops::with_numbers(&gates, |gates| block.inplace_op1(&ScaleRows { width, factor: &|token| gates[token] }))??)
+        Ok(ops::with_numbers(&gates, |factors| block.inplace_op1(&ScaleRows { width, factors }))??)
     }
 
     /// inner[pair] = activation(gate(x)) · up(x), for every pair.
@@ -100,14 +100,14 @@ impl Pass<'_> {
                 self.add_biases(f, half, &both)?;
             }
         }
-        let pairs = &self.scratch.pairs;
-        if f.weighs_input {
-            // Both halves are linear in the input: they are weighed in its place.
-            let factor = |row: usize| pairs.weight(row % count);
-            both.inplace_op1(&ScaleRows { width: f.inner, factor: &factor })?;
-        }
         let gate = part(&both, 0, count * f.inner)?;
         let up = part(&both, count * f.inner, count * f.inner)?;
+        if f.weighs_input {
+            // Both halves are linear in the input: they are weighed in its place.
+            for half in [&gate, &up] {
+                half.inplace_op1(&ScaleRows { width: f.inner, factors: self.scratch.pairs.pair_weights() })?;
+            }
+        }
         let inner = part(&self.scratch.inner, 0, count * f.inner)?;
         Ok(inner.inplace_op3(&gate, &up, &Gate { pool: self.pool, activation: f.activation })?)
     }
@@ -133,21 +133,14 @@ impl Pass<'_> {
         for (expert, range) in pairs.groups() {
             for half in [Half::Gate, Half::Up] {
                 let slice = f.experts[expert].half(half);
-                if self.tiers.is_resident(slice.unit) {
-                    continue;
-                }
-                for piece in self.tiers.pieces(slice) {
-                    let first = (piece.rows.start - slice.rows.start) as usize;
-                    let weights = self.tiers.lease(&piece)?;
-                    self.experts.read(weights.len());
+                let quant = self.quants.get(slice.unit);
+                each_staged(self.tiers, self.experts, slice, &mut |first, rows, weights| {
                     columns.clear();
                     let listed = &pairs.columns(half.is_up())[range.clone()];
                     columns.extend(listed.iter().map(|c| Column { from: c.from, to: c.to + first }));
-                    let rows = (piece.rows.end - piece.rows.start) as usize;
-                    let quant = self.quants.get(slice.unit);
-                    let job = Job { quant, weights: &weights, rows, columns: Columns::Listed(&columns) };
+                    let job = Job { quant, weights, rows, columns: Columns::Listed(&columns) };
                     matmul_jobs(self.pool, &[job], width, x, out);
-                }
+                })?;
             }
         }
         debug_assert_eq!(out.len(), 2 * count * f.inner, "gates and ups of all pairs");
@@ -177,30 +170,20 @@ impl Pass<'_> {
                 let slice = &f.experts[expert].down;
                 let Some(weights) = self.tiers.resident(slice) else { break };
                 let columns = &pairs.weighted()[range];
-                jobs.push(WeightedJob {
-                    quant: self.quants.get(slice.unit),
-                    weights,
-                    rows: width,
-                    bias: None,
-                    columns,
-                });
+                jobs.push(WeightedJob { quant: self.quants.get(slice.unit), weights, rows: width, columns });
                 groups.next();
             }
             matmul_weighted(self.pool, &jobs, f.inner, x, out);
             let Some((expert, range)) = groups.next() else { break };
             let slice = &f.experts[expert].down;
-            for piece in self.tiers.pieces(slice) {
-                let first = (piece.rows.start - slice.rows.start) as usize;
-                let weights = self.tiers.lease(&piece)?;
-                self.experts.read(weights.len());
+            let quant = self.quants.get(slice.unit);
+            each_staged(self.tiers, self.experts, slice, &mut |first, rows, weights| {
                 columns.clear();
                 let listed = &pairs.weighted()[range.clone()];
                 columns.extend(listed.iter().map(|c| WeightedColumn { to: c.to + first, ..*c }));
-                let rows = (piece.rows.end - piece.rows.start) as usize;
-                let quant = self.quants.get(slice.unit);
-                let job = WeightedJob { quant, weights: &weights, rows, bias: None, columns: &columns };
+                let job = WeightedJob { quant, weights, rows, columns: &columns };
                 matmul_weighted(self.pool, &[job], f.inner, x, out);
-            }
+            })?;
         }
         Ok(())
     }
@@ -246,6 +229,26 @@ impl Pass<'_> {
         dequantize(quant, &self.scratch.bias_row, &mut self.scratch.vector[..length]);
         Ok(())
     }
+}
+
+/// Hands the rows of `slice`, where it comes from disk, to `use_them` as they land: the first row counted from the
+/// slice's, how many, and their bytes.
+fn each_staged(
+    tiers: &mut Tiers,
+    experts: &mut ExpertRecord,
+    slice: &RowSlice,
+    use_them: &mut dyn FnMut(usize, usize, &[u8]),
+) -> Result<()> {
+    if tiers.is_resident(slice.unit) {
+        return Ok(());
+    }
+    for piece in tiers.pieces(slice) {
+        let weights = tiers.lease(&piece)?;
+        experts.read(weights.len());
+        let first = piece.rows.start - slice.rows.start;
+        use_them(first as usize, (piece.rows.end - piece.rows.start) as usize, &weights);
+    }
+    Ok(())
 }
 
 impl Half {

@@ -3,7 +3,7 @@
 use plan::UnitId;
 use tiers::RowSlice;
 
-use super::{Linear, Sizes, Vector};
+use super::{ExpertSizes, Linear, Sizes, Vector};
 use crate::arch::{Activation, Family, FfnNorm};
 use crate::claims::Claims;
 use kernels::cpu::Routing;
@@ -77,8 +77,8 @@ impl Ffn {
         let norm = claims.vector(&norm, sizes.width);
         // Any part of a mixture makes it one, so that a part that is missing is named.
         let parts = ["ffn_gate_inp.weight", "ffn_gate_exps.weight", "ffn_down_exps.weight", "ffn_gate.0.weight"];
-        if sizes.experts.is_some() && parts.iter().any(|part| claims.has(&name(part))) {
-            return Self::Mixture(Box::new(Mixture::build(family, sizes, claims, index, norm)));
+        if let Some(experts) = sizes.experts.as_ref().filter(|_| parts.iter().any(|part| claims.has(&name(part)))) {
+            return Self::Mixture(Box::new(Mixture::build(family, sizes, experts, claims, index, norm)));
         }
         let unit = GatedUnit::build(claims, index, "", sizes.width, sizes.feed_forward[index] as usize);
         let post_norm = claims.optional(&name("post_ffw_norm.weight"), sizes.width);
@@ -105,10 +105,20 @@ impl GatedUnit {
 }
 
 impl Mixture {
-    fn build(family: &Family, sizes: &Sizes, claims: &mut Claims, index: usize, norm: Vector) -> Self {
+    fn build(
+        family: &Family,
+        sizes: &Sizes,
+        mixture: &ExpertSizes,
+        claims: &mut Claims,
+        index: usize,
+        norm: Vector,
+    ) -> Self {
         let name = |part: &str| format!("blk.{index}.{part}");
-        let Some(mixture) = sizes.experts else { unreachable!("a mixture has experts") };
-        let (width, inner, count) = (sizes.width, mixture.inner, mixture.routing.experts);
+        let routing = mixture.routing(index).unwrap_or_else(|why| {
+            claims.refuse(format!("layer {index}: {why}"));
+            mixture.any_routing()
+        });
+        let (width, inner, count) = (sizes.width, mixture.inner, routing.experts);
         let shared = claims.has(&name("ffn_down_shexp.weight")).then(|| {
             let gate = name("ffn_gate_inp_shexp");
             Shared {
@@ -120,7 +130,7 @@ impl Mixture {
             norm,
             router: claims.matrix(&name("ffn_gate_inp"), width, count, true),
             selection_bias: claims.optional(&name("exp_probs_b.bias"), count),
-            routing: mixture.routing,
+            routing,
             experts: experts(claims, index, width, inner, count),
             inner,
             shared,

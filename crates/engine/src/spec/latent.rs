@@ -44,6 +44,14 @@ impl LatentQuery {
             Self::Direct(linear) | Self::LowRank { up: linear, .. } => linear,
         }
     }
+
+    /// Numbers of the narrow vector; 0 where there is none.
+    pub(crate) const fn narrow(&self) -> usize {
+        match self {
+            Self::Direct(_) => 0,
+            Self::LowRank { down, .. } => down.outputs,
+        }
+    }
 }
 
 /// `K_h` and `V_h` of all heads, as the file has them.
@@ -75,6 +83,7 @@ impl Latent {
         let LatentSizes { rank, rotated, plain, value, query_rank } = own;
         let width = sizes.width;
         let queries = heads * (plain + rotated);
+        // Files without the narrow step may name its width all the same.
         let query = match query_rank.filter(|_| sizes.indexer.is_some() || claims.has(&name("attn_q_a.weight"))) {
             Some(narrow) => LatentQuery::LowRank {
                 down: claims.matrix(&name("attn_q_a"), width, narrow, true),

@@ -18,7 +18,7 @@ pub(crate) use attention::{Attention, HeadNorm, Heads, Kind, Temperature};
 pub(crate) use ffn::{Dense, Expert, Ffn, GatedUnit, Mixture, Shared};
 pub(crate) use indexer::{Indexer, IndexerRules, Indexing};
 pub(crate) use latent::{Form, HeadRows, Latent, LatentQuery};
-pub(crate) use sizes::Sizes;
+pub(crate) use sizes::{ExpertSizes, Sizes};
 
 use crate::arch::{Family, family};
 use crate::claims::Claims;
@@ -105,6 +105,10 @@ impl Spec {
         let mut longest = self.width;
         for (layer, form) in self.layers.iter().zip(std::iter::repeat(Form::DECODE)) {
             layer.each_vector(form, &mut |vector| longest = longest.max(vector.length));
+            if let Ffn::Mixture(mixture) = &layer.ffn {
+                // The biases of experts.
+                longest = longest.max(mixture.inner);
+            }
         }
         longest
     }

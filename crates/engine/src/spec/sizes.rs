@@ -2,11 +2,14 @@
 
 use gguf::{GgufError, Metadata};
 use kernels::cpu::{Gate, Routing};
-use plan::{Inventory, Tensor};
+use plan::{Inventory, ModelShape, Tensor};
 
 use super::indexer::IndexerSizes;
 use crate::arch::Family;
 use crate::{EngineError, rope};
+
+/// No matrix is wider: what sizes are multiplied to stays far below 64 bits.
+const WIDTH_MAX: u64 = 1 << 24;
 
 /// Sizes of a model.
 #[derive(Debug)]
@@ -45,9 +48,12 @@ pub(crate) struct LatentSizes {
 }
 
 /// Sizes and rules of mixtures.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ExpertSizes {
-    pub(crate) routing: Routing,
+    /// Those of a layer, but for its counts.
+    routing: Routing,
+    /// Experts by layer, and how many of them a token uses.
+    counts: Vec<(usize, usize)>,
     /// Inner width of one expert.
     pub(crate) inner: usize,
     /// Inner width of the shared experts together.
@@ -59,12 +65,12 @@ impl Sizes {
         let missing = |key: &str| GgufError::missing_key(&metadata.full_key(key));
         let shape = &inventory.shape;
         let layers = shape.layers as usize;
-        let heads = metadata.per_layer(".attention.head_count", layers)?;
+        let heads = per_layer(metadata, ".attention.head_count", shape)?;
         let heads = heads.ok_or_else(|| missing(".attention.head_count"))?;
-        let kv_heads = metadata.per_layer(".attention.head_count_kv", layers)?.unwrap_or_else(|| heads.clone());
+        let kv_heads = per_layer(metadata, ".attention.head_count_kv", shape)?.unwrap_or_else(|| heads.clone());
         let experts = if shape.experts > 0 { Some(ExpertSizes::read(metadata, inventory, family)?) } else { None };
         // A model of mixtures alone need not say how wide a dense layer would be.
-        let feed_forward = match metadata.per_layer(".feed_forward_length", layers)? {
+        let feed_forward = match per_layer(metadata, ".feed_forward_length", shape)? {
             Some(list) => list,
             None if experts.is_some() => vec![0; layers],
             None => return Err(missing(".feed_forward_length").into()),
@@ -134,9 +140,16 @@ impl LatentSizes {
     fn read(metadata: &Metadata) -> Result<Option<Self>, GgufError> {
         const ROTATED: &str = ".rope.dimension_count";
         let Some(rank) = metadata.unsigned(".attention.kv_lora_rank")?.filter(|n| *n > 0) else { return Ok(None) };
-        let either = |new: &str, old: &str| match metadata.unsigned(new)? {
+        let width = |key: &str| match metadata.unsigned(key)? {
+            Some(found) if found > WIDTH_MAX => {
+                let expected = format!("at most {WIDTH_MAX}");
+                Err(GgufError::wrong_value(&metadata.full_key(key), expected, found.to_string()))
+            }
+            found => Ok(found),
+        };
+        let either = |new: &str, old: &str| match width(new)? {
             Some(length) => Ok::<u64, GgufError>(length),
-            None => metadata.unsigned(old)?.ok_or_else(|| GgufError::missing_key(&metadata.full_key(new))),
+            None => width(old)?.ok_or_else(|| GgufError::missing_key(&metadata.full_key(new))),
         };
         let key = either(".attention.key_length_mla", ".attention.key_length")?;
         let value = either(".attention.value_length_mla", ".attention.value_length")?;
@@ -151,7 +164,7 @@ impl LatentSizes {
             rotated: rotated as usize,
             plain: (key - rotated) as usize,
             value: value as usize,
-            query_rank: metadata.unsigned(".attention.q_lora_rank")?.filter(|n| *n > 0).map(|n| n as usize),
+            query_rank: width(".attention.q_lora_rank")?.filter(|n| *n > 0).map(|n| n as usize),
         }))
     }
 }
@@ -159,49 +172,79 @@ impl LatentSizes {
 impl ExpertSizes {
     fn read(metadata: &Metadata, inventory: &Inventory, family: &Family) -> Result<Self, GgufError> {
         let shape = &inventory.shape;
-        let (experts, used) = (shape.experts as usize, shape.experts_used as usize);
-        let own = metadata.per_layer(".expert_feed_forward_length", shape.layers as usize)?;
-        let own = own.into_iter().flatten().map(|n| n as usize).max().filter(|n| *n > 0);
+        let list = |key: &str| Ok::<_, GgufError>(per_layer(metadata, key, shape)?.unwrap_or_default());
+        let counts = list(".expert_count")?.into_iter().zip(list(".expert_used_count")?);
+        let own = list(".expert_feed_forward_length")?.into_iter().map(|n| n as usize).max().filter(|n| *n > 0);
         // The first mixtures had no length of their own, and files err about shared experts: matrices tell.
         let inputs = |parts: [&str; 2]| {
             let has = |tensor: &&Tensor| parts.iter().any(|part| tensor.name.ends_with(part));
             inventory.tensors.iter().find(has).map_or(0, |tensor| tensor.row_elements() as usize)
         };
-        let inner = own.unwrap_or_else(|| inputs([".ffn_down_exps.weight", ".ffn_down.0.weight"]));
-        let shared = inputs([".ffn_down_shexp.weight"; 2]);
-        let groups = |key: &str| Ok::<_, GgufError>(metadata.unsigned(key)?.unwrap_or(0).max(1) as usize);
-        let (count, chosen) = (groups(".expert_group_count")?, groups(".expert_group_used_count")?);
-        let wrong = |key: &str, expected: String, found: usize| {
-            Err(GgufError::wrong_value(&metadata.full_key(key), expected, found.to_string()))
-        };
-        if !experts.is_multiple_of(count) {
-            return wrong(".expert_group_count", format!("a divisor of the {experts} experts"), count);
-        }
-        if chosen > count || experts / count * chosen < used {
-            let expected = format!("groups, of {count}, that hold the {used} experts of a token");
-            return wrong(".expert_group_used_count", expected, chosen);
-        }
+        let group = |key: &str| Ok::<_, GgufError>(metadata.unsigned(key)?.unwrap_or(0).max(1) as usize);
+        let (groups, groups_used) = (group(".expert_group_count")?, group(".expert_group_used_count")?);
         let gate = match metadata.unsigned(".expert_gating_func")? {
             None | Some(0) => family.mixtures.gate,
             Some(1) => Gate::Softmax,
             Some(2) => Gate::Sigmoid,
             Some(3) => Gate::SoftmaxOfChosen,
-            Some(other) => return wrong(".expert_gating_func", "1 to 3".to_owned(), other as usize),
+            Some(other) => {
+                let key = metadata.full_key(".expert_gating_func");
+                return Err(GgufError::wrong_value(&key, "1 to 3".to_owned(), other.to_string()));
+            }
         };
         let scale = metadata.float(".expert_weights_scale")?.map_or(1.0, |x| x as f32);
         let routing = Routing {
-            experts,
-            used,
+            experts: 0,
+            used: 0,
             gate,
-            groups: count,
-            groups_used: chosen,
+            groups,
+            groups_used: if groups == 1 { 1 } else { groups_used },
             // DeepSeek-V2 ranks a group by its best expert, V3 by its best two.
-            group_best: if gate == Gate::Sigmoid { 2.min(experts / count) } else { 1 },
+            group_best: if gate == Gate::Sigmoid { 2 } else { 1 },
             normalize: metadata.boolean(".expert_weights_norm")?.unwrap_or(family.mixtures.weights_normalized),
             scale: if scale == 0.0 { 1.0 } else { scale },
         };
-        Ok(Self { routing, inner, shared })
+        Ok(Self {
+            routing,
+            counts: counts.map(|(experts, used)| (experts as usize, used as usize)).collect(),
+            inner: own.unwrap_or_else(|| inputs([".ffn_down_exps.weight", ".ffn_down.0.weight"])),
+            shared: inputs([".ffn_down_shexp.weight"; 2]),
+        })
     }
+
+    /// Experts in the layer that has most.
+    pub(crate) fn most(&self) -> usize {
+        self.counts.iter().map(|(experts, _)| *experts).max().unwrap_or(0)
+    }
+
+    /// Rules for a layer that is refused.
+    pub(crate) fn any_routing(&self) -> Routing {
+        Routing { experts: 1, used: 1, groups: 1, groups_used: 1, group_best: 1, ..self.routing }
+    }
+
+    /// The rules of one layer, or why it can have none.
+    pub(crate) fn routing(&self, index: usize) -> Result<Routing, String> {
+        let (experts, used) = self.counts.get(index).copied().unwrap_or((0, 0));
+        let Routing { groups, groups_used, group_best, .. } = self.routing;
+        let eligible = experts / groups * groups_used;
+        if used == 0 || used > eligible || !experts.is_multiple_of(groups) {
+            return Err(format!(
+                "a token cannot choose {used} of {experts} experts, in {groups_used} of {groups} groups"
+            ));
+        }
+        Ok(Routing { experts, used, group_best: group_best.min(experts / groups), ..self.routing })
+    }
+}
+
+/// A number for each layer that is run. Files count layers that predict further tokens too.
+fn per_layer(metadata: &Metadata, key: &str, shape: &ModelShape) -> Result<Option<Vec<u64>>, GgufError> {
+    let layers = shape.layers as usize;
+    let all = metadata.unsigned(".block_count")?.map_or(layers, |blocks| layers.max(blocks as usize));
+    let mut list = metadata.per_layer(key, all)?;
+    if let Some(list) = &mut list {
+        list.truncate(layers);
+    }
+    Ok(list)
 }
 
 /// A number of tokens. Beyond 32 bits none is counted apart.

@@ -217,7 +217,8 @@ impl<'a> Task<'a> {
         let q = &self.job.q[(token * heads + head) * dim_k..][..dim_k];
         // A sink is a score met before any position: e^0 relative to itself.
         let sink = sinks.map(|sinks| sinks[head]);
-        let (max, sum) = (sink.unwrap_or(f32::NEG_INFINITY), if sink.is_some() { 1.0 } else { 0.0 });
+        // One that is no number makes the output none.
+        let (max, sum) = (sink.unwrap_or(f32::NEG_INFINITY), sink.map_or(0.0, |sink| (sink - sink).exp()));
         Query { q, from: window.max(chunk), to, selected, max, sum }
     }
 

@@ -47,19 +47,18 @@ pub fn matmul_jobs(jobs: &[Job], row_elements: usize, x: &[f32], out: &mut [f32]
     }
 }
 
-/// `out[to + r] += weight·(Σ_k w[r][k]·x[from + k] + bias[r])` for the jobs in order and each job's columns in order.
+/// `out[to + r] += weight·Σ_k w[r][k]·x[from + k]` for the jobs in order and each job's columns in order.
 ///
 /// # Panics
 /// As [`matmul`].
 pub fn matmul_weighted(jobs: &[WeightedJob], row_elements: usize, x: &[f32], out: &mut [f32]) {
-    for WeightedJob { quant, weights, rows, bias, columns } in jobs {
+    for WeightedJob { quant, weights, rows, columns } in jobs {
         let mut products = vec![0.0; *rows];
         for column in *columns {
             matmul(*quant, weights, *rows, row_elements, &x[column.from..], 1, &mut products, *rows, 0);
             for (r, product) in products.iter().enumerate() {
-                let sum = f64::from(*product) + bias.map_or(0.0, |bias| f64::from(bias[r]));
                 let out = &mut out[column.to + r];
-                *out = (f64::from(*out) + f64::from(column.weight) * sum) as f32;
+                *out = (f64::from(*out) + f64::from(column.weight) * f64::from(*product)) as f32;
             }
         }
     }

@@ -55,8 +55,6 @@ pub struct WeightedJob<'a> {
     pub weights: &'a [u8],
     /// How many rows.
     pub rows: usize,
-    /// A number for each row that is added to its sum before it is weighted.
-    pub bias: Option<&'a [f32]>,
     /// The columns, in the order in which they are added.
     pub columns: &'a [WeightedColumn],
 }

@@ -104,23 +104,22 @@ pub fn matmul_jobs(pool: &Pool, jobs: &[Job], row_elements: usize, x: &[f32], ou
     });
 }
 
-/// `out[to + r] += weight·(Σ_k w[r][k]·x[from + k] + bias[r])` for the jobs in order and for each job's columns in order:
+/// `out[to + r] += weight·Σ_k w[r][k]·x[from + k]` for the jobs in order and for each job's columns in order:
 /// what the experts of a mixture add to their tokens.
 ///
 /// Several columns may add to the same outputs. Each output is added to in the order of jobs and columns, by a product
 /// and a sum, each rounded, after the whole of the inner sum (the bits of [`matmul`]). So neither threads nor a cut of
-/// the rows (a job may be some rows of its matrix: `to` and `bias` are then those of the first) nor a cut of the list
-/// over several calls changes a bit.
+/// the rows (a job may be some rows of its matrix: `to` is then that of the first) nor a cut of the list over several
+/// calls changes a bit.
 ///
 /// # Panics
-/// Where the jobs of a call differ in rows, a bias has not one number for each row, and as [`matmul_jobs`] does.
+/// Where the jobs of a call differ in rows, and as [`matmul_jobs`] does.
 /// Columns whose outputs overlap must have the same `to`: debug builds panic where they do not, in others sums may miss
 /// what another thread added.
 pub fn matmul_weighted(pool: &Pool, jobs: &[WeightedJob], row_elements: usize, x: &[f32], out: &mut [f32]) {
     let rows = jobs.first().map_or(0, |job| job.rows);
     for job in jobs {
         assert!(job.rows == rows, "jobs of {rows} and of {} rows in one call", job.rows);
-        assert!(job.bias.is_none_or(|bias| bias.len() == rows), "a bias is not one number for each of {rows} rows");
         job::check_weights(job.quant, job.weights, rows, row_elements);
         for column in job.columns {
             job::check_column(column.from, row_elements, x.len());
@@ -134,8 +133,8 @@ pub fn matmul_weighted(pool: &Pool, jobs: &[WeightedJob], row_elements: usize, x
     // A task is a run of rows of all jobs, so that one thread makes all additions to an output.
     pool.run(rows.div_ceil(task_rows), &|i| {
         let rows = i * task_rows..rows.min((i + 1) * task_rows);
-        for WeightedJob { quant, weights, bias, columns, .. } in jobs {
-            let outputs = Outputs::Add { columns, bias: *bias };
+        for WeightedJob { quant, weights, columns, .. } in jobs {
+            let outputs = Outputs::Add(columns);
             let product = Product { isa: pool.isa(), quant: *quant, weights, row_elements, x, out, outputs };
             for first in (0..columns.len()).step_by(TASK_COLUMNS) {
                 let columns = first..columns.len().min(first + TASK_COLUMNS);

@@ -37,7 +37,7 @@ pub(super) enum Outputs<'a> {
     /// They are the outputs.
     Set(Columns<'a>),
     /// They are weighted and added to the outputs.
-    Add { columns: &'a [WeightedColumn], bias: Option<&'a [f32]> },
+    Add(&'a [WeightedColumn]),
 }
 
 /// Some rows times some columns, at most [`TASK_COLUMNS`].
@@ -66,7 +66,7 @@ impl<'a> Product<'a> {
     fn column(&self, column: usize) -> &'a [f32] {
         let from = match self.outputs {
             Outputs::Set(columns) => columns.at(column).from,
-            Outputs::Add { columns, .. } => columns[column].from,
+            Outputs::Add(columns) => columns[column].from,
         };
         &self.x[from..][..self.row_elements]
     }
@@ -81,10 +81,9 @@ impl<'a> Product<'a> {
                     self.out.set(to + row, product);
                 }
             }
-            Outputs::Add { columns, bias } => {
+            Outputs::Add(columns) => {
                 let WeightedColumn { to, weight, .. } = columns[column];
                 for (row, product) in (first..).zip(products) {
-                    let product = bias.map_or(product, |bias| product + bias[row]);
                     self.out.set(to + row, self.out.get(to + row) + weight * product);
                 }
             }
