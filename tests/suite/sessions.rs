@@ -1,11 +1,13 @@
 //! Sessions: caches of every type, going back, interruption, threads and micro-batches.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
-use engine::{Engine, EngineError, Finish, Request, Sampling, generate};
+use engine::{Engine, EngineError, Finish, Isa, Request, Sampling, generate};
+use kernels::memory::{ByteSource, FileSource};
 
-use crate::support::{open, own_fixture};
+use crate::support::{machine, open, own_fixture};
 use crate::synth::{self, DEEPSEEK_V3, LatentSizes};
 
 const PROMPT: [u32; 12] = [509, 3, 17, 250, 17, 99, 400, 8, 41, 7, 7, 300];
@@ -131,6 +133,52 @@ fn an_interrupt_ends_a_pass_and_the_session_goes_on() {
     assert!(matches!(engine.prefill(&mut session, &PROMPT), Err(EngineError::Interrupted)));
     assert_eq!(session.position(), 0);
     assert!(engine.prefill(&mut session, &PROMPT).unwrap() == expected);
+}
+
+/// A file that fails from a chosen read on, until it is mended.
+struct Failing {
+    file: FileSource,
+    reads_left: Arc<AtomicI64>,
+}
+
+impl ByteSource for Failing {
+    fn len(&self) -> u64 {
+        self.file.len()
+    }
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> std::io::Result<usize> {
+        if self.reads_left.fetch_sub(1, Ordering::Relaxed) <= 0 {
+            return Err(std::io::Error::from_raw_os_error(5));
+        }
+        self.file.read_at(offset, out)
+    }
+}
+
+#[test]
+fn a_drive_that_fails_anywhere_in_a_pass_leaves_the_session_as_it_was() {
+    for model in ["deepseek_v2/model-bf16.gguf", "deepseek_v2/model-combined-bf16.gguf", WINDOWS] {
+        let path = own_fixture(model);
+        let model = gguf::open(&path).unwrap();
+        let profile = plan::profile::parse(&profile(64, "f32", 64, 2), "test.yaml").unwrap();
+        let mut plan = plan::plan(&profile, &model.inventory, &machine()).unwrap();
+        plan.placements.iter_mut().for_each(|placement| placement.home = plan::Tier::Disk);
+        plan.staging = plan::Staging { slot: plan::Bytes(1 << 16), slots: 3 };
+        let reads_left = Arc::new(AtomicI64::new(i64::MAX));
+        let file = FileSource::open(&path).unwrap();
+        let source: Arc<dyn ByteSource> = Arc::new(Failing { file, reads_left: Arc::clone(&reads_left) });
+        let mut engine = Engine::open(&model, plan, Isa::best(), vec![source], &mut |_, _| {}).unwrap();
+        let mut session = engine.session().unwrap();
+        let expected = engine.prefill(&mut session, &PROMPT).unwrap().to_vec();
+        let mut failed = 0;
+        for reads in (0..400).step_by(23) {
+            session.truncate(0);
+            reads_left.store(reads, Ordering::Relaxed);
+            failed += u32::from(engine.prefill(&mut session, &PROMPT).is_err());
+            reads_left.store(i64::MAX, Ordering::Relaxed);
+            session.truncate(0);
+            assert!(engine.prefill(&mut session, &PROMPT).unwrap() == expected, "after {reads} reads");
+        }
+        assert!(failed > 2, "{failed} passes failed");
+    }
 }
 
 #[test]

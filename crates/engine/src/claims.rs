@@ -69,7 +69,7 @@ impl<'a> Claims<'a> {
     }
 
     /// Refuses the model for a reason of its own.
-    pub(crate) fn refuse(&mut self, why: String) {
+    pub(crate) fn refuse(&mut self, why: &str) {
         self.wrong.push(format!("  {why}"));
     }
 

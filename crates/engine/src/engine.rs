@@ -260,10 +260,8 @@ impl Engine {
     /// How latent attention is computed for so many tokens after others.
     fn form(&self, tokens: usize, before: usize) -> Form {
         let heads = self.spec.layers[0].attention.heads;
-        self.spec.latent().map_or(Form::DECODE, |latent| {
-            let rooms = (self.scratch.latent_rows.len(), Scratch::expanded_positions(&self.spec));
-            latent.form(heads, tokens, before, rooms)
-        })
+        let rooms = self.spec.latent().zip(self.scratch.latent.as_ref());
+        rooms.map_or(Form::DECODE, |(latent, rooms)| latent.form(heads, tokens, before, rooms.sizes(latent)))
     }
 
     /// One micro-batch through all layers; the residual stream is left in the scratch. The output is asked for `logits`

@@ -8,7 +8,7 @@ use plan::{Bytes, KvType, ModelShape, Plan};
 use crate::EngineError;
 use crate::pairs::Pairs;
 use crate::selection::Selection;
-use crate::spec::{Ffn, GatedUnit, Kind, Layer, Spec};
+use crate::spec::{Ffn, GatedUnit, Kind, Latent, Layer, Spec};
 
 /// The activations of one pass, each `[micro_batch, width]`.
 pub(crate) struct Scratch {
@@ -45,19 +45,21 @@ pub(crate) struct Scratch {
     pub(crate) pairs: Pairs,
     /// One token's latent with its rotated key.
     pub(crate) row_of_cache: Vec<f32>,
-    /// Queries of a group of heads, and what they gather.
-    pub(crate) latent_rows: Vec<f32>,
-    /// Latents of a run of positions.
-    pub(crate) latent_tile: Vec<f32>,
-    /// Keys and values of a group of heads, where latents are expanded.
-    pub(crate) expanded: Option<Expanded>,
+    /// What latent attention needs besides.
+    pub(crate) latent: Option<LatentRooms>,
     pub(crate) selection: Selection,
     tokens: usize,
 }
 
-/// Room for the keys and values of a group of heads at all positions.
-pub(crate) struct Expanded {
+/// Room for a group of heads in latent attention.
+pub(crate) struct LatentRooms {
+    /// Queries and what they gather.
+    pub(crate) rows: Vec<f32>,
+    /// Latents of a run of positions.
+    pub(crate) tile: Vec<f32>,
+    /// Keys at all positions, where latents are expanded.
     pub(crate) keys: KvStore,
+    /// Values likewise.
     pub(crate) values: KvStore,
 }
 
@@ -104,31 +106,42 @@ fn inner(ffn: &Ffn) -> usize {
     }
 }
 
+impl LatentRooms {
+    fn new(latent: &Latent, shape: &ModelShape, micro_batch: usize) -> Result<Self, EngineError> {
+        let (s, positions) = (latent.sizes, Self::positions(latent));
+        let store = |dim| {
+            KvStore::try_new(KvType::F32, 1, dim, positions).map_err(|source| EngineError::Memory {
+                what: "expanded keys and values",
+                bytes: cost::LATENT_EXPANDED,
+                source,
+            })
+        };
+        Ok(Self {
+            rows: vec![0.0; cost::latent_rows(shape, micro_batch as u32).0 as usize / 4],
+            tile: vec![0.0; LATENT_TILE as usize * (s.rank + s.rotated)],
+            keys: store(s.plain + s.rotated)?,
+            values: store(s.value)?,
+        })
+    }
+
+    /// Positions, times heads, for which there is room to expand keys and values.
+    fn positions(latent: &Latent) -> usize {
+        let s = latent.sizes;
+        cost::LATENT_EXPANDED.0 as usize / 4 / (s.plain + s.rotated + s.value)
+    }
+
+    /// Numbers for queries and what they gather, and positions times heads for expanded keys and values.
+    pub(crate) fn sizes(&self, latent: &Latent) -> (usize, usize) {
+        (self.rows.len(), Self::positions(latent))
+    }
+}
+
 impl Scratch {
     pub(crate) fn new(spec: &Spec, shape: &ModelShape, plan: &Plan, row: usize) -> Result<Self, EngineError> {
         let micro_batch = plan.micro_batch as usize;
         let rows = |count: usize, width: usize| Tensor::zeros((count, width), DType::F32, &Device::Cpu);
         let [x, normed, q, k, v, attended, gate_up, inner, block, scores] =
             widths(spec).map(|width| rows(micro_batch, width));
-        let (latent_rows, expanded, tile) = match spec.latent() {
-            None => (0, None, 0),
-            Some(latent) => {
-                let room = cost::latent_rows(shape, micro_batch as u32).0 as usize / 4;
-                let key = latent.sizes.plain + latent.sizes.rotated;
-                let positions = Self::expanded_positions(spec);
-                let store = |dim| {
-                    let what = "expanded keys and values";
-                    let bytes = cost::LATENT_EXPANDED;
-                    KvStore::try_new(KvType::F32, 1, dim, positions).map_err(|source| EngineError::Memory {
-                        what,
-                        bytes,
-                        source,
-                    })
-                };
-                let expanded = Expanded { keys: store(key)?, values: store(latent.sizes.value)? };
-                (room, Some(expanded), LATENT_TILE as usize * (latent.sizes.rank + latent.sizes.rotated))
-            }
-        };
         Ok(Self {
             x: x?,
             normed: normed?,
@@ -147,19 +160,10 @@ impl Scratch {
             bias_row: Vec::new(),
             pairs: Pairs::default(),
             row_of_cache: Vec::new(),
-            latent_rows: vec![0.0; latent_rows],
-            latent_tile: vec![0.0; tile],
-            expanded,
+            latent: spec.latent().map(|latent| LatentRooms::new(latent, shape, micro_batch)).transpose()?,
             selection: Selection::new(shape, plan),
             tokens: micro_batch,
         })
-    }
-
-    /// Positions, times heads, for which expanded keys and values have room.
-    pub(crate) fn expanded_positions(spec: &Spec) -> usize {
-        let Some(latent) = spec.latent() else { return 0 };
-        let numbers = latent.sizes.plain + latent.sizes.rotated + latent.sizes.value;
-        cost::LATENT_EXPANDED.0 as usize / 4 / numbers
     }
 
     /// Bytes of all tensors for this model and plan.

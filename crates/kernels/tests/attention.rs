@@ -181,6 +181,16 @@ fn sights_that_do_not_fit_are_refused() {
 }
 
 #[test]
+fn a_sink_that_is_no_number_makes_the_output_none() {
+    let shape = AttentionShape { heads: 1, kv_heads: 1, dim_k: 16, dim_v: 16, scale: 1.0, window: None, softcap: None };
+    let (k, _) = filled(KvType::F32, 1, 16, 70, &mut Draw(1));
+    let mut out = [0.0; 16];
+    let sight = Sight { sinks: Some(&[f32::NAN]), ..Sight::default() };
+    cpu::attention_with(&pools()[0].1[0], &shape, &[1.0; 16], &k, &k, 69, &sight, &mut out);
+    assert!(out.iter().all(|x| x.is_nan()), "{out:?}");
+}
+
+#[test]
 fn many_rows_come_back_as_one_by_one() {
     for kind in [KvType::F32, KvType::F16, KvType::Q8_0] {
         // The wide ones are more than one task.

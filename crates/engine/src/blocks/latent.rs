@@ -5,45 +5,27 @@
 use std::ops::Range;
 
 use candle_core::Tensor;
-use kernels::cpu::{
-    AttentionShape, Columns, Job, KvStore, Pool, Sight, attention_with, matmul_jobs, matmul_transposed,
-};
-use plan::QuantType;
+use kernels::cpu::{AttentionShape, KvStore, Pool, Sight, attention_with};
 use plan::cost::LATENT_TILE;
-use tiers::{Piece, RowSlice};
+use tiers::RowSlice;
 
+use super::head_product::{HeadProduct, Rows, Steps};
 use super::{Pass, Result};
 use crate::ops;
+use crate::scratch::LatentRooms;
 use crate::session::LayerCache;
-use crate::spec::{Attention, HeadRows, Latent, LatentQuery};
+use crate::spec::{Attention, Latent, LatentQuery};
 
 const TILE: usize = LATENT_TILE as usize;
 
-/// Numbers in a row of x and out: where head 0 starts, from one head to the next, and from one column to the next.
-#[derive(Clone, Copy)]
-struct Steps {
-    start: usize,
-    head: usize,
-    column: usize,
-}
-
-/// The products of a run of rows with the columns of their heads.
-#[derive(Clone, Copy)]
-struct HeadProduct {
-    /// Rows of one head in the unit, and where the part that is used starts among them.
-    stride: usize,
-    part: usize,
-    /// Rows of one head that are used.
-    rows: usize,
-    /// Numbers of a row.
-    row_elements: usize,
-    /// The first head.
-    first: usize,
-    columns: usize,
-    from: Steps,
-    to: Steps,
-    /// Whether rows are summed over instead of multiplied with.
-    transposed: bool,
+/// Some heads of one layer in one pass.
+struct Group<'a> {
+    attention: &'a Attention,
+    latent: &'a Latent,
+    heads: Range<usize>,
+    /// All heads' queries, token after token.
+    q: &'a [f32],
+    cache: &'a KvStore,
 }
 
 impl Pass<'_> {
@@ -79,17 +61,23 @@ impl Pass<'_> {
         self.linear(&l.rotated, normed, &rotated)?;
         self.rotate_from(a.rope, 1, s.rotated, 0, &rotated)?;
         self.keep_latents(&latents, &rotated, s.rank, &mut cache.keys)?;
-        ops::between(attended, &q, |out, q| {
-            for first in (0..a.heads).step_by(self.form.group.min(a.heads)) {
-                let end = a.heads.min(first + self.form.group.min(a.heads));
+        // The rooms come back whatever happens between.
+        let Some(mut rooms) = self.scratch.latent.take() else { unreachable!("a latent model has rooms") };
+        let outcome = ops::between(attended, &q, |out, q| {
+            let step = self.form.group.min(a.heads);
+            for first in (0..a.heads).step_by(step) {
+                let heads = first..a.heads.min(first + step);
+                let group = Group { attention: a, latent: l, heads, q, cache: &cache.keys };
                 if self.form.expanded {
-                    self.expanded(a, l, first..end, q, &cache.keys, out)?;
+                    self.expanded(&group, &mut rooms, out)?;
                 } else {
-                    self.absorbed(a, l, first..end, q, &cache.keys, out)?;
+                    self.absorbed(&group, &mut rooms, out)?;
                 }
             }
             Ok(())
-        })?
+        });
+        self.scratch.latent = Some(rooms);
+        outcome?
     }
 
     /// Writes each token's latent and rotated key as one row of the cache.
@@ -109,43 +97,63 @@ impl Pass<'_> {
         })??)
     }
 
-    /// Attention of the heads `group` in the latent's space.
-    fn absorbed(
-        &mut self,
-        a: &Attention,
-        l: &Latent,
-        group: Range<usize>,
-        q: &[f32],
-        cache: &KvStore,
-        out: &mut [f32],
-    ) -> Result<()> {
-        let (s, heads, tokens) = (l.sizes, group.len(), self.tokens);
+    /// Attention of a group of heads in the latent's space.
+    fn absorbed(&mut self, g: &Group, rooms: &mut LatentRooms, out: &mut [f32]) -> Result<()> {
+        let (s, all, heads, tokens) = (g.latent.sizes, g.attention.heads, g.heads.len(), self.tokens);
         let (key, wide) = (s.plain + s.rotated, s.rank + s.rotated);
-        let mut room = std::mem::take(&mut self.scratch.latent_rows);
-        let (queries, gathered) = room.split_at_mut(tokens * heads * wide);
+        let (queries, gathered) = rooms.rows.split_at_mut(tokens * heads * wide);
         let gathered = &mut gathered[..tokens * heads * s.rank];
         // The rotated part of a query goes along as it is.
-        for (to, from) in queries.chunks_exact_mut(wide).zip(group_heads(q, a.heads, &group, key)) {
+        for (to, from) in queries.chunks_exact_mut(wide).zip(g.queries(key)) {
             to[..s.rank].fill(0.0);
             to[s.rank..].copy_from_slice(&from[s.plain..]);
         }
-        let product = HeadProduct {
-            columns: tokens,
-            from: Steps { start: group.start * key, head: key, column: a.heads * key },
-            to: Steps { start: 0, head: wide, column: heads * wide },
-            ..HeadProduct::absorbing(l, group.start)
-        };
-        self.head_products(l.key_rows(group.start, group.end), product, q, queries)?;
-        let shape = plain_shape(heads, 1, wide, s.rank, a.scale);
-        attention_with(self.pool, &shape, queries, cache, cache, self.first_position, &self.sight(), gathered);
-        let product = HeadProduct {
-            columns: tokens,
-            from: Steps { start: 0, head: s.rank, column: heads * s.rank },
-            to: Steps { start: group.start * s.value, head: s.value, column: a.heads * s.value },
-            ..HeadProduct::values(l, group.start)
-        };
-        self.head_products(l.value_rows(group.start, group.end), product, gathered, out)?;
-        self.scratch.latent_rows = room;
+        let from = Steps { start: g.heads.start * key, head: key, column: all * key };
+        let to = Steps { start: 0, head: wide, column: heads * wide };
+        let product = HeadProduct::absorbing(g.latent, g.heads.start).of(tokens, from, to);
+        self.head_products(g.latent.key_rows(g.heads.start, g.heads.end), product, g.q, queries)?;
+        let shape = plain_shape(heads, 1, wide, s.rank, g.attention.scale);
+        attention_with(self.pool, &shape, queries, g.cache, g.cache, self.first_position, &self.sight(), gathered);
+        let from = Steps { start: 0, head: s.rank, column: heads * s.rank };
+        let to = Steps { start: g.heads.start * s.value, head: s.value, column: all * s.value };
+        let product = HeadProduct::values(g.latent, g.heads.start).of(tokens, from, to);
+        self.head_products(g.latent.value_rows(g.heads.start, g.heads.end), product, gathered, out)
+    }
+
+    /// Attention of a group of heads over their own keys and values, which are made for all positions first.
+    fn expanded(&mut self, g: &Group, rooms: &mut LatentRooms, out: &mut [f32]) -> Result<()> {
+        let (s, heads, tokens) = (g.latent.sizes, g.heads.len(), self.tokens);
+        let (first, end) = (g.heads.start, g.heads.end);
+        let positions = self.first_position + tokens;
+        let key = s.plain + s.rotated;
+        let LatentRooms { rows, tile, keys, values } = rooms;
+        keys.reshape(heads, key, positions);
+        values.reshape(heads, s.value, positions);
+        // The rotated part is the same for all heads; the plain part is added up.
+        each_tile(self.pool, g.cache, positions, tile, |start, tile| {
+            for keys in keys.numbers_mut().chunks_exact_mut(positions * key) {
+                let keys = &mut keys[start * key..];
+                for (to, from) in keys.chunks_exact_mut(key).zip(tile.chunks_exact(s.rank + s.rotated)) {
+                    to[..s.plain].fill(0.0);
+                    to[s.plain..].copy_from_slice(&from[s.rank..]);
+                }
+            }
+        });
+        let making = HeadProduct::keys(g.latent, first);
+        self.expand(g, g.latent.key_rows(first, end), making, tile, key, keys)?;
+        let making = HeadProduct::values(g.latent, first);
+        self.expand(g, g.latent.value_rows(first, end), making, tile, s.value, values)?;
+        let (queries, gathered) = rows.split_at_mut(tokens * heads * key);
+        let gathered = &mut gathered[..tokens * heads * s.value];
+        for (to, from) in queries.chunks_exact_mut(key).zip(g.queries(key)) {
+            to.copy_from_slice(from);
+        }
+        let shape = plain_shape(heads, heads, key, s.value, g.attention.scale);
+        attention_with(self.pool, &shape, queries, keys, values, self.first_position, &self.sight(), gathered);
+        for (token, from) in gathered.chunks_exact(heads * s.value).enumerate() {
+            let to = (token * g.attention.heads + first) * s.value;
+            out[to..to + heads * s.value].copy_from_slice(from);
+        }
         Ok(())
     }
 
@@ -154,85 +162,28 @@ impl Pass<'_> {
         Sight { selected: self.scratch.selection.rows(), ..Sight::default() }
     }
 
-    /// Attention of the heads `group` over their own keys and values, which are made for all positions first.
-    fn expanded(
-        &mut self,
-        a: &Attention,
-        l: &Latent,
-        group: Range<usize>,
-        q: &[f32],
-        cache: &KvStore,
-        out: &mut [f32],
-    ) -> Result<()> {
-        let (s, heads, tokens) = (l.sizes, group.len(), self.tokens);
-        let positions = self.first_position + tokens;
-        let (key, wide) = (s.plain + s.rotated, s.rank + s.rotated);
-        let Some(mut rooms) = self.scratch.expanded.take() else { unreachable!("a latent model has room for it") };
-        rooms.keys.reshape(heads, key, positions);
-        rooms.values.reshape(heads, s.value, positions);
-        rooms.keys.numbers_mut().fill(0.0);
-        let rows = l.key_rows(group.start, group.end);
-        self.expand(rows, HeadProduct::keys(l, group.start), cache, key, rooms.keys.numbers_mut(), positions)?;
-        let rows = l.value_rows(group.start, group.end);
-        self.expand(rows, HeadProduct::values(l, group.start), cache, s.value, rooms.values.numbers_mut(), positions)?;
-        // The rotated part of keys is the same for all heads.
-        let tile = &mut self.scratch.latent_tile;
-        each_tile(self.pool, cache, positions, tile, |start, tile| {
-            for keys in rooms.keys.numbers_mut().chunks_exact_mut(positions * key) {
-                let keys = &mut keys[start * key..];
-                for (to, from) in keys.chunks_exact_mut(key).zip(tile.chunks_exact(wide)) {
-                    to[s.plain..].copy_from_slice(&from[s.rank..]);
-                }
-            }
-        });
-        let mut room = std::mem::take(&mut self.scratch.latent_rows);
-        let (queries, gathered) = room.split_at_mut(tokens * heads * key);
-        let gathered = &mut gathered[..tokens * heads * s.value];
-        for (to, from) in queries.chunks_exact_mut(key).zip(group_heads(q, a.heads, &group, key)) {
-            to.copy_from_slice(from);
-        }
-        let shape = plain_shape(heads, heads, key, s.value, a.scale);
-        let (keys, values, sight) = (&rooms.keys, &rooms.values, self.sight());
-        attention_with(self.pool, &shape, queries, keys, values, self.first_position, &sight, gathered);
-        for (token, from) in gathered.chunks_exact(heads * s.value).enumerate() {
-            let to = (token * a.heads + group.start) * s.value;
-            out[to..to + heads * s.value].copy_from_slice(from);
-        }
-        self.scratch.latent_rows = room;
-        self.scratch.expanded = Some(rooms);
-        Ok(())
-    }
-
     /// Runs `product` over the rows of `slices` with the latents of all positions, into `width` numbers for each position
     /// of a head.
     fn expand(
         &mut self,
+        g: &Group,
         slices: impl Iterator<Item = RowSlice>,
         product: HeadProduct,
-        cache: &KvStore,
+        tile: &mut [f32],
         width: usize,
-        out: &mut [f32],
-        positions: usize,
+        store: &mut KvStore,
     ) -> Result<()> {
-        for slice in slices {
-            let quant = self.quants.get(slice.unit);
-            for piece in self.tiers.pieces(&slice) {
-                let lease = self.tiers.lease(&piece)?;
-                each_tile(self.pool, cache, positions, &mut self.scratch.latent_tile, |start, tile| {
-                    let product = HeadProduct {
-                        columns: tile.len() / cache.dim(),
-                        from: Steps { start: 0, head: 0, column: cache.dim() },
-                        to: Steps { start: start * width, head: positions * width, column: width },
-                        ..product
-                    };
-                    product.run(self.pool, quant, &piece, &lease, tile, out);
-                });
-            }
-        }
-        Ok(())
+        let (pool, positions, wide) = (self.pool, self.first_position + self.tokens, g.cache.dim());
+        self.each_rows(slices, &mut |parts| {
+            each_tile(pool, g.cache, positions, tile, |start, tile| {
+                let from = Steps { start: 0, head: 0, column: wide };
+                let to = Steps { start: start * width, head: positions * width, column: width };
+                product.of(tile.len() / wide, from, to).run(pool, parts, tile, store.numbers_mut());
+            });
+        })
     }
 
-    /// Runs `product` over the rows of `slices`, piece by piece.
+    /// Runs `product` over the rows of `slices`.
     fn head_products(
         &mut self,
         slices: impl Iterator<Item = RowSlice>,
@@ -240,14 +191,41 @@ impl Pass<'_> {
         x: &[f32],
         out: &mut [f32],
     ) -> Result<()> {
+        let pool = self.pool;
+        self.each_rows(slices, &mut |parts| product.run(pool, parts, x, out))
+    }
+
+    /// Hands the rows of `slices`, of one unit, to `use_them`: all at once where they are resident, else piece by piece.
+    fn each_rows(&mut self, slices: impl Iterator<Item = RowSlice>, use_them: &mut dyn FnMut(&[Rows])) -> Result<()> {
+        let mut resident = Vec::new();
         for slice in slices {
             let quant = self.quants.get(slice.unit);
+            if self.tiers.is_resident(slice.unit) {
+                resident.push(slice);
+                continue;
+            }
             for piece in self.tiers.pieces(&slice) {
                 let lease = self.tiers.lease(&piece)?;
-                product.run(self.pool, quant, &piece, &lease, x, out);
+                use_them(&[Rows { quant, start: piece.rows.start as usize, weights: &lease }]);
             }
         }
+        if !resident.is_empty() {
+            let rows = |slice: &RowSlice| {
+                let (quant, start) = (self.quants.get(slice.unit), slice.rows.start as usize);
+                self.tiers.resident(slice).map(|weights| Rows { quant, start, weights })
+            };
+            use_them(&resident.iter().filter_map(rows).collect::<Vec<_>>());
+        }
         Ok(())
+    }
+}
+
+impl Group<'_> {
+    /// The queries of each token's heads in this group, token after token, of `width` numbers each.
+    fn queries(&self, width: usize) -> impl Iterator<Item = &[f32]> {
+        let (start, end) = (self.heads.start * width, self.heads.end * width);
+        let tokens = self.q.chunks_exact(self.attention.heads * width);
+        tokens.flat_map(move |token| token[start..end].chunks_exact(width))
     }
 }
 
@@ -261,78 +239,6 @@ fn each_tile(pool: &Pool, cache: &KvStore, positions: usize, tile: &mut [f32], m
     }
 }
 
-/// The numbers of each token's heads in `group`, token after token.
-fn group_heads<'a>(
-    q: &'a [f32],
-    heads: usize,
-    group: &Range<usize>,
-    width: usize,
-) -> impl Iterator<Item = &'a [f32]> + use<'a> {
-    let (start, end) = (group.start * width, group.end * width);
-    q.chunks_exact(heads * width).flat_map(move |token| token[start..end].chunks_exact(width))
-}
-
 const fn plain_shape(heads: usize, kv_heads: usize, dim_k: usize, dim_v: usize, scale: f32) -> AttentionShape {
     AttentionShape { heads, kv_heads, dim_k, dim_v, scale, window: None, softcap: None }
-}
-
-impl HeadProduct {
-    /// Keys from latents: `K_h c`.
-    fn keys(l: &Latent, first: usize) -> Self {
-        let s = l.sizes;
-        let (stride, rows, row_elements, transposed) = match l.rows {
-            HeadRows::Split { .. } => (s.rank, s.rank, s.plain, true),
-            HeadRows::Combined(_) => (s.plain + s.value, s.plain, s.rank, false),
-        };
-        let steps = Steps { start: 0, head: 0, column: 0 };
-        Self { stride, part: 0, rows, row_elements, first, columns: 0, from: steps, to: steps, transposed }
-    }
-
-    /// Queries into the latent's space: `K_hᵀ q`.
-    fn absorbing(l: &Latent, first: usize) -> Self {
-        let keys = Self::keys(l, first);
-        Self { transposed: !keys.transposed, ..keys }
-    }
-
-    /// Values from latents: `V_h c`.
-    fn values(l: &Latent, first: usize) -> Self {
-        let s = l.sizes;
-        let (stride, part) = match l.rows {
-            HeadRows::Split { .. } => (s.value, 0),
-            HeadRows::Combined(_) => (s.plain + s.value, s.plain),
-        };
-        Self { stride, part, rows: s.value, row_elements: s.rank, transposed: false, ..Self::keys(l, first) }
-    }
-
-    /// The products of the rows of `piece`, which may start and end inside a head. Transposed ones add to `out`.
-    fn run(&self, pool: &Pool, quant: QuantType, piece: &Piece, weights: &[u8], x: &[f32], out: &mut [f32]) {
-        let row_bytes = self.row_elements / quant.block_elements() * quant.block_bytes();
-        let (start, end) = (piece.rows.start as usize, piece.rows.end as usize);
-        let mut jobs = Vec::with_capacity((end - start) / self.rows + 2);
-        let mut row = start;
-        while row < end {
-            let (head, within) = (row / self.stride, row % self.stride - self.part);
-            let rows = (self.rows - within).min(end - row);
-            let place = |steps: Steps, extra: usize| steps.start + (head - self.first) * steps.head + extra;
-            let (in_x, in_out) = if self.transposed { (within, 0) } else { (0, within) };
-            jobs.push(Job {
-                quant,
-                weights: &weights[(row - start) * row_bytes..][..rows * row_bytes],
-                rows,
-                columns: Columns::Strided {
-                    from: place(self.from, in_x),
-                    from_step: self.from.column,
-                    to: place(self.to, in_out),
-                    to_step: self.to.column,
-                    count: self.columns,
-                },
-            });
-            row += rows;
-        }
-        if self.transposed {
-            matmul_transposed(pool, &jobs, self.row_elements, x, out, true);
-        } else {
-            matmul_jobs(pool, &jobs, self.row_elements, x, out);
-        }
-    }
 }

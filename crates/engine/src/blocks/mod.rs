@@ -4,6 +4,7 @@
 
 mod attention;
 mod ffn;
+mod head_product;
 mod indexer;
 mod latent;
 mod mixture;

@@ -115,7 +115,7 @@ impl Mixture {
     ) -> Self {
         let name = |part: &str| format!("blk.{index}.{part}");
         let routing = mixture.routing(index).unwrap_or_else(|why| {
-            claims.refuse(format!("layer {index}: {why}"));
+            claims.refuse(&format!("layer {index}: {why}"));
             mixture.any_routing()
         });
         let (width, inner, count) = (sizes.width, mixture.inner, routing.experts);

@@ -218,7 +218,8 @@ impl<'a> Task<'a> {
         // A sink is a score met before any position: e^0 relative to itself.
         let sink = sinks.map(|sinks| sinks[head]);
         // One that is no number makes the output none.
-        let (max, sum) = (sink.unwrap_or(f32::NEG_INFINITY), sink.map_or(0.0, |sink| (sink - sink).exp()));
+        let (max, sum) =
+            (sink.unwrap_or(f32::NEG_INFINITY), sink.map_or(0.0, |sink| if sink.is_nan() { sink } else { 1.0 }));
         Query { q, from: window.max(chunk), to, selected, max, sum }
     }
 
