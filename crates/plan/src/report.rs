@@ -3,7 +3,7 @@
 mod experts;
 mod explain;
 
-pub use experts::{TierExperts, experts};
+pub use experts::{ExpertHome, HomeExperts, experts};
 pub use explain::{UnknownTensor, explain, explain_with};
 
 use std::collections::BTreeMap;

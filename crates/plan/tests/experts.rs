@@ -7,6 +7,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use plan::profile::{parse, to_yaml};
+use plan::report::ExpertHome;
 use plan::{
     Bytes, ExpertUse, Inventory, Machine, ModelShape, Plan, QuantType, Refusal, Tier, VocabularySize, plan, plan_with,
     report,
@@ -114,6 +115,29 @@ fn the_experts_with_most_uses_are_nearest_and_ties_go_by_number() {
 }
 
 #[test]
+fn experts_with_matrices_in_several_tiers_are_counted_apart_and_their_bytes_where_they_are() {
+    let (model, counts) = (small(), counts_of_small());
+    let rules =
+        "placement: [{ tensors: ffn_down_exps.weight, experts: 1..=2, home: disk }, { experts: 3, home: disk }]";
+    let text = format!("version: 1\ntiers: {{ ram: {{ memory: 1GiB }}, disk: {{}} }}\n{rules}\n");
+    let plan = with_counts(&model, &text, &common::laptop(), &counts);
+    let homes = report::experts(&plan, &model, Some(&counts));
+    let found: Vec<_> = homes.iter().map(|home| (home.home.to_string(), home.experts, home.parts.clone())).collect();
+    let expected = [("ram", 1), ("disk", 1), ("split", 2)];
+    assert_eq!(found, expected.map(|(home, experts)| (home.to_owned(), experts, vec![(0, experts)])));
+    // A matrix has 4 MB; the shares are those above.
+    let read = |matrices: f64| Some(Bytes((matrices * 4e6).round() as u64));
+    let [ram, disk, split] = &homes[..] else { panic!("{homes:?}") };
+    assert_eq!(ram.read_per_token, read((3.0 * 1.5 + 2.0 * 7.5 + 2.0 * 0.5) / 8.0));
+    assert_eq!(disk.read_per_token, read((3.0 * 6.5 + 7.5 + 0.5) / 8.0));
+    assert_eq!((split.read_per_token, split.uses), (None, 1.0 / 2.0));
+    let bias_bytes = plan.tier(Tier::Disk).unwrap().read_per_token - disk.read_per_token.unwrap();
+    assert!(bias_bytes < Bytes(8000), "{bias_bytes}");
+    let text = report::text_with(&plan, &model, Some(&counts));
+    assert!(text.contains("split        2   50.0 %   50.0 %    in each tier  2 of layer 0\n"), "{text}");
+}
+
+#[test]
 fn biases_of_experts_go_with_the_small_vectors() {
     let (model, plan) = (small(), holding(1, &counts_of_small()));
     for (id, unit) in model.iter().filter(|(_, unit)| unit.rows == 1) {
@@ -139,8 +163,8 @@ fn the_forecast_takes_the_shares_that_were_counted() {
     assert!((decode * seconds - 1.0).abs() < 1e-6, "{decode} against {}", 1.0 / seconds);
     let experts = report::experts(&plan, &model, Some(&counts));
     assert_eq!(
-        experts.iter().map(|tier| (tier.tier, tier.experts)).collect::<Vec<_>>(),
-        [(Tier::Ram, 2), (Tier::Disk, 2)]
+        experts.iter().map(|home| (home.home, home.experts)).collect::<Vec<_>>(),
+        [(ExpertHome::In(Tier::Ram), 2), (ExpertHome::In(Tier::Disk), 2)]
     );
     assert!((experts[0].uses - hot / (hot + cold)).abs() < 1e-9);
 }

@@ -1,4 +1,9 @@
 //! Puts units into tiers, in the order of what a byte there is worth.
+//!
+//! A unit is in one tier or another, never in two. So where RAM has no room for all that every token reads, the order
+//! decides how much of it is left unused, or goes to experts, which few tokens read: two orders are tried, and the one
+//! that leaves less on disk is taken ([`Cargo::fill`]). Experts of equal shares go by number before layer, for a layer's
+//! RAM and disk are read at the same time and layers one after the other: each gets its part of RAM.
 
 use std::cmp::Reverse;
 
@@ -33,12 +38,26 @@ fn class(unit: &Unit, inventory: &Inventory, tied: bool) -> u8 {
 
 struct Open {
     unit: u32,
+    class: u8,
     bytes: u64,
     wish: Wish,
     /// Layer and number, of the matrices of an expert: it is used whole, and they stay together.
     expert: Option<(Option<u32>, u32)>,
     /// A table of which only rows are read gains nothing from a GPU.
     may_use_gpu: bool,
+}
+
+impl Open {
+    /// What cannot go to disk finds its room before what can.
+    fn may_be_on_disk(&self) -> bool {
+        !matches!(self.wish, Wish::Either(_, Tier::Gpu(_) | Tier::Ram))
+    }
+
+    /// Whether every token reads this whole matrix, from RAM or disk as there is room.
+    fn waits_for_ram(&self) -> bool {
+        let either = matches!(self.wish, Wish::Open | Wish::Either(Tier::Ram, Tier::Disk));
+        (1..ROUTED).contains(&self.class) && either
+    }
 }
 
 /// The units of a model with what is asked for them, ready to be put into rooms of different sizes.
@@ -68,27 +87,40 @@ impl Cargo {
                     }
                 }
                 Wish::Either(..) | Wish::Open => {
+                    let class = class(unit, inventory, tied);
                     let may_use_gpu = unit.role != Role::Embedding || tied;
-                    let expert = unit.expert.filter(|_| class(unit, inventory, tied) == ROUTED);
-                    let expert = expert.map(|expert| (unit.layer, expert));
-                    cargo.open.push(Open { unit: index as u32, bytes, wish: *wish, expert, may_use_gpu });
+                    let expert = unit.expert.filter(|_| class == ROUTED).map(|expert| (unit.layer, expert));
+                    cargo.open.push(Open { unit: index as u32, class, bytes, wish: *wish, expert, may_use_gpu });
                 }
             }
         }
         cargo.open.sort_by_cached_key(|open| {
             let unit = &inventory.units[open.unit as usize];
-            let class = class(unit, inventory, tied);
-            // What cannot go to disk finds its room before what can.
-            let may_wait = !matches!(open.wish, Wish::Either(_, Tier::Gpu(_) | Tier::Ram));
             // Those that most tokens choose come first. Floats from 0 up are in the order of their bits.
-            let rare = if class == ROUTED { Reverse(traffic.expert_share(unit).to_bits()) } else { Reverse(0) };
-            (class, may_wait, rare, unit.layer.unwrap_or(u32::MAX), unit.expert, open.unit)
+            let rare = Reverse(if open.expert.is_some() { traffic.expert_share(unit).to_bits() } else { 0 });
+            let number = open.expert.map(|(_, number)| number);
+            // A rule that wants experts somewhere is served before those that may be anywhere.
+            let anywhere = open.expert.is_some() && open.wish == Wish::Open;
+            (
+                open.class,
+                open.may_be_on_disk(),
+                anywhere,
+                rare,
+                number,
+                unit.layer.unwrap_or(u32::MAX),
+                unit.expert,
+                open.unit,
+            )
         });
         cargo
     }
 
     /// A home for each unit. What fits nowhere is given to the last tier that it may use, whose sum then shows by how
     /// much it is over.
+    ///
+    /// What every token reads comes first, and a GPU takes of it what fits, class by class. Of the rest RAM takes what
+    /// fits, in the same order; or the largest unit that would be left (as a rule the output) and then the others, if at
+    /// least half as many bytes less as that unit has stay on disk: less is not worth tearing layers. Then experts and tables have the room that is left.
     pub(super) fn fill(&self, mut rooms: Rooms) -> Vec<Tier> {
         let mut homes = self.homes.clone();
         for (tier, sum) in &self.pinned {
@@ -97,26 +129,85 @@ impl Cargo {
                 rooms.iter_mut().filter(|(room, _)| room == tier).for_each(|(_, left)| *left = Some(0));
             }
         }
-        let together = |a: &Open, b: &Open| a.expert.is_some() && (a.expert, a.wish) == (b.expert, b.wish);
-        for group in self.open.chunk_by(together) {
-            let (first, bytes) = (&group[0], group.iter().map(|open| open.bytes).sum());
-            let home = match first.wish {
-                Wish::Either(home, overflow) => {
-                    if take(&mut rooms, home, bytes) {
-                        home
-                    } else {
-                        take(&mut rooms, overflow, bytes);
-                        overflow
-                    }
-                }
-                _ => first_with_room(&mut rooms, bytes, first.may_use_gpu),
-            };
-            for open in group {
-                homes[open.unit as usize] = home;
+        let (each_token, rest) = self.open.split_at(self.open.partition_point(|open| open.class < ROUTED));
+        let mut waiting = Vec::new();
+        for open in each_token {
+            let gpu = if open.wish == Wish::Open { take_gpu(&mut rooms, open.bytes) } else { None };
+            match gpu {
+                Some(gpu) => homes[open.unit as usize] = gpu,
+                None if open.waits_for_ram() => waiting.push(open),
+                None => homes[open.unit as usize] = place(&mut rooms, open.wish, open.bytes, open.may_use_gpu),
             }
         }
+        let together = |a: &Open, b: &Open| a.expert.is_some() && (a.expert, a.wish) == (b.expert, b.wish);
+        let fill_rest = |rooms: &mut Rooms, homes: &mut [Tier], may_be_on_disk: bool| {
+            for group in rest.chunk_by(together).filter(|group| group[0].may_be_on_disk() == may_be_on_disk) {
+                let bytes = group.iter().map(|open| open.bytes).sum();
+                let home = place(rooms, group[0].wish, bytes, group[0].may_use_gpu);
+                for open in group {
+                    homes[open.unit as usize] = home;
+                }
+            }
+        };
+        fill_rest(&mut rooms, &mut homes, false);
+        let mut packed = Packed::best(waiting, rooms);
+        for (open, home) in packed.order.iter().zip(packed.homes) {
+            homes[open.unit as usize] = home;
+        }
+        fill_rest(&mut packed.rooms, &mut homes, true);
         homes
     }
+}
+
+/// Units that wait for RAM, put there or on disk in some order.
+struct Packed<'a> {
+    order: Vec<&'a Open>,
+    /// In the same order.
+    homes: Vec<Tier>,
+    rooms: Rooms,
+    /// Bytes that stay on disk.
+    left: u64,
+}
+
+impl<'a> Packed<'a> {
+    /// In the order that is given, or with the largest unit that it leaves on disk before all others, where that leaves
+    /// less there by half of this unit or more.
+    fn best(waiting: Vec<&'a Open>, rooms: Rooms) -> Self {
+        let given = Self::new(waiting, rooms.clone());
+        let on_disk = (0..given.homes.len()).filter(|place| given.homes[*place] == Tier::Disk);
+        let Some(largest) = on_disk.max_by_key(|place| (given.order[*place].bytes, Reverse(*place))) else {
+            return given;
+        };
+        let (mut order, half) = (given.order.clone(), given.order[largest].bytes.div_ceil(2));
+        order[..=largest].rotate_right(1);
+        let other = Self::new(order, rooms);
+        if other.left + half <= given.left { other } else { given }
+    }
+
+    fn new(order: Vec<&'a Open>, mut rooms: Rooms) -> Self {
+        let homes: Vec<Tier> = order.iter().map(|open| place(&mut rooms, open.wish, open.bytes, false)).collect();
+        let on_disk = order.iter().zip(&homes).filter(|(_, home)| **home == Tier::Disk);
+        let left = on_disk.map(|(open, _)| open.bytes).sum();
+        Self { order, homes, rooms, left }
+    }
+}
+
+/// The tier that is wished for, or the first with room; the room is taken.
+fn place(rooms: &mut Rooms, wish: Wish, bytes: u64, may_use_gpu: bool) -> Tier {
+    match wish {
+        Wish::Either(home, _) if take(rooms, home, bytes) => home,
+        Wish::Either(_, overflow) => {
+            take(rooms, overflow, bytes);
+            overflow
+        }
+        _ => first_with_room(rooms, bytes, may_use_gpu),
+    }
+}
+
+/// The first GPU with room, which is taken.
+fn take_gpu(rooms: &mut Rooms, bytes: u64) -> Option<Tier> {
+    let gpus: Vec<Tier> = rooms.iter().map(|(tier, _)| *tier).filter(|tier| matches!(tier, Tier::Gpu(_))).collect();
+    gpus.into_iter().find(|gpu| take(rooms, *gpu, bytes))
 }
 
 fn first_with_room(rooms: &mut Rooms, bytes: u64, may_use_gpu: bool) -> Tier {
@@ -147,5 +238,78 @@ fn take(rooms: &mut Rooms, tier: Tier, bytes: u64) -> bool {
             true
         }
         Some((_, Some(_))) | None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use Tier::{Disk, Ram};
+
+    fn cargo(units: &[(u8, u64, u8)]) -> Cargo {
+        let wish = |wish: u8| match wish {
+            0 => Wish::Either(Tier::Ram, Tier::Disk),
+            1 => Wish::Either(Tier::Gpu(0), Tier::Disk),
+            2 => Wish::Either(Tier::Gpu(0), Tier::Ram),
+            _ => Wish::Open,
+        };
+        let open = |(unit, (class, bytes, asked)): (usize, &(u8, u64, u8))| {
+            let expert = (*class == ROUTED).then_some((Some(0), unit as u32));
+            Open { unit: unit as u32, class: *class, bytes: *bytes, wish: wish(*asked), expert, may_use_gpu: true }
+        };
+        let mut open: Vec<Open> = units.iter().enumerate().map(open).collect();
+        open.sort_by_key(|open| (open.class, open.unit));
+        Cargo { homes: vec![Tier::Disk; units.len()], pinned: Vec::new(), open }
+    }
+
+    /// Bytes of each tier that every token reads, and of all units.
+    fn sums(cargo: &Cargo, homes: &[Tier], tier: Tier) -> (u64, u64) {
+        let here = |classes: u8| {
+            let here = cargo.open.iter().filter(|open| homes[open.unit as usize] == tier && open.class < classes);
+            here.map(|open| open.bytes).sum()
+        };
+        (here(ROUTED), here(u8::MAX))
+    }
+
+    #[test]
+    fn a_large_output_is_not_left_for_experts() {
+        // Two layers, an output of 60 and experts, in 95 bytes of RAM.
+        let cargo =
+            cargo(&[(1, 20, 3), (1, 20, 3), (3, 10, 3), (3, 10, 3), (4, 60, 3), (ROUTED, 5, 3), (ROUTED, 5, 3)]);
+        let homes = cargo.fill(vec![(Tier::Ram, Some(95)), (Tier::Disk, None)]);
+        assert_eq!(homes, [Ram, Disk, Ram, Disk, Ram, Ram, Disk]);
+        // With room for the layers and little more it would take the place of as much as it has.
+        let homes = cargo.fill(vec![(Tier::Ram, Some(62)), (Tier::Disk, None)]);
+        assert_eq!(homes, [Ram, Ram, Ram, Ram, Disk, Disk, Disk]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_more_is_left_on_disk_than_class_by_class(
+            units in proptest::collection::vec((0_u8..7, 1_u64..60, 0_u8..8), 1..24),
+            (ram, gpu) in (0_u64..500, 0_u64..200),
+        ) {
+            let cargo = cargo(&units);
+            let rooms: Rooms = vec![(Tier::Gpu(0), Some(gpu)), (Tier::Ram, Some(ram)), (Tier::Disk, None)];
+            let mut left = rooms.clone();
+            let mut by_class = vec![Tier::Disk; units.len()];
+            for open in &cargo.open {
+                by_class[open.unit as usize] = place(&mut left, open.wish, open.bytes, true);
+            }
+            // Over: refused either way.
+            prop_assume!(sums(&cargo, &by_class, Tier::Ram).1 <= ram);
+            let homes = cargo.fill(rooms);
+            for (tier, most) in [(Tier::Ram, ram), (Tier::Gpu(0), gpu)] {
+                prop_assert!(sums(&cargo, &homes, tier).1 <= most, "{tier} {homes:?}");
+            }
+            let (found, before) = (sums(&cargo, &homes, Tier::Disk).0, sums(&cargo, &by_class, Tier::Disk).0);
+            prop_assert!(found <= before, "{found} bytes on disk, and {before} class by class");
+            let gpu = |homes: &[Tier]| sums(&cargo, homes, Tier::Gpu(0)).0;
+            prop_assert_eq!(gpu(&homes), gpu(&by_class));
+        }
     }
 }

@@ -34,7 +34,7 @@ pub fn plan(profile: &Profile, inventory: &Inventory, machine: &Machine) -> Resu
 }
 
 /// The same, with counts of how often each expert was chosen: those that were chosen most are placed nearest (ties go by
-/// layer and number), and the forecast uses their shares. Without counts, or where they are of no token, every expert of
+/// number, then by layer, so that each layer has its part), and the forecast uses their shares. Without counts, or where they are of no token, every expert of
 /// a layer is taken to be as likely as any other.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
-//! Where routed experts live: counted by tier, for they are too many to be listed.
+//! Where routed experts live: counted by home, for they are too many to be listed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
@@ -10,65 +10,99 @@ use crate::profile::Ranges;
 use crate::traffic::Traffic;
 use crate::{Bytes, ExpertUse, Inventory, Plan, Role, Tier};
 
-/// The routed experts of one tier. An expert counts where the farthest of its matrices lives.
+/// Where experts live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ExpertHome {
+    /// All matrices in one tier.
+    In(Tier),
+    /// Matrices in several tiers.
+    Split,
+}
+
+impl fmt::Display for ExpertHome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::In(tier) => tier.fmt(f),
+            Self::Split => f.pad("split"),
+        }
+    }
+}
+
+impl Serialize for ExpertHome {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The routed experts of one home.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct TierExperts {
-    /// The tier.
-    pub tier: Tier,
+pub struct HomeExperts {
+    /// The home.
+    pub home: ExpertHome,
     /// Its experts, over all layers.
     pub experts: u64,
     /// All experts of the model.
     pub of: u64,
     /// The share of all uses of experts that find theirs here, from 0 to 1.
     pub uses: f64,
-    /// Bytes of them that one decoded token reads, on average.
-    pub read_per_token: Bytes,
+    /// Bytes of experts that one decoded token reads from this tier, on average: also of those that are split, each matrix
+    /// where it lives. None for the split ones, whose bytes are counted so.
+    pub read_per_token: Option<Bytes>,
     /// Layers of which every expert is here.
     pub layers: Vec<u32>,
     /// Layers of which some experts are here, and how many.
     pub parts: Vec<(u32, u64)>,
 }
 
-/// The routed experts by tier, nearest to compute first; nothing for a dense model. `counts` are those that the plan
-/// was made with.
+/// One expert of a layer.
+struct Expert {
+    home: ExpertHome,
+    share: f64,
+}
+
+/// The routed experts by home, nearest to compute first and those that are split last; nothing for a dense model.
+/// `counts` are those that the plan was made with.
 #[must_use]
-pub fn experts(plan: &Plan, inventory: &Inventory, counts: Option<&ExpertUse>) -> Vec<TierExperts> {
+pub fn experts(plan: &Plan, inventory: &Inventory, counts: Option<&ExpertUse>) -> Vec<HomeExperts> {
     let traffic = Traffic::new(inventory, counts);
-    // (layer, expert) → home, share, bytes. Biases are small and live by themselves.
-    let mut all: BTreeMap<(u32, u32), (Tier, f64, f64)> = BTreeMap::new();
+    let mut all: BTreeMap<(u32, u32), Expert> = BTreeMap::new();
+    let mut read: BTreeMap<ExpertHome, f64> = BTreeMap::new();
     for (unit, placement) in inventory.units.iter().zip(&plan.placements) {
         let (Role::RoutedExpert, Some(layer), Some(expert)) = (unit.role, unit.layer, unit.expert) else { continue };
+        // Biases are small and live by themselves.
         if unit.rows == 1 {
             continue;
         }
-        let share = traffic.expert_share(unit);
-        let entry = all.entry((layer, expert)).or_insert((placement.home, share, 0.0));
-        entry.0 = entry.0.max(placement.home);
-        entry.2 += unit.bytes.as_f64() * share;
+        let (home, share) = (ExpertHome::In(placement.home), traffic.expert_share(unit));
+        *read.entry(home).or_default() += unit.bytes.as_f64() * share;
+        let expert = all.entry((layer, expert)).or_insert(Expert { home, share });
+        if expert.home != home {
+            expert.home = ExpertHome::Split;
+        }
     }
     let mut in_layer: BTreeMap<u32, u64> = BTreeMap::new();
     for (layer, _) in all.keys() {
         *in_layer.entry(*layer).or_default() += 1;
     }
-    let uses: f64 = all.values().map(|(_, share, _)| share).sum();
-    let tiers: BTreeSet<Tier> = all.values().map(|(home, ..)| *home).collect();
-    let of_tier = |tier: Tier| {
-        let here = || all.iter().filter(move |(_, (home, ..))| *home == tier);
+    let uses: f64 = all.values().map(|expert| expert.share).sum();
+    let homes: BTreeSet<ExpertHome> = all.values().map(|expert| expert.home).chain(read.keys().copied()).collect();
+    let of_home = |home: ExpertHome| {
+        let here = || all.iter().filter(move |(_, expert)| expert.home == home);
         let mut by_layer: BTreeMap<u32, u64> = BTreeMap::new();
         here().for_each(|((layer, _), _)| *by_layer.entry(*layer).or_default() += 1);
         let (whole, parts): (Vec<_>, Vec<_>) =
             by_layer.into_iter().partition(|(layer, experts)| in_layer[layer] == *experts);
-        TierExperts {
-            tier,
+        HomeExperts {
+            home,
             experts: here().count() as u64,
             of: all.len() as u64,
-            uses: here().map(|(_, (_, share, _))| share).sum::<f64>() / uses.max(f64::MIN_POSITIVE),
-            read_per_token: Bytes(here().map(|(_, (.., read))| read).sum::<f64>() as u64),
+            uses: here().map(|(_, expert)| expert.share).sum::<f64>() / uses.max(f64::MIN_POSITIVE),
+            read_per_token: read.get(&home).map(|read| Bytes(*read as u64)),
             layers: whole.into_iter().map(|(layer, _)| layer).collect(),
             parts,
         }
     };
-    tiers.into_iter().map(of_tier).collect()
+    homes.into_iter().map(of_home).collect()
 }
 
 /// Layers of which a tier has a part that are named one by one; more are given as a span.
@@ -78,8 +112,8 @@ const NAMED_COLUMNS: usize = 24;
 
 /// The report's part about experts; nothing for a dense model.
 pub(super) fn section(out: &mut String, plan: &Plan, inventory: &Inventory, counts: Option<&ExpertUse>) {
-    let tiers = experts(plan, inventory, counts);
-    let Some(first) = tiers.first() else { return };
+    let homes = experts(plan, inventory, counts);
+    let Some(first) = homes.first() else { return };
     let shape = &inventory.shape;
     let counted = Traffic::new(inventory, counts).counted();
     let likely = match counted {
@@ -98,30 +132,33 @@ pub(super) fn section(out: &mut String, plan: &Plan, inventory: &Inventory, coun
         uses(format!("{:>9}", "of uses")),
         "read per token"
     );
-    for tier in &tiers {
-        let share = format!("{:.1} %", tier.experts as f64 / tier.of as f64 * 100.0);
-        let of_uses = uses(format!("{:>9}", format!("{:.1} %", tier.uses * 100.0)));
-        let read = tier.read_per_token.to_string();
-        let head = format!("  {:<6}{:>8}{share:>9}{of_uses}{read:>16}  ", tier.tier, grouped(tier.experts));
+    for home in &homes {
+        let share = format!("{:.1} %", home.experts as f64 / home.of as f64 * 100.0);
+        let of_uses = uses(format!("{:>9}", format!("{:.1} %", home.uses * 100.0)));
+        let read = home.read_per_token.map_or_else(|| "in each tier".to_owned(), |bytes| bytes.to_string());
+        let head = format!("  {:<6}{:>8}{share:>9}{of_uses}{read:>16}  ", home.home, grouped(home.experts));
         let next = " ".repeat(head.chars().count());
-        wrapped(out, &head, &next, layers(tier).iter().map(String::as_str), ", ");
+        wrapped(out, &head, &next, layers(home, shape.experts).iter().map(String::as_str), ", ");
+    }
+    if homes.iter().any(|home| home.home == ExpertHome::Split) {
+        out.push_str("  split: an expert has matrices in several tiers, and is as slow as the farthest\n");
     }
 }
 
-/// `all of 7..=29`, `160 of layer 30`.
-fn layers(tier: &TierExperts) -> Vec<String> {
+/// `all of 7..=29`, `160 of layer 30`, `11 of 256 in each of layers 3..=60`.
+fn layers(home: &HomeExperts, of: u32) -> Vec<String> {
     let mut parts = Vec::new();
-    if !tier.layers.is_empty() {
-        parts.push(format!("all of {}", named(&tier.layers)));
+    if !home.layers.is_empty() {
+        parts.push(format!("all of {}", named(&home.layers)));
     }
-    if tier.parts.len() <= PARTS_NAMED {
-        parts.extend(tier.parts.iter().map(|(layer, experts)| format!("{experts} of layer {layer}")));
+    if home.parts.len() <= PARTS_NAMED {
+        parts.extend(home.parts.iter().map(|(layer, experts)| format!("{experts} of layer {layer}")));
     } else {
-        let (layers, experts): (Vec<u32>, Vec<u64>) = tier.parts.iter().copied().unzip();
+        let (layers, experts): (Vec<u32>, Vec<u64>) = home.parts.iter().copied().unzip();
         let least = experts.iter().min().copied().unwrap_or_default();
         let most = experts.iter().max().copied().unwrap_or_default();
         let experts = if least == most { least.to_string() } else { format!("{least} to {most}") };
-        parts.push(format!("{experts} in each of {}", named(&layers)));
+        parts.push(format!("{experts} of {of} in each of layers {}", named(&layers)));
     }
     parts
 }
