@@ -62,9 +62,12 @@ pub fn explain_with(
         let text = format!("{text}: {}", place.reason);
         wrapped(&mut out, "  lives      ", "             ", text.split(' '), " ");
     }
-    let placement = &plan.placements[first.0 as usize];
-    let (decode, prefill) = (device(placement.decode), device(placement.prefill));
-    let _ = writeln!(out, "  computed   by {decode} in decode, by {prefill} for prompts");
+    let computed = devices(plan, inventory, unit, expert);
+    for (home, (decode, prefill)) in &computed {
+        let of = if computed.len() > 1 { format!("from {home} ") } else { String::new() };
+        let (decode, prefill) = (device(*decode), device(*prefill));
+        let _ = writeln!(out, "  computed   {of}by {decode} in decode, by {prefill} for prompts");
+    }
     let _ = writeln!(out, "  read       {}", reading(unit, inventory, expert, traffic));
     if let (Some(counts), Role::RoutedExpert) = (traffic.counted(), unit.role) {
         let text = use_of(unit, expert, counts);
@@ -72,7 +75,7 @@ pub fn explain_with(
     }
     let pattern = format!("^{}$", regex::escape(&tensor.name)).replace('\'', "''");
     let experts = expert.map_or(String::new(), |expert| format!(", experts: {expert}"));
-    let other = if placement.home == Tier::Ram { Tier::Disk } else { Tier::Ram };
+    let other = if computed.keys().all(|home| *home == Tier::Ram) { Tier::Disk } else { Tier::Ram };
     let _ = writeln!(
         out,
         "  to move it - {{ tensors: '{pattern}'{experts}, home: {other} }}   as the first rule under `placement`"
@@ -114,6 +117,13 @@ fn homes<'a>(plan: &'a Plan, inventory: &Inventory, of: &Unit, expert: Option<u3
         homes.entry((placement.home, &placement.reason)).or_default().extend(unit.expert);
     }
     homes.into_iter().map(|((home, reason), experts)| Place { home, reason, experts }).collect()
+}
+
+/// What computes with a tensor's units in decode and for prompts, by home; or with the one expert that is asked for.
+fn devices(plan: &Plan, inventory: &Inventory, of: &Unit, expert: Option<u32>) -> BTreeMap<Tier, (Device, Device)> {
+    let asked = |unit: &Unit| unit.tensor == of.tensor && (expert.is_none() || unit.expert == expert);
+    let units = inventory.units.iter().zip(&plan.placements).filter(|(unit, _)| asked(unit));
+    units.map(|(_, placement)| (placement.home, (placement.decode, placement.prefill))).collect()
 }
 
 fn reading(unit: &Unit, inventory: &Inventory, expert: Option<u32>, traffic: Traffic<'_>) -> String {
@@ -164,11 +174,23 @@ fn use_of(unit: &Unit, expert: Option<u32>, counts: &ExpertUse) -> String {
     format!("most: experts {} of tokens; {never}", hottest.join(", "))
 }
 
+/// The experts of a tensor that the model has.
+fn of_experts(inventory: &Inventory, tensor: &str) -> String {
+    let units = inventory.units.iter().filter(|unit| inventory.tensor_of(unit).name == tensor);
+    match Ranges::of(units.filter_map(|unit| unit.expert)) {
+        Some(experts) => format!("{tensor} has experts {experts}; one of them is asked for as {tensor}[0]"),
+        None => format!("{tensor} has no experts: leave out what follows it"),
+    }
+}
+
 fn unknown(inventory: &Inventory, name: &str) -> UnknownTensor {
     const EXAMPLES: usize = 4;
     let names = || inventory.tensors.iter().map(|tensor| tensor.name.as_str());
     let holding: Vec<&str> = names().filter(|known| !name.is_empty() && known.contains(name)).take(EXAMPLES).collect();
+    // A tensor that is known, and an expert behind it that is not.
+    let known = name.split_once('[').filter(|(tensor, _)| inventory.find(tensor).is_some());
     let hint = match closest(name, names()) {
+        _ if known.is_some() => known.map(|(tensor, _)| of_experts(inventory, tensor)).unwrap_or_default(),
         Some(meant) => format!("did you mean {meant}?"),
         None if !holding.is_empty() => format!("names that hold it: {}", holding.join(", ")),
         None => {
