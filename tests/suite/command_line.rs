@@ -60,6 +60,17 @@ fn the_same_seed_gives_the_same_text() {
 }
 
 #[test]
+fn bench_comes_back_to_its_depth_where_states_cannot_go_back() {
+    let model = own_fixture("qwen3_next").join("model-bf16.gguf");
+    let model = model.to_str().unwrap();
+    let rows = json(&["bench", "-m", model, "-p", "8", "-n", "2", "-d", "12", "-r", "2", "-t", "1", "-o", "json"]);
+    for row in rows.as_array().unwrap() {
+        assert_eq!(row["n_depth"], 12, "{row}");
+        assert_eq!(row["samples_ns"].as_array().unwrap().len(), 2, "{row}");
+    }
+}
+
+#[test]
 fn bench_speaks_as_llama_bench_does() {
     let rows = json(&["bench", "-m", &model(), "-p", "16", "-n", "4", "-r", "2", "-t", "1", "-o", "json"]);
     let rows = rows.as_array().unwrap();

@@ -65,6 +65,13 @@ const MIXTURES: &[(&str, &str, &str)] = &[
     ("llama4", "model-bf16.gguf", "golden.json"),
 ];
 
+/// Every fixture whose layers keep states.
+const STATES: &[(&str, &str, &str)] = &[
+    ("qwen3_next", "model-bf16.gguf", "golden.json"),
+    ("qwen3_5_moe", "model-bf16.gguf", "golden.json"),
+    ("kimi_linear", "model-bf16.gguf", "golden.json"),
+];
+
 /// The fixtures of the repository, always tested.
 const OWN: &[(&str, &str, &str)] = &[
     ("llama-rope3-tied", "model-bf16.gguf", "golden.json"),
@@ -81,6 +88,8 @@ const OWN: &[(&str, &str, &str)] = &[
     ("dots1", "model-bf16.gguf", "golden.json"),
     ("hunyuan_moe", "model-bf16.gguf", "golden.json"),
     ("glm_dsa", "model-bf16.gguf", "golden.json"),
+    ("qwen3_next", "model-bf16.gguf", "golden.json"),
+    ("kimi_linear", "model-bf16.gguf", "golden.json"),
 ];
 
 #[test]
@@ -98,6 +107,12 @@ fn every_dense_fixture_agrees() {
 fn every_mixture_fixture_agrees() {
     let Some(fixtures) = all_fixtures("every_mixture_fixture_agrees") else { return };
     every(MIXTURES, |folder| fixtures.join(folder));
+}
+
+#[test]
+fn every_fixture_with_states_agrees() {
+    let Some(fixtures) = all_fixtures("every_fixture_with_states_agrees") else { return };
+    every(STATES, |folder| fixtures.join(folder));
 }
 
 /// All of a table, so that one failure does not hide another.

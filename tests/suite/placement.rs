@@ -47,14 +47,16 @@ proptest! {
     }
 }
 
-/// Mixtures: biased experts in MXFP4, groups of experts over both forms of latent attention, shared experts.
-const MIXTURES: [&str; 6] = [
+/// Mixtures: biased experts in MXFP4, groups of experts over both forms of latent attention, shared experts, delta nets.
+const MIXTURES: [&str; 8] = [
     "gpt_oss/model-mxfp4.gguf",
     "deepseek_v2/model-bf16.gguf",
     "deepseek_v2/model-combined-bf16.gguf",
     "ernie4_5_moe/model-bf16.gguf",
     "qwen2_moe/model-bf16.gguf",
     "glm_dsa/model-bf16.gguf",
+    "qwen3_next/model-bf16.gguf",
+    "kimi_linear/model-bf16.gguf",
 ];
 
 proptest! {

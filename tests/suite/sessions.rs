@@ -22,6 +22,8 @@ fn profile(context: u32, kv: &str, micro_batch: u32, threads: u32) -> String {
 const DENSE: &str = "qwen3-kq/model-q4_k_m.gguf";
 /// A mixture that keeps latents.
 const LATENT: &str = "deepseek_v2-lite/model-bf16.gguf";
+/// Mixtures whose layers keep states, the other ones keys and values, or latents.
+const STATES: [&str; 2] = ["qwen3_next/model-bf16.gguf", "kimi_linear/model-bf16.gguf"];
 /// A mixture with windows and sinks.
 const WINDOWS: &str = "gpt_oss/model-mxfp4.gguf";
 
@@ -38,7 +40,7 @@ fn logits(model: &str, profile: &str) -> Vec<f32> {
 
 #[test]
 fn threads_and_micro_batches_do_not_change_a_bit() {
-    for model in [DENSE, WINDOWS] {
+    for model in [DENSE, WINDOWS, STATES[0]] {
         let expected = logits(model, &profile(64, "f16", 64, 1));
         for (micro_batch, threads) in [(64, 2), (64, 3), (16, 1), (5, 2), (1, 1)] {
             let found = logits(model, &profile(64, "f16", micro_batch, threads));
@@ -121,6 +123,49 @@ fn going_back_forgets() {
     session.truncate(PROMPT.len() - 1);
     assert_eq!(session.tokens(), &PROMPT[..PROMPT.len() - 1]);
     assert!(engine.decode(&mut session, PROMPT[PROMPT.len() - 1]).unwrap() == expected);
+}
+
+#[test]
+fn a_state_goes_back_to_nothing() {
+    for model in STATES {
+        let mut engine = open(&own_fixture(model), &profile(64, "f16", 64, 2));
+        let mut session = engine.session().unwrap();
+        let expected = engine.prefill(&mut session, &PROMPT).unwrap().to_vec();
+        let next = engine.prefill(&mut session, &[1, 2, 3, 4]).unwrap().to_vec();
+        // As long as it is, nothing has to go.
+        session.truncate(PROMPT.len() + 4);
+        assert_eq!(session.position(), PROMPT.len() + 4);
+        session.truncate(PROMPT.len());
+        assert_eq!((session.position(), session.tokens()), (0, &[][..]), "{model}");
+        assert!(engine.prefill(&mut session, &PROMPT).unwrap() == expected, "{model}");
+        assert!(engine.prefill(&mut session, &[1, 2, 3, 4]).unwrap() == next, "{model}");
+    }
+}
+
+#[test]
+fn passes_that_end_early_leave_states_as_they_were() {
+    for model in STATES {
+        let mut engine = open(&own_fixture(model), &profile(64, "f16", 5, 2));
+        let mut run = |interrupted: bool| {
+            let mut session = engine.session().unwrap();
+            engine.prefill(&mut session, &PROMPT[..3]).unwrap();
+            if interrupted {
+                // Within the second of two passes: the first has changed every state, this one some of them.
+                let interrupt = engine.interrupt();
+                engine.trace_experts(Some(Box::new(move |choice| {
+                    interrupt.fetch_or((choice.first_position, choice.layer) == (8, 1), Ordering::Relaxed);
+                })));
+                let error = engine.prefill(&mut session, &PROMPT[3..]).unwrap_err();
+                assert!(matches!(error, EngineError::Interrupted), "{error}");
+                assert_eq!(session.tokens(), &PROMPT[..3]);
+                engine.trace_experts(None);
+            }
+            engine.prefill(&mut session, &PROMPT[3..]).unwrap();
+            engine.decode(&mut session, 5).unwrap().to_vec()
+        };
+        let expected = run(false);
+        assert!(run(true) == expected, "{model}");
+    }
 }
 
 #[test]

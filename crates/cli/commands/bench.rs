@@ -106,18 +106,17 @@ fn measure(
     let Running { engine, signals, .. } = &mut *running;
     let gentle = signals.gently();
     session.truncate(0);
-    if depth > 0 {
-        engine.prefill(session, &some_tokens(depth, engine.vocabulary()))?;
-    }
+    go_back(engine, session, depth)?;
     // The warm-up is a whole prompt, or one token: as llama-bench has it.
     let warm_up = if let Work::Prompt(n) = work { Work::Prompt(n) } else { Work::Generation(1) };
-    perform(engine, session, warm_up, depth)?;
+    perform(engine, session, warm_up)?;
     bar.step();
     engine.reset_stats();
     let mut samples_ns = Vec::new();
     for _ in 0..repetitions {
+        go_back(engine, session, depth)?;
         let started = Instant::now();
-        perform(engine, session, work, depth)?;
+        perform(engine, session, work)?;
         samples_ns.push(started.elapsed().as_nanos() as u64);
         bar.step();
     }
@@ -125,9 +124,18 @@ fn measure(
     Ok(row(running, work, depth, samples_ns))
 }
 
-/// Does the work once, from `depth` tokens of context.
-fn perform(engine: &mut Engine, session: &mut Session, work: Work, depth: u32) -> Result<(), EngineError> {
+/// Goes back to `depth` tokens of context, or makes them anew where layers keep a state that cannot go back.
+fn go_back(engine: &mut Engine, session: &mut Session, depth: u32) -> Result<(), EngineError> {
     session.truncate(depth as usize);
+    let tokens = some_tokens(depth, engine.vocabulary());
+    match &tokens[session.position()..] {
+        [] => Ok(()),
+        missing => engine.prefill(session, missing).map(|_| ()),
+    }
+}
+
+/// Does the work once, after what the session holds.
+fn perform(engine: &mut Engine, session: &mut Session, work: Work) -> Result<(), EngineError> {
     let tokens = some_tokens(work.tokens(), engine.vocabulary());
     match work {
         Work::Prompt(_) => engine.prefill(session, &tokens).map(|_| ()),

@@ -54,10 +54,7 @@ impl<'a> Claims<'a> {
 
     /// A vector that must be there.
     pub(crate) fn vector(&mut self, name: &str, length: usize) -> Vector {
-        let unit = self.take(name, &[length]);
-        self.check_numbers(name, unit);
-        let slice = RowSlice { unit, rows: 0..1 };
-        Vector { slice, start: 0, length }
+        self.table(name, &[length])
     }
 
     /// Vectors are used in part and number by number: blocks will not do, and no converter writes them.
@@ -84,6 +81,14 @@ impl<'a> Claims<'a> {
         let found = self.inventory.tensor_of(self.inventory.unit(unit)).row_elements();
         let length = lengths.into_iter().find(|length| *length as u64 == found).unwrap_or(lengths[0]);
         Some(self.vector(name, length))
+    }
+
+    /// All numbers of a small tensor, row after row.
+    pub(crate) fn table(&mut self, name: &str, dims: &[usize]) -> Vector {
+        let rows: usize = dims[1..].iter().product();
+        let unit = self.take(name, dims);
+        self.check_numbers(name, unit);
+        Vector { slice: RowSlice { unit, rows: 0..rows as u64 }, start: 0, length: dims[0] * rows }
     }
 
     /// Lets a tensor be there that is not used, since others say the same.

@@ -172,6 +172,8 @@ impl Engine {
         let outcome = self.every_logit_from(start, session, tokens, use_them);
         if outcome.is_err() {
             self.take_back(session, start);
+        } else {
+            session.settle();
         }
         outcome
     }
@@ -247,13 +249,15 @@ impl Engine {
         let outcome = passes();
         if outcome.is_err() {
             self.take_back(session, start);
+        } else {
+            session.settle();
         }
         outcome
     }
 
     /// Forgets what a pass that failed left behind.
     fn take_back(&mut self, session: &mut Session, start: usize) {
-        session.truncate(start);
+        session.take_back(start);
         self.lookahead.reset();
     }
 
@@ -279,11 +283,11 @@ impl Engine {
         }
         let mut pass = Pass { form, ..self.at(before, tokens.len()) };
         pass.embed(tokens)?;
-        for (index, cache) in session.layers.iter_mut().enumerate() {
+        for (index, memory) in session.layers.iter_mut().enumerate() {
             if interrupt.swap(false, Ordering::Relaxed) {
                 return Err(EngineError::Interrupted);
             }
-            pass.layer(index, cache)?;
+            pass.layer(index, memory)?;
         }
         session.tokens.extend_from_slice(tokens);
         Ok(())

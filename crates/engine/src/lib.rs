@@ -21,6 +21,7 @@ mod scratch;
 mod selection;
 mod session;
 mod spec;
+mod state;
 mod stats;
 
 pub use check::{check_model, unsupported_types};

@@ -49,6 +49,19 @@ pub(crate) fn between<T>(out: &Tensor, x: &Tensor, use_them: impl FnOnce(&mut [f
     Ok(call.answer())
 }
 
+/// Hands the numbers of tensors to `use_them`.
+pub(crate) fn with_all<const N: usize, T>(tensors: [&Tensor; N], use_them: impl FnOnce([&[f32]; N]) -> T) -> Result<T> {
+    let held = tensors.map(Tensor::storage_and_layout);
+    let mut lists: [&[f32]; N] = [&[]; N];
+    for (list, (storage, layout)) in lists.iter_mut().zip(&held) {
+        *list = match &**storage {
+            candle_core::Storage::Cpu(cpu) => numbers(cpu, layout)?,
+            _ => bail!("expected a tensor on the CPU"),
+        };
+    }
+    Ok(use_them(lists))
+}
+
 /// A function that is called by one operation, and what it answered.
 struct Once<F, T>(RefCell<(Option<F>, Option<T>)>);
 

@@ -8,7 +8,7 @@ use plan::{Bytes, KvType, ModelShape, Plan};
 use crate::EngineError;
 use crate::pairs::Pairs;
 use crate::selection::Selection;
-use crate::spec::{Ffn, GatedUnit, Kind, Latent, Layer, Spec};
+use crate::spec::{Ffn, GatedUnit, Kind, Latent, Layer, Rates, Spec};
 
 /// The activations of one pass, each `[micro_batch, width]`.
 pub(crate) struct Scratch {
@@ -27,6 +27,7 @@ pub(crate) struct Scratch {
     pub(crate) gate_up: Tensor,
     /// The activated gate times up.
     pub(crate) inner: Tensor,
+    pub(crate) gates: Gates,
     /// A block's output before it joins the residual stream.
     pub(crate) block: Tensor,
     /// A router's scores.
@@ -51,6 +52,36 @@ pub(crate) struct Scratch {
     tokens: usize,
 }
 
+/// What gates outputs, and states.
+pub(crate) struct Gates {
+    /// Gates of attention's output, the queries among them as long as they are made.
+    pub(crate) output: Tensor,
+    /// What states of delta nets are multiplied with.
+    pub(crate) decay: Tensor,
+    /// How much of a correction they take.
+    pub(crate) beta: Tensor,
+    /// Both of them as one matrix makes them.
+    pub(crate) rates: Tensor,
+}
+
+/// Width of each gate.
+fn gate_widths(spec: &Spec) -> [usize; 4] {
+    let mut widest = [0; 4];
+    for layer in &spec.layers {
+        let widths = match &layer.attention.kind {
+            Kind::Heads(h) if h.gated => [h.q.outputs, 0, 0, 0],
+            Kind::Heads(_) | Kind::Latent(_) => [0; 4],
+            Kind::Delta(d) => {
+                let heads = d.shape.heads;
+                let rates = if matches!(d.rates, Rates::Together(_)) { 2 * heads } else { 0 };
+                [layer.attention.output.inputs, heads * d.decays, heads, rates]
+            }
+        };
+        widest = std::array::from_fn(|i| widest[i].max(widths[i]));
+    }
+    widest
+}
+
 /// Room for a group of heads in latent attention.
 pub(crate) struct LatentRooms {
     /// Queries and what they gather.
@@ -71,20 +102,24 @@ fn widths(spec: &Spec) -> [usize; 10] {
         spec.width,
         spec.width,
         widest(&|l| match &l.attention.kind {
+            Kind::Heads(h) if h.gated => h.q.outputs / 2,
             Kind::Heads(h) => h.q.outputs,
+            Kind::Delta(d) => d.parts[0].linear.outputs,
             Kind::Latent(l) => l.query.last().outputs.max(l.indexer().map_or(0, |i| i.q.outputs)),
         }),
         widest(&|l| match &l.attention.kind {
             Kind::Heads(h) => h.k.outputs,
+            Kind::Delta(d) => d.parts[1].linear.outputs,
             Kind::Latent(l) => l.sizes.rank.max(l.indexer().map_or(0, |i| i.shape.dim)),
         }),
         widest(&|l| match &l.attention.kind {
             Kind::Heads(h) => h.v.outputs,
+            Kind::Delta(d) => d.parts[2].linear.outputs,
             Kind::Latent(l) => l.sizes.rotated.max(l.indexer().map_or(0, |i| i.shape.heads)),
         }),
         // Queries on their way through a narrow vector are there before attention's output is.
         widest(&|l| match &l.attention.kind {
-            Kind::Heads(_) => l.attention.output.inputs,
+            Kind::Heads(_) | Kind::Delta(_) => l.attention.output.inputs,
             Kind::Latent(latent) => l.attention.output.inputs.max(latent.query.narrow()),
         }),
         2 * inner,
@@ -142,6 +177,8 @@ impl Scratch {
         let rows = |count: usize, width: usize| Tensor::zeros((count, width), DType::F32, &Device::Cpu);
         let [x, normed, q, k, v, attended, gate_up, inner, block, scores] =
             widths(spec).map(|width| rows(micro_batch, width));
+        let [output, decay, beta, rates] = gate_widths(spec).map(|width| rows(micro_batch, width));
+        let gates = Gates { output: output?, decay: decay?, beta: beta?, rates: rates? };
         Ok(Self {
             x: x?,
             normed: normed?,
@@ -151,6 +188,7 @@ impl Scratch {
             attended: attended?,
             gate_up: gate_up?,
             inner: inner?,
+            gates,
             block: block?,
             scores: scores?,
             logits: rows(LOGIT_ROWS as usize, spec.vocabulary)?,
@@ -168,7 +206,7 @@ impl Scratch {
 
     /// Bytes of all tensors for this model and plan.
     pub(crate) fn bytes_for(spec: &Spec, shape: &ModelShape, plan: &Plan) -> Bytes {
-        let token: usize = widths(spec).iter().sum();
+        let token: usize = widths(spec).iter().chain(&gate_widths(spec)).sum();
         let logits = LOGIT_ROWS as usize * spec.vocabulary;
         Bytes(4 * token as u64).times(plan.micro_batch.into())
             + Bytes(4 * logits as u64)

@@ -1,10 +1,11 @@
-//! One conversation: its keys and values, and the tokens they were made of.
+//! One conversation: what layers keep of it, and the tokens it was made of.
 
 use kernels::cpu::KvStore;
 use plan::KvPlan;
 
 use crate::EngineError;
 use crate::spec::{Kind, Spec};
+use crate::state::DeltaState;
 
 /// Keys and values of one layer, or the latents of both.
 #[derive(Debug)]
@@ -16,10 +17,19 @@ pub(crate) struct LayerCache {
     pub(crate) index_keys: Option<KvStore>,
 }
 
+/// What one layer keeps of a conversation.
+#[derive(Debug)]
+pub(crate) enum Memory {
+    /// Something for each token.
+    Cache(LayerCache),
+    /// A state that tokens change.
+    State(DeltaState),
+}
+
 /// One conversation's cache and position. Everything is allocated when it is made; memory is touched as it fills.
 #[derive(Debug)]
 pub struct Session {
-    pub(crate) layers: Vec<LayerCache>,
+    pub(crate) layers: Vec<Memory>,
     pub(crate) tokens: Vec<u32>,
     capacity: usize,
 }
@@ -35,7 +45,8 @@ impl Session {
             })
         };
         let layers = spec.layers.iter().map(|layer| {
-            Ok(match &layer.attention.kind {
+            Ok(Memory::Cache(match &layer.attention.kind {
+                Kind::Delta(net) => return DeltaState::new(net).map(Memory::State),
                 Kind::Heads(h) => LayerCache {
                     keys: store(kv.k_type, h.kv_heads, h.k_dim)?,
                     values: Some(store(kv.v_type, h.kv_heads, h.v_dim)?),
@@ -46,7 +57,7 @@ impl Session {
                     values: None,
                     index_keys: l.indexer().map(|i| store(kv.k_type, 1, i.shape.dim)).transpose()?,
                 },
-            })
+            }))
         });
         Ok(Self { layers: layers.collect::<Result<_, EngineError>>()?, tokens: Vec::with_capacity(capacity), capacity })
     }
@@ -63,9 +74,39 @@ impl Session {
         &self.tokens
     }
 
-    /// Forgets all but the first `length` tokens.
+    /// Forgets all but the first `length` tokens, or all of them where layers keep a state: a state cannot go back to what
+    /// it was. What is left is up to [`Self::position`].
     pub fn truncate(&mut self, length: usize) {
+        if length >= self.position() {
+            return;
+        }
+        let mut kept = length;
+        for memory in &mut self.layers {
+            if let Memory::State(state) = memory {
+                state.forget();
+                kept = 0;
+            }
+        }
+        self.tokens.truncate(kept);
+    }
+
+    /// Keeps what passes made of states.
+    pub(crate) fn settle(&mut self) {
+        self.each_state(DeltaState::settle);
+    }
+
+    /// Goes back to the first `length` tokens, from where the passes since then started.
+    pub(crate) fn take_back(&mut self, length: usize) {
+        self.each_state(DeltaState::take_back);
         self.tokens.truncate(length);
+    }
+
+    fn each_state(&mut self, each: impl Fn(&mut DeltaState)) {
+        for memory in &mut self.layers {
+            if let Memory::State(state) = memory {
+                each(state);
+            }
+        }
     }
 
     /// Whether `more` tokens fit.

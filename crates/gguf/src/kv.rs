@@ -22,7 +22,7 @@ pub(crate) fn heads(metadata: &Metadata, blocks: u64, tensors: &[Tensor]) -> Res
 }
 
 /// Which layers keep a state of fixed size instead of keys and values.
-fn recurrent(metadata: &Metadata, blocks: u64) -> Result<Vec<bool>, GgufError> {
+pub(crate) fn recurrent(metadata: &Metadata, blocks: u64) -> Result<Vec<bool>, GgufError> {
     const LIST: &str = ".attention.recurrent_layers";
     match metadata.get(LIST) {
         Some(Value::Bools(list)) if list.len() == blocks as usize => return Ok(list.clone()),

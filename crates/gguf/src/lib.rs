@@ -2,6 +2,7 @@
 //!
 //! Owns the file format. Must never know weights or devices, nor trust a length, offset or count that a file gives.
 
+mod delta;
 mod error;
 mod experts;
 mod header;

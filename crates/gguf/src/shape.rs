@@ -5,7 +5,7 @@
 
 use plan::{ModelShape, Tensor};
 
-use crate::{GgufError, Metadata, Value, experts, kv};
+use crate::{GgufError, Metadata, Value, delta, experts, kv};
 
 pub(crate) const LAYERS_MAX: u64 = 1024;
 pub(crate) const WIDTH_MAX: u64 = 1 << 24;
@@ -60,6 +60,7 @@ pub(crate) fn sizes(metadata: &Metadata, tensors: &[Tensor]) -> Result<Sizes, Gg
         kv_row: cache.row,
         latent: cache.latent,
         indexer_per_token: kv::indexers(metadata, layers, tensors)?,
+        delta: delta::sizes(metadata, blocks, layers, &heads)?,
         experts: choice.most() as u32,
         experts_used: choice.used as u32,
         architecture,
@@ -115,6 +116,7 @@ fn vocabulary_alone(metadata: &Metadata, architecture: String) -> Sizes {
         kv_row: (0, 0),
         latent: None,
         indexer_per_token: Vec::new(),
+        delta: None,
         experts: 0,
         experts_used: 0,
     };

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use gguf::testing::{Draft, Field, Info, dense, mixture, split};
 use gguf::{Model, Value, summary, unsupported};
-use plan::{Bytes, QuantType, Role};
+use plan::{Bytes, DeltaSizes, QuantType, Role};
 
 fn open(draft: &Draft) -> Model {
     let folder = tempfile::tempdir().unwrap();
@@ -131,6 +131,45 @@ fn cache_widths_follow_the_metadata() {
         // Values are as wide as the file's heads without a word.
         assert_eq!(shape.latent, latent.then_some(plan::Latent { rank: 512, key: 192, value: 8 }), "{name}");
     }
+}
+
+#[test]
+fn layers_with_a_state_are_sized_by_their_own_keys() {
+    let mut draft = dense();
+    draft.set("llama.block_count", Field::u32(4));
+    draft.set("llama.full_attention_interval", Field::u32(4));
+    // States of another kind are not counted.
+    assert_eq!(open(&draft).inventory.shape.delta, None);
+    for (key, value) in
+        [("group_count", 2), ("time_step_rank", 4), ("inner_size", 64), ("state_size", 8), ("conv_kernel", 4)]
+    {
+        draft.set(&format!("llama.ssm.{key}"), Field::u32(value));
+    }
+    let sizes = DeltaSizes {
+        layers: vec![true, true, true, false],
+        heads: 4,
+        key_heads: 2,
+        key: 8,
+        value: 16,
+        taps: 4,
+        decay_each: false,
+    };
+    assert_eq!(open(&draft).inventory.shape.delta, Some(sizes.clone()));
+    assert_eq!((sizes.widths(), sizes.state(), sizes.decays()), ([16, 16, 64], (3 * 96, 4 * 16 * 8), 4));
+    // Kimi Linear has as many heads everywhere, and tells by the KV heads which layers attend.
+    draft.set("llama.kda.head_dim", Field::u32(8));
+    draft.set("llama.attention.head_count_kv", Field::i32s(&[0, 2, 0, 2]));
+    let kimi = DeltaSizes {
+        layers: vec![true, false, true, false],
+        heads: 4,
+        key_heads: 4,
+        key: 8,
+        value: 8,
+        taps: 4,
+        decay_each: true,
+    };
+    assert_eq!((kimi.widths(), kimi.decays()), ([32; 3], 32));
+    assert_eq!(open(&draft).inventory.shape.delta, Some(kimi));
 }
 
 #[test]

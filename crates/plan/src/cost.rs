@@ -2,7 +2,7 @@
 //!
 //! The engine sizes its buffers with the same functions, so that what is planned is what is allocated.
 
-use crate::{Bytes, Inventory, KvType, ModelShape, Role, Unit};
+use crate::{Bytes, DeltaSizes, Inventory, KvType, ModelShape, Role, Unit};
 
 /// Code, stacks, allocator and runtime of the process, before any model. Measured: 6 to 13 MiB resident on Linux, the
 /// text of a prompt included.
@@ -67,6 +67,15 @@ pub fn kv_cache(shape: &ModelShape, tokens: u32, k_type: KvType, v_type: KvType)
     token.times(u64::from(tokens))
 }
 
+/// The states of delta nets, twice: what a pass makes of them is kept beside what they were, until the pass has succeeded.
+#[must_use]
+pub fn states(shape: &ModelShape) -> Bytes {
+    let Some(delta) = &shape.delta else { return Bytes::ZERO };
+    let layers = delta.layers.iter().filter(|keeps| **keeps).count() as u64;
+    let (convolution, matrices) = delta.state();
+    Bytes(2 * 4 * (convolution + matrices)).times(layers)
+}
+
 /// Bytes that a unit occupies in an arena: its own, rounded up to [`UNIT_ALIGNMENT`].
 #[must_use]
 pub const fn resident(unit: &Unit) -> Bytes {
@@ -95,6 +104,8 @@ pub struct Widths {
     pub latent: u64,
     /// Whether layers choose the positions that they look at.
     pub indexed: bool,
+    /// Keys and values of a delta net, and how its states fade and are corrected; 0 for models without.
+    pub delta: u64,
 }
 
 impl Widths {
@@ -131,8 +142,15 @@ impl Widths {
             experts_used: u64::from(shape.experts_used),
             latent,
             indexed: indexed(shape),
+            delta: shape.delta.as_ref().map_or(0, delta_width),
         }
     }
+}
+
+/// Keys and values, decays, betas, and the two together as one matrix may make them.
+fn delta_width(delta: &DeltaSizes) -> u64 {
+    let [_, k, v] = delta.widths();
+    k + v + delta.decays() + 3 * u64::from(delta.heads)
 }
 
 /// Whether a matrix makes the keys or values of all heads from a latent: both of them, or one of each.
@@ -217,8 +235,9 @@ fn selected(micro_batch: u32, context: u32) -> Bytes {
 ///
 /// ```text
 /// micro_batch × ( 4 × embedding      residual, normed, result of a block, spare
-///               + 3 × attention      queries or fused output, rotated queries, attention's output
+///               + 3 × attention      queries or fused output, rotated queries or gates, attention's output
 ///               + kv                 keys and values, or the latent, before they are stored
+///               + delta              keys and values of delta nets, their decays and betas
 ///               + 3 × feed_forward   gate, up, product
 ///               + experts            the router's scores
 ///               + 72 B × used        which experts were chosen, their weights, and the lists of columns by expert
@@ -232,7 +251,12 @@ fn selected(micro_batch: u32, context: u32) -> Bytes {
 #[must_use]
 pub fn activations(widths: &Widths, micro_batch: u32, threads: u32, context: u32) -> Bytes {
     let widest = widths.embedding.max(widths.attention).max(widths.feed_forward);
-    let floats = 4 * widths.embedding + 3 * widths.attention + widths.kv + 3 * widths.feed_forward + widths.experts;
+    let floats = 4 * widths.embedding
+        + 3 * widths.attention
+        + widths.kv
+        + widths.delta
+        + 3 * widths.feed_forward
+        + widths.experts;
     let token = 4 * floats + CHOICE.0 * widths.experts_used + widest * 9 / 8;
     let selected = if widths.indexed { selected(micro_batch, context) } else { Bytes::ZERO };
     let logits = 4 * (u64::from(LOGIT_ROWS) + 4) * widths.vocabulary;
@@ -249,9 +273,8 @@ pub fn activations(widths: &Widths, micro_batch: u32, threads: u32, context: u32
 mod tests {
     use super::*;
 
-    #[test]
-    fn rows_of_quantized_keys_are_padded_head_by_head() {
-        let mut shape = ModelShape {
+    fn shape() -> ModelShape {
+        ModelShape {
             architecture: "llama".to_owned(),
             layers: 2,
             embedding: 640,
@@ -263,9 +286,15 @@ mod tests {
             kv_row: (80, 80),
             latent: None,
             indexer_per_token: Vec::new(),
+            delta: None,
             experts: 0,
             experts_used: 0,
-        };
+        }
+    }
+
+    #[test]
+    fn rows_of_quantized_keys_are_padded_head_by_head() {
+        let mut shape = shape();
         assert_eq!(kv_cache(&shape, 10, KvType::F16, KvType::F32), Bytes(10 * (320 * 2 + 320 * 4)));
         // Four heads of three blocks of 34 bytes, twice.
         assert_eq!(kv_cache(&shape, 10, KvType::Q8_0, KvType::Q8_0), Bytes(10 * 2 * 4 * 3 * 34));
@@ -275,5 +304,24 @@ mod tests {
         // An indexer keeps a key beside it.
         shape.indexer_per_token = vec![128];
         assert_eq!(kv_cache(&shape, 10, KvType::F16, KvType::F16), Bytes(10 * (576 + 128) * 2));
+    }
+
+    #[test]
+    fn a_state_is_kept_twice_whatever_the_context() {
+        // Qwen3-Next 80B: three of four layers of 48.
+        let delta = DeltaSizes {
+            layers: (1..=48).map(|layer| layer % 4 != 0).collect(),
+            heads: 32,
+            key_heads: 16,
+            key: 128,
+            value: 128,
+            taps: 4,
+            decay_each: false,
+        };
+        let numbers = 36 * (3 * (2 * 16 * 128 + 32 * 128) + 32 * 128 * 128);
+        let mut shape = shape();
+        assert_eq!(states(&shape), Bytes::ZERO);
+        shape.delta = Some(delta);
+        assert_eq!(states(&shape), Bytes(2 * 4 * numbers));
     }
 }

@@ -177,10 +177,56 @@ pub struct ModelShape {
     /// For each layer, the numbers that one token adds to the cache of its indexer, which chooses the positions that
     /// attention looks at; empty where no layer has one.
     pub indexer_per_token: Vec<u32>,
+    /// The delta nets of a model whose layers keep a state instead of a cache.
+    pub delta: Option<DeltaSizes>,
     /// Routed experts per layer; 0 for dense models.
     pub experts: u32,
     /// Routed experts that each token uses.
     pub experts_used: u32,
+}
+
+/// Sizes of gated delta nets: layers that keep a state of fixed size, whatever the context.
+///
+/// Each head of values keeps a matrix of `key × value` numbers; queries, keys and values pass a convolution that keeps its
+/// last `taps - 1` inputs (<https://arxiv.org/abs/2412.06464>).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeltaSizes {
+    /// For each layer, whether it is one of these.
+    pub layers: Vec<bool>,
+    /// Heads of values.
+    pub heads: u32,
+    /// Heads of queries and keys.
+    pub key_heads: u32,
+    /// Numbers of a head's query and key.
+    pub key: u32,
+    /// Numbers of a head's value.
+    pub value: u32,
+    /// Inputs of the convolution.
+    pub taps: u32,
+    /// Whether each number of a key fades by itself, instead of a head as a whole.
+    pub decay_each: bool,
+}
+
+impl DeltaSizes {
+    /// Numbers of all heads' queries, keys and values of one token.
+    #[must_use]
+    pub fn widths(&self) -> [u64; 3] {
+        let keys = u64::from(self.key_heads) * u64::from(self.key);
+        [keys, keys, u64::from(self.heads) * u64::from(self.value)]
+    }
+
+    /// By how many numbers the states of one token fade.
+    #[must_use]
+    pub fn decays(&self) -> u64 {
+        u64::from(self.heads) * if self.decay_each { u64::from(self.key) } else { 1 }
+    }
+
+    /// Numbers that one layer keeps: of the convolution, and of all heads' matrices.
+    #[must_use]
+    pub fn state(&self) -> (u64, u64) {
+        let channels: u64 = self.widths().iter().sum();
+        (u64::from(self.taps.saturating_sub(1)) * channels, self.widths()[2] * u64::from(self.key))
+    }
 }
 
 /// The text side of a model, sized for planning.

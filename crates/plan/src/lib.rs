@@ -22,7 +22,7 @@ mod traffic;
 pub use bytes::{Bytes, BytesPerSecond, NotASize};
 pub use expert_use::{ExpertUse, ExpertUseError, ExpertUseWriter};
 pub use forecast::forecast_notes;
-pub use inventory::{Inventory, Latent, ModelFile, ModelShape, Role, Tensor, Unit, UnitId, VocabularySize};
+pub use inventory::{DeltaSizes, Inventory, Latent, ModelFile, ModelShape, Role, Tensor, Unit, UnitId, VocabularySize};
 pub use machine::{GPU_CAPABILITY_MIN, Gpu, Machine, Rate, Source};
 pub use placement::{Device, Forecast, KvPlan, KvType, Load, NotATier, Placement, Plan, Staging, Tier, TierPlan};
 pub use planner::{DoesNotFit, Refusal, plan, plan_with};

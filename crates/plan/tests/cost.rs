@@ -24,6 +24,7 @@ fn the_widths_of_r1_are_those_of_its_activations() {
         experts_used: 8,
         latent: 576,
         indexed: false,
+        delta: 0,
     };
     assert_eq!(widths, expected);
     assert!(3 * widths.attention + widths.kv >= R1_ATTENTION);

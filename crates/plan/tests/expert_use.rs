@@ -18,6 +18,7 @@ fn model() -> Inventory {
         kv_row: (32, 32),
         latent: None,
         indexer_per_token: Vec::new(),
+        delta: None,
         experts: 4,
         experts_used: 2,
     };

@@ -27,6 +27,7 @@ fn small() -> Inventory {
         kv_row: (100, 100),
         latent: None,
         indexer_per_token: Vec::new(),
+        delta: None,
         experts: 4,
         experts_used: 2,
     };

@@ -23,6 +23,7 @@ fn model() -> Inventory {
         kv_row: (1000, 1000),
         latent: None,
         indexer_per_token: Vec::new(),
+        delta: None,
         experts: 0,
         experts_used: 0,
     };

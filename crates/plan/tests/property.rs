@@ -54,6 +54,7 @@ fn models() -> impl Strategy<Value = Inventory> {
                 kv_row: (16, 16),
                 latent: None,
                 indexer_per_token: Vec::new(),
+                delta: None,
                 experts,
                 experts_used: experts / 4,
             };

@@ -170,8 +170,9 @@ impl Chat<'_> {
         let tokens = self.manner.tokens(tokenizer, &self.conversation.messages())?;
         let splitter = self.manner.splitter(tokenizer, &tokens);
         // Earlier thinking is in the session and mostly not in the messages: the session goes back to where they part.
-        let known = common_prefix(self.session.tokens(), &tokens);
-        self.session.truncate(known);
+        self.session.truncate(common_prefix(self.session.tokens(), &tokens));
+        // A model whose layers keep a state cannot go back but to nothing.
+        let known = self.session.position();
         let limits = Limits { max_tokens: self.max_tokens, sampling: self.sampling, stop: &[] };
         let mut speech = Speech::new(self.think);
         let mut say = |piece: &_| speech.say(piece);

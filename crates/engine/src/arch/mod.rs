@@ -9,15 +9,17 @@ mod glm4;
 mod glm_dsa;
 mod gpt_oss;
 mod hunyuan;
+mod kimi;
 mod llama;
 mod llama4;
 mod minimax;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_next;
 mod seed_oss;
 
-use kernels::cpu::{Gate, RopeStyle};
+use kernels::cpu::{Gate, HeadOrder, RopeStyle};
 
 use crate::EngineError;
 use crate::spec::{IndexerRules, Sizes, Temperature};
@@ -108,6 +110,12 @@ pub(crate) struct Family {
     pub(crate) mixtures: MixtureRules,
     /// Where attention is sparse, what chooses positions.
     pub(crate) indexer: Option<IndexerRules>,
+    /// Whether rows for queries are followed, head by head, by as many for the gates of their outputs.
+    pub(crate) gated_heads: bool,
+    /// How the heads of delta nets stand.
+    pub(crate) head_order: HeadOrder,
+    /// Whether attention turns queries and keys at all.
+    pub(crate) knows_positions: bool,
 }
 
 /// A pre-norm decoder with rotary attention and a SiLU-gated network.
@@ -122,9 +130,12 @@ pub(crate) const PLAIN: Family = Family {
     wide_scale_layers: None,
     mixtures: MixtureRules { gate: Gate::Softmax, weights_normalized: true, weighs_input: false },
     indexer: None,
+    gated_heads: false,
+    head_order: HeadOrder::Grouped,
+    knows_positions: true,
 };
 
-const FAMILIES: [&Family; 17] = [
+const FAMILIES: [&Family; 20] = [
     &llama::LLAMA,
     &qwen2::QWEN2,
     &qwen2::QWEN2_MOE,
@@ -142,6 +153,9 @@ const FAMILIES: [&Family; 17] = [
     &llama4::LLAMA4,
     &dots1::DOTS1,
     &hunyuan::HUNYUAN_MOE,
+    &qwen3_next::QWEN3_NEXT,
+    &qwen3_next::QWEN3_5,
+    &kimi::KIMI_LINEAR,
 ];
 
 /// The family of this architecture name.
@@ -168,7 +182,7 @@ impl Family {
 
     /// Whether this layer turns queries and keys by their position.
     pub(crate) fn turns(&self, index: usize) -> bool {
-        !(matches!(self.locality, Locality::Chunks { .. }) && self.global_layer(index))
+        self.knows_positions && !(matches!(self.locality, Locality::Chunks { .. }) && self.global_layer(index))
     }
 
     /// Tokens of this layer's chunks, where it sees no more.

@@ -1,12 +1,12 @@
 //! Attention with heads of keys and values.
 
 use candle_core::Tensor;
-use kernels::cpu::{AttentionShape, KvStore, RopeShape, Sight};
+use kernels::cpu::{AttentionShape, KvStore, OutputGate, RopeShape, Sight, gate_rows};
 
 use super::{Pass, Result};
 use crate::ops::{self, Attend, RmsNorm, Rotate, ScaleRows};
 use crate::session::LayerCache;
-use crate::spec::{Attention, HeadNorm, Heads};
+use crate::spec::{Attention, HeadNorm, Heads, Linear};
 
 impl Pass<'_> {
     /// attended = attention of `normed` over the cache, to which it adds this pass's keys and values.
@@ -18,11 +18,17 @@ impl Pass<'_> {
         attended: &Tensor,
         cache: &mut LayerCache,
     ) -> Result<()> {
-        let q = self.view(&self.scratch.q, h.q.outputs)?;
+        let q = self.view(&self.scratch.q, a.heads * h.k_dim)?;
         let k = self.view(&self.scratch.k, h.k.outputs)?;
         let v = self.view(&self.scratch.v, h.v.outputs)?;
-        for (projection, norm, heads, out) in [(&h.q, &h.q_norm, a.heads, &q), (&h.k, &h.k_norm, h.kv_heads, &k)] {
-            self.linear(projection, normed, out)?;
+        for (projection, gated, norm, heads, out) in
+            [(&h.q, h.gated, &h.q_norm, a.heads, &q), (&h.k, false, &h.k_norm, h.kv_heads, &k)]
+        {
+            if gated {
+                self.gated_heads(projection, h.k_dim, normed, out)?;
+            } else {
+                self.linear(projection, normed, out)?;
+            }
             if h.norm_last {
                 self.rotate(a.rope, heads, h.k_dim, out)?;
                 self.head_norm(norm, h.k_dim, out)?;
@@ -39,7 +45,7 @@ impl Pass<'_> {
                 1.0 + temperature.scale * steps.ln_1p()
             };
             let factors: Vec<f32> = (0..self.tokens).map(factor).collect();
-            q.inplace_op1(&ScaleRows { width: h.q.outputs, factors: &factors })?;
+            q.inplace_op1(&ScaleRows { width: a.heads * h.k_dim, factors: &factors })?;
         }
         self.keep(&k, &mut cache.keys)?;
         if let Some(values) = &mut cache.values {
@@ -68,7 +74,26 @@ impl Pass<'_> {
             first_position: self.first_position,
             sight: Sight { sinks, chunk: h.chunk, selected: None },
         };
-        Ok(attended.inplace_op2(&q, &attend)?)
+        attended.inplace_op2(&q, &attend)?;
+        if h.gated {
+            let (pool, width) = (self.pool, h.k_dim);
+            let gates = self.view(&self.scratch.gates.output, h.q.outputs)?;
+            ops::between(attended, &gates, |x, gates| {
+                gate_rows(pool, OutputGate::Sigmoid, x, gates, width, 2 * width, width);
+            })?;
+        }
+        Ok(())
+    }
+
+    /// out = the queries of a matrix whose every head of queries is followed by one of gates, which wait in the scratch.
+    fn gated_heads(&mut self, both: &Linear, width: usize, x: &Tensor, out: &Tensor) -> Result<()> {
+        let heads = self.view(&self.scratch.gates.output, both.outputs)?;
+        self.linear(both, x, &heads)?;
+        Ok(ops::between(out, &heads, |out, heads| {
+            for (query, head) in out.chunks_exact_mut(width).zip(heads.chunks_exact(2 * width)) {
+                query.copy_from_slice(&head[..width]);
+            }
+        })?)
     }
 
     fn head_norm(&mut self, norm: &HeadNorm, width: usize, heads: &Tensor) -> Result<()> {

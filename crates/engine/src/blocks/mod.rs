@@ -3,6 +3,7 @@
 //! Owns the order of operations. It must be the order of [`Spec::each_slice`], by which the tiers are told what comes.
 
 mod attention;
+mod delta;
 mod ffn;
 mod head_product;
 mod indexer;
@@ -19,7 +20,7 @@ use crate::experts::ExpertRecord;
 use crate::lookahead::Lookahead;
 use crate::ops::{Add, AddVector, MatMul, RmsNorm, SetRow, SoftCap};
 use crate::scratch::{Scratch, part, rows};
-use crate::session::LayerCache;
+use crate::session::Memory;
 use crate::spec::{Ffn, Form, Kind, Linear, Spec, Vector};
 
 type Result<T> = std::result::Result<T, EngineError>;
@@ -71,16 +72,22 @@ impl Pass<'_> {
     }
 
     /// One layer: x += attention(norm(x)), x += ffn(norm(x)).
-    pub(crate) fn layer(&mut self, index: usize, cache: &mut LayerCache) -> Result<()> {
+    pub(crate) fn layer(&mut self, index: usize, memory: &mut Memory) -> Result<()> {
         let spec = self.spec;
         let layer = &spec.layers[index];
         let x = self.view(&self.scratch.x, spec.width)?;
         let normed = self.view(&self.scratch.normed, spec.width)?;
         let attended = self.view(&self.scratch.attended, layer.attention.output.inputs)?;
         self.norm(&layer.attention.norm, &x, &normed)?;
-        match &layer.attention.kind {
-            Kind::Heads(heads) => self.heads(&layer.attention, heads, &normed, &attended, cache)?,
-            Kind::Latent(latent) => self.latent(&layer.attention, latent, &normed, &attended, cache)?,
+        match (&layer.attention.kind, memory) {
+            (Kind::Heads(heads), Memory::Cache(cache)) => {
+                self.heads(&layer.attention, heads, &normed, &attended, cache)?;
+            }
+            (Kind::Latent(latent), Memory::Cache(cache)) => {
+                self.latent(&layer.attention, latent, &normed, &attended, cache)?;
+            }
+            (Kind::Delta(net), Memory::State(state)) => self.delta(&layer.attention, net, &normed, &attended, state)?,
+            _ => unreachable!("a session has the memory of its model's layers"),
         }
         let block = self.view(&self.scratch.block, spec.width)?;
         self.linear(&layer.attention.output, &attended, &block)?;
@@ -170,14 +177,17 @@ impl Pass<'_> {
         Ok(x.inplace_op1(&RmsNorm { pool, weight, width, eps })?)
     }
 
-    /// Unpacks a vector to the start of the scratch vector. A slice of a fused bias starts inside it.
+    /// Unpacks a vector to the start of the scratch vector. A slice of a fused bias starts inside its one row.
     fn load(&mut self, vector: &Vector) -> Result<()> {
         let quant = self.quants.get(vector.slice.unit);
+        let number = quant.block_bytes();
+        let mut room = &mut self.scratch.vector[..vector.length];
         for piece in self.tiers.pieces(&vector.slice) {
             let lease = self.tiers.lease(&piece)?;
-            let number = quant.block_bytes();
-            let bytes = &lease[vector.start * number..(vector.start + vector.length) * number];
-            dequantize(quant, bytes, &mut self.scratch.vector[..vector.length]);
+            let bytes = &lease[vector.start * number..];
+            let part;
+            (part, room) = room.split_at_mut(room.len().min(bytes.len() / number));
+            dequantize(quant, &bytes[..part.len() * number], part);
         }
         Ok(())
     }

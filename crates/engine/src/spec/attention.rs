@@ -1,6 +1,6 @@
 //! One layer's attention as data.
 
-use super::{Latent, Linear, Sizes, Vector};
+use super::{Delta, Latent, Linear, Sizes, Vector};
 use crate::arch::{Family, FfnNorm, HeadNorms};
 use crate::claims::Claims;
 
@@ -26,6 +26,8 @@ pub(crate) enum Kind {
     Heads(Heads),
     /// One latent vector for all heads.
     Latent(Latent),
+    /// A state of fixed size.
+    Delta(Box<Delta>),
 }
 
 /// Attention with heads of keys and values.
@@ -35,6 +37,8 @@ pub(crate) struct Heads {
     pub(crate) q: Linear,
     pub(crate) k: Linear,
     pub(crate) v: Linear,
+    /// Whether each head's query is followed by the gate of its output.
+    pub(crate) gated: bool,
     pub(crate) q_norm: HeadNorm,
     pub(crate) k_norm: HeadNorm,
     /// Whether queries and keys are normed after they were turned.
@@ -73,15 +77,25 @@ impl Attention {
         let name = |part: &str| format!("blk.{index}.{part}");
         let heads = sizes.heads[index] as usize;
         let norm = claims.vector(&name("attn_norm.weight"), sizes.width);
-        let (kind, v_dim) = match sizes.latent {
-            Some(latent) => (Kind::Latent(Latent::build(latent, sizes, heads, claims, index)), latent.value),
-            None => (Kind::Heads(Heads::build(family, sizes, claims, index)), sizes.v_dim),
+        let (kind, inputs) = match (sizes.delta_at(index), sizes.latent) {
+            (Some(delta), _) => {
+                let kind = Kind::Delta(Box::new(Delta::build(family, delta, sizes.width, claims, index)));
+                (kind, (delta.heads * delta.value) as usize)
+            }
+            (None, Some(latent)) => {
+                (Kind::Latent(Latent::build(latent, sizes, heads, claims, index)), heads * latent.value)
+            }
+            (None, None) => (Kind::Heads(Heads::build(family, sizes, claims, index)), heads * sizes.v_dim),
+        };
+        let output = match kind {
+            Kind::Delta(_) => Delta::output(claims, index, inputs, sizes.width),
+            _ => claims.matrix(&name("attn_output"), inputs, sizes.width, true),
         };
         let local = sizes.window.is_some() && !family.global_layer(index);
         Self {
             norm,
             kind,
-            output: claims.matrix(&name("attn_output"), heads * v_dim, sizes.width, true),
+            output,
             post_norm: match family.ffn_norm {
                 FfnNorm::Own => claims.optional(&name("post_attention_norm.weight"), sizes.width),
                 FfnNorm::PostAttention => None,
@@ -97,7 +111,8 @@ impl Heads {
     fn build(family: &Family, sizes: &Sizes, claims: &mut Claims, index: usize) -> Self {
         let name = |part: &str| format!("blk.{index}.{part}");
         let (heads, kv_heads) = (sizes.heads[index] as usize, sizes.kv_heads[index] as usize);
-        let widths = [heads * sizes.k_dim, kv_heads * sizes.k_dim, kv_heads * sizes.v_dim];
+        let gates = if family.gated_heads { heads * sizes.k_dim } else { 0 };
+        let widths = [heads * sizes.k_dim + gates, kv_heads * sizes.k_dim, kv_heads * sizes.v_dim];
         let fused = name("attn_qkv");
         let [q, k, v] = if claims.has(&format!("{fused}.weight")) {
             claims.fused(&fused, sizes.width, widths)
@@ -119,6 +134,7 @@ impl Heads {
             q,
             k,
             v,
+            gated: family.gated_heads,
             q_norm: norm("attn_q_norm.weight", heads),
             k_norm: norm("attn_k_norm.weight", kv_heads),
             norm_last: family.head_norms != HeadNorms::First,

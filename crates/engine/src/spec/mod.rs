@@ -4,6 +4,7 @@
 //! Owns the meaning of tensor names. Must never know where a unit lives or how it is computed.
 
 mod attention;
+mod delta;
 mod ffn;
 mod indexer;
 mod latent;
@@ -15,6 +16,7 @@ use plan::{Inventory, UnitId};
 use tiers::RowSlice;
 
 pub(crate) use attention::{Attention, HeadNorm, Heads, Kind, Temperature};
+pub(crate) use delta::{Delta, Projection, Rates};
 pub(crate) use ffn::{Dense, Expert, Ffn, GatedUnit, Mixture, Shared};
 pub(crate) use indexer::{Indexer, IndexerRules, Indexing};
 pub(crate) use latent::{Form, HeadRows, Latent, LatentQuery};
@@ -117,7 +119,7 @@ impl Spec {
     pub(crate) fn latent(&self) -> Option<&Latent> {
         self.layers.iter().find_map(|layer| match &layer.attention.kind {
             Kind::Latent(latent) => Some(latent),
-            Kind::Heads(_) => None,
+            Kind::Heads(_) | Kind::Delta(_) => None,
         })
     }
 }

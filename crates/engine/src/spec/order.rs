@@ -2,7 +2,10 @@
 
 use tiers::RowSlice;
 
-use super::{Ffn, Form, GatedUnit, HeadNorm, Indexer, Indexing, Kind, LatentQuery, Layer, Linear, Spec, Vector};
+use super::{
+    Delta, Ffn, Form, GatedUnit, HeadNorm, Indexer, Indexing, Kind, LatentQuery, Layer, Linear, Projection, Rates,
+    Spec, Vector,
+};
 
 impl Spec {
     /// Hands every slice that layer `index` uses whatever its router chooses to `each`, in the order of their use. Of a
@@ -46,6 +49,7 @@ impl Layer {
                 }
                 optional(heads.sinks.as_ref(), each);
             }
+            Kind::Delta(net) => delta(net, each),
             Kind::Latent(latent) => {
                 match &latent.query {
                     LatentQuery::Direct(matrix) => linear(matrix, each),
@@ -105,6 +109,34 @@ fn indexer(indexer: &Indexer, form: Form, each: &mut dyn FnMut(Step)) {
 fn linear(linear: &Linear, each: &mut dyn FnMut(Step)) {
     each(Step::Rows(&linear.weight));
     optional(linear.bias.as_ref(), each);
+}
+
+fn delta(net: &Delta, each: &mut dyn FnMut(Step)) {
+    for part in &net.parts {
+        linear(&part.linear, each);
+        each(Step::Vector(&part.weight));
+    }
+    match &net.rates {
+        Rates::Apart { decay, beta } => {
+            projection(decay, each);
+            linear(beta, each);
+        }
+        Rates::Together(both) => linear(both, each),
+    }
+    each(Step::Vector(&net.decay_bias));
+    each(Step::Vector(&net.decay_rate));
+    projection(&net.gate, each);
+    each(Step::Vector(&net.norm));
+}
+
+fn projection(projection: &Projection, each: &mut dyn FnMut(Step)) {
+    match projection {
+        Projection::Direct(matrix) => linear(matrix, each),
+        Projection::Narrow { down, up } => {
+            linear(down, each);
+            linear(up, each);
+        }
+    }
 }
 
 fn optional(vector: Option<&Vector>, each: &mut dyn FnMut(Step)) {

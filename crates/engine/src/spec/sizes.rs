@@ -2,7 +2,7 @@
 
 use gguf::{GgufError, Metadata};
 use kernels::cpu::{Gate, Routing};
-use plan::{Inventory, ModelShape, Tensor};
+use plan::{DeltaSizes, Inventory, ModelShape, Tensor};
 
 use super::indexer::IndexerSizes;
 use crate::arch::Family;
@@ -28,6 +28,8 @@ pub(crate) struct Sizes {
     pub(crate) latent: Option<LatentSizes>,
     pub(crate) indexer: Option<IndexerSizes>,
     pub(crate) experts: Option<ExpertSizes>,
+    /// Of layers that keep a state.
+    pub(crate) delta: Option<DeltaSizes>,
     /// What `YaRN` multiplies scores with, where it is not rotated numbers that it grows.
     pub(crate) yarn_score_factor: f32,
 }
@@ -103,20 +105,30 @@ impl Sizes {
             latent,
             indexer: IndexerSizes::read(metadata, family, latent, layers)?,
             experts,
+            delta: shape.delta.clone(),
             yarn_score_factor: rope::yarn_score_factor(metadata)?,
             heads,
             kv_heads,
         };
-        sizes.check(metadata, inventory)?;
+        sizes.check(metadata, inventory, family)?;
         Ok(sizes)
     }
 
+    /// The delta net of this layer, where it has one instead of attention.
+    pub(crate) fn delta_at(&self, index: usize) -> Option<&DeltaSizes> {
+        self.delta.as_ref().filter(|delta| delta.layers[index])
+    }
+
     /// Heads that share out evenly, of a width, and a cache that is what the plan counts.
-    fn check(&self, metadata: &Metadata, inventory: &Inventory) -> Result<(), GgufError> {
+    fn check(&self, metadata: &Metadata, inventory: &Inventory, family: &Family) -> Result<(), GgufError> {
         let wrong = |key: &str, expected: String, found: String| {
             Err(GgufError::wrong_value(&metadata.full_key(key), expected, found))
         };
-        for (i, (heads, kv_heads)) in self.heads.iter().zip(&self.kv_heads).enumerate() {
+        if family.gated_heads && self.k_dim != self.v_dim {
+            return wrong(".attention.value_length", format!("{}, a gate's width", self.k_dim), self.v_dim.to_string());
+        }
+        let layers = self.heads.iter().zip(&self.kv_heads).enumerate();
+        for (i, (heads, kv_heads)) in layers.filter(|(i, _)| self.delta_at(*i).is_none()) {
             if *heads == 0 || *kv_heads == 0 || !heads.is_multiple_of(*kv_heads) {
                 let found = format!("{kv_heads} for {heads} query heads in layer {i}");
                 return wrong(".attention.head_count_kv", "KV heads that divide the query heads".into(), found);

@@ -41,6 +41,60 @@ pub fn sigmoid(pool: &Pool, x: &mut [f32]) {
     pool.run_pieces(x, TASK_NUMBERS, &|_, x| pool.isa().run(Sigmoid(x)));
 }
 
+/// How a gate's numbers open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputGate {
+    /// g · sigmoid(g).
+    Silu,
+    /// sigmoid(g).
+    Sigmoid,
+}
+
+/// Multiplies each row of `width` numbers by its gates: those of row i stand in `gates` from `i · step + offset` on.
+///
+/// # Panics
+/// Where `x` is not rows of `width`, or gates are missing.
+pub fn gate_rows(
+    pool: &Pool,
+    kind: OutputGate,
+    x: &mut [f32],
+    gates: &[f32],
+    width: usize,
+    step: usize,
+    offset: usize,
+) {
+    assert!(width > 0 && x.len().is_multiple_of(width), "{} numbers are not rows of {width}", x.len());
+    let rows = (TASK_NUMBERS / width).max(1);
+    pool.run_pieces(x, rows * width, &|i, x| {
+        for (row, x) in (i * rows..).zip(x.chunks_exact_mut(width)) {
+            let by = &gates[row * step + offset..][..width];
+            pool.isa().run(Gates { kind, x, by });
+        }
+    });
+}
+
+struct Gates<'a> {
+    kind: OutputGate,
+    x: &'a mut [f32],
+    by: &'a [f32],
+}
+
+impl Kernel for Gates<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (x, gate) in self.x.chunks_mut(LANES).zip(self.by.chunks(LANES)) {
+            let gate = load(s, gate);
+            let factor = match self.kind {
+                OutputGate::Silu => s.mul(gate, sigmoid_lanes(s, gate)),
+                OutputGate::Sigmoid => sigmoid_lanes(s, gate),
+            };
+            store(s, s.mul(load(s, x), factor), x);
+        }
+    }
+}
+
 /// Each row of `n` numbers becomes `exp(x − max) / Σ exp(x − max)`.
 ///
 /// # Panics
@@ -97,7 +151,7 @@ impl Kernel for Gated<'_> {
 }
 
 #[inline(always)]
-fn sigmoid_lanes<S: Simd>(s: S, x: S::F) -> S::F {
+pub(super) fn sigmoid_lanes<S: Simd>(s: S, x: S::F) -> S::F {
     s.div(s.splat(1.0), s.add(s.splat(1.0), s.exp(s.sub(s.splat(0.0), x))))
 }
 
@@ -148,7 +202,7 @@ impl Kernel for Softmax<'_> {
 
 /// Up to sixteen numbers, zeros after them.
 #[inline(always)]
-fn load<S: Simd>(s: S, from: &[f32]) -> S::F {
+pub(super) fn load<S: Simd>(s: S, from: &[f32]) -> S::F {
     match from.try_into() {
         Ok(lanes) => s.load(lanes),
         Err(_) => s.load_part(from),
@@ -157,7 +211,7 @@ fn load<S: Simd>(s: S, from: &[f32]) -> S::F {
 
 /// As many lanes as `to` takes.
 #[inline(always)]
-fn store<S: Simd>(s: S, x: S::F, to: &mut [f32]) {
+pub(super) fn store<S: Simd>(s: S, x: S::F, to: &mut [f32]) {
     if let Ok(lanes) = to.try_into() {
         s.store(x, lanes);
     } else {

@@ -11,6 +11,7 @@
 mod activation;
 mod attention;
 mod decode;
+mod delta;
 mod elementwise;
 mod isa;
 mod kv;
@@ -23,16 +24,17 @@ mod route;
 mod select;
 mod simd;
 
-pub use activation::{gelu_tanh_mul, sigmoid, silu_mul, softmax, swiglu_clamped_mul};
+pub use activation::{OutputGate, gate_rows, gelu_tanh_mul, sigmoid, silu_mul, softmax, swiglu_clamped_mul};
 pub use attention::{AttentionShape, Sight, attention, attention_with};
 pub use decode::{dequantize, supports};
+pub use delta::{DeltaInputs, DeltaShape, HeadOrder, TAPS_MAX, decays, gated_delta, short_conv};
 pub use elementwise::{add, add_bias, scale, scale_rows};
 pub use isa::{Isa, IsaError};
 pub use kv::KvStore;
 pub use matmul::{
     Column, Columns, Job, WeightedColumn, WeightedJob, matmul, matmul_jobs, matmul_transposed, matmul_weighted,
 };
-pub use norm::{layer_norm_in_place, rms_norm, rms_norm_in_place};
+pub use norm::{l2_norm_in_place, layer_norm_in_place, rms_norm, rms_norm_in_place};
 pub use pool::Pool;
 pub use rope::{RopeShape, RopeStyle, RopeTable, rope};
 pub use route::{Gate, Routing, route};

@@ -1,4 +1,4 @@
-//! Root-mean-square norm, and the norm that takes the mean off.
+//! Root-mean-square norm, the norm that takes the mean off, and that of length.
 
 use super::Pool;
 use super::isa::Kernel;
@@ -17,7 +17,7 @@ pub fn rms_norm(pool: &Pool, x: &[f32], weight: Option<&[f32]>, n: usize, eps: f
     let piece = (TASK_NUMBERS / n).max(1) * n;
     pool.run_pieces(out, piece, &|i, out| {
         out.copy_from_slice(&x[i * piece..][..out.len()]);
-        pool.isa().run(Norm { x: out, weight, n, eps });
+        pool.isa().run(Norm { x: out, weight, n, over: n as f32, eps });
     });
 }
 
@@ -28,7 +28,17 @@ pub fn rms_norm(pool: &Pool, x: &[f32], weight: Option<&[f32]>, n: usize, eps: f
 pub fn rms_norm_in_place(pool: &Pool, x: &mut [f32], weight: Option<&[f32]>, n: usize, eps: f32) {
     check(x.len(), weight, n);
     let piece = (TASK_NUMBERS / n).max(1) * n;
-    pool.run_pieces(x, piece, &|_, x| pool.isa().run(Norm { x, weight, n, eps }));
+    pool.run_pieces(x, piece, &|_, x| pool.isa().run(Norm { x, weight, n, over: n as f32, eps }));
+}
+
+/// Each row of `n` numbers becomes `x / sqrt(Σ x² + eps)`: of length 1.
+///
+/// # Panics
+/// Where `x` is not rows of `n`.
+pub fn l2_norm_in_place(pool: &Pool, x: &mut [f32], n: usize, eps: f32) {
+    check(x.len(), None, n);
+    let piece = (TASK_NUMBERS / n).max(1) * n;
+    pool.run_pieces(x, piece, &|_, x| pool.isa().run(Norm { x, weight: None, n, over: 1.0, eps }));
 }
 
 /// Each row of `n` numbers: `x = (x − mean(x)) / sqrt(variance(x) + eps) · weight` (no weight: 1).
@@ -62,6 +72,8 @@ struct Norm<'a> {
     x: &'a mut [f32],
     weight: Option<&'a [f32]>,
     n: usize,
+    /// What the sum of squares is divided by.
+    over: f32,
     eps: f32,
 }
 
@@ -72,7 +84,7 @@ impl Kernel for Norm<'_> {
     fn run<S: Simd>(self, s: S) {
         for row in self.x.chunks_exact_mut(self.n) {
             let squares = sum_of_squares(s, row);
-            let scale = 1.0 / (squares / self.n as f32 + self.eps).sqrt();
+            let scale = 1.0 / (squares / self.over + self.eps).sqrt();
             if let Some(weight) = self.weight {
                 for (x, w) in row.iter_mut().zip(weight) {
                     *x = *x * scale * w;

@@ -1,5 +1,7 @@
 //! Functions of one number, and softmax.
 
+use crate::cpu::OutputGate;
+
 /// `out = gate · sigmoid(gate) · up`: `SwiGLU`'s inner part.
 pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
     for ((gate, up), out) in gate.iter().zip(up).zip(out) {
@@ -30,6 +32,16 @@ pub fn swiglu_clamped_mul(gate: &[f32], up: &[f32], limit: f32, alpha: f32, out:
 pub fn sigmoid(x: &mut [f32]) {
     for x in x {
         *x = (1.0 / (1.0 + (-f64::from(*x)).exp())) as f32;
+    }
+}
+
+/// As [`cpu::gate_rows`](crate::cpu::gate_rows).
+pub fn gate_rows(kind: OutputGate, x: &mut [f32], gates: &[f32], width: usize, step: usize, offset: usize) {
+    for (i, x) in x.iter_mut().enumerate() {
+        let gate = f64::from(gates[i / width * step + offset + i % width]);
+        let sigmoid = 1.0 / (1.0 + (-gate).exp());
+        let factor = if kind == OutputGate::Silu { gate * sigmoid } else { sigmoid };
+        *x = (f64::from(*x) * factor) as f32;
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod activation;
 mod attention;
+mod delta;
 mod dequantize;
 mod matmul;
 mod norm;
@@ -12,11 +13,12 @@ mod rope;
 mod route;
 mod select;
 
-pub use activation::{gelu_tanh_mul, sigmoid, silu_mul, softmax, swiglu_clamped_mul};
+pub use activation::{gate_rows, gelu_tanh_mul, sigmoid, silu_mul, softmax, swiglu_clamped_mul};
 pub use attention::attention;
+pub use delta::{decays, gated_delta, short_conv};
 pub use dequantize::{dequantize, supports, value};
 pub use matmul::{matmul, matmul_jobs, matmul_transposed, matmul_weighted};
-pub use norm::{layer_norm, rms_norm};
+pub use norm::{l2_norm, layer_norm, rms_norm};
 pub use rope::rope;
 pub use route::route;
 pub use select::select;

@@ -35,3 +35,13 @@ pub fn layer_norm(x: &[f32], weight: Option<&[f32]>, n: usize, eps: f32, out: &m
         }
     }
 }
+
+/// Each row of `n` numbers: `x / sqrt(Σ x² + eps)`.
+pub fn l2_norm(x: &mut [f32], n: usize, eps: f32) {
+    for row in x.chunks_exact_mut(n) {
+        let squares: f64 = row.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+        for x in row {
+            *x = (f64::from(*x) / (squares + f64::from(eps)).sqrt()) as f32;
+        }
+    }
+}

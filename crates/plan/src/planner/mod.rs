@@ -219,6 +219,10 @@ impl<'a> Planner<'a> {
         };
         if setup.kv.home == tier {
             loads.push(load("KV cache", setup.kv.bytes));
+            let states = cost::states(&self.inventory.shape);
+            if states > Bytes::ZERO {
+                loads.push(load("states", states));
+            }
         }
         let ring = match tier {
             Tier::Ram => setup.staging.bytes(),

@@ -49,6 +49,7 @@ pub(crate) fn inventory(name: &str) -> Inventory {
         // The recorded models with latents are DeepSeek's.
         latent: (recorded.kv_per_token.1 == 0).then_some(Latent { rank: 512, key: 192, value: 128 }),
         indexer_per_token: Vec::new(),
+        delta: None,
         experts: recorded.experts,
         experts_used: recorded.experts_used,
     };

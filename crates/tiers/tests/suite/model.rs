@@ -75,6 +75,7 @@ pub(crate) fn inventory() -> Inventory {
         kv_row: (8, 8),
         latent: None,
         indexer_per_token: Vec::new(),
+        delta: None,
         experts: 4,
         experts_used: 2,
     };

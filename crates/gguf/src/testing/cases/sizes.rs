@@ -14,6 +14,17 @@ fn latent(draft: &mut Draft, rank: u32, key: Option<u32>, own_key: Option<u32>) 
     }
 }
 
+/// Makes a model's only layer keep a state, of these heads, numbers of all values, and taps.
+fn delta(draft: &mut Draft, heads: u32, values: u32, taps: Option<u32>) {
+    draft.add("llama.full_attention_interval", Field::u32(2));
+    for (name, number) in [("group_count", 2), ("time_step_rank", heads), ("inner_size", values), ("state_size", 8)] {
+        draft.add(format!("llama.ssm.{name}"), Field::u32(number));
+    }
+    if let Some(taps) = taps {
+        draft.add("llama.ssm.conv_kernel", Field::u32(taps));
+    }
+}
+
 /// What sizes the model.
 pub(super) const SIZES: &[Row] = &[
     ("no architecture", "MissingKey", "general.architecture", |d| d.remove("general.architecture")),
@@ -57,6 +68,15 @@ pub(super) const SIZES: &[Row] = &[
     ("negative head count in an array", "WrongValue", "negative", |d| {
         d.set("llama.attention.head_count", Field::i32s(&[-4]));
     }),
+    ("heads of states that do not divide", "WrongValue", "a multiple of 2", |d| delta(d, 3, 24, Some(4))),
+    ("values of states that do not divide", "WrongValue", "a multiple of 4", |d| delta(d, 4, 26, Some(4))),
+    ("a state without a convolution", "MissingKey", "ssm.conv_kernel", |d| delta(d, 4, 32, None)),
+    ("heads of states that are too wide", "WrongValue", "1 to 4194304 for 4 heads", |d| {
+        delta(d, 4, 32, Some(4));
+        d.set("llama.attention.head_count_kv", Field::i32s(&[0]));
+        d.add("llama.kda.head_dim", Field::u32(1 << 23));
+    }),
+    ("a convolution that is too long", "WrongValue", "1 to 8", |d| delta(d, 4, 32, Some(9))),
     ("KV heads that do not divide", "WrongValue", "a divisor of the 4", |d| {
         d.set("llama.attention.head_count_kv", Field::u32(3));
     }),
