@@ -90,6 +90,7 @@ const OWN: &[(&str, &str, &str)] = &[
     ("glm_dsa", "model-bf16.gguf", "golden.json"),
     ("qwen3_next", "model-bf16.gguf", "golden.json"),
     ("kimi_linear", "model-bf16.gguf", "golden.json"),
+    ("qwen3_5", "model-bf16.gguf", "golden.json"),
 ];
 
 #[test]

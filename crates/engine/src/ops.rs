@@ -211,13 +211,13 @@ const SWIGLU_LIMIT: f32 = 7.0;
 const SWIGLU_ALPHA: f32 = 1.702;
 
 /// out = activation(gate) · up.
-pub(crate) struct Gate<'a> {
+pub(crate) struct Activate<'a> {
     pub(crate) pool: &'a Pool,
     pub(crate) activation: Activation,
 }
-impl InplaceOp3 for Gate<'_> {
+impl InplaceOp3 for Activate<'_> {
     fn name(&self) -> &'static str {
-        "Gate"
+        "Activate"
     }
     fn cpu_fwd(
         &self,

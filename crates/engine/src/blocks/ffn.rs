@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::{Pass, Result};
 use crate::arch::Activation;
-use crate::ops::Gate;
+use crate::ops::Activate;
 use crate::scratch::part;
 use crate::spec::{Dense, GatedUnit};
 
@@ -26,7 +26,7 @@ impl Pass<'_> {
         let inner = part(&self.scratch.inner, 0, numbers)?;
         self.linear(&unit.gate, x, &gate)?;
         self.linear(&unit.up, x, &up)?;
-        inner.inplace_op3(&gate, &up, &Gate { pool: self.pool, activation })?;
+        inner.inplace_op3(&gate, &up, &Activate { pool: self.pool, activation })?;
         self.linear(&unit.down, &inner, out)
     }
 }

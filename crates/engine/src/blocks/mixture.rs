@@ -12,7 +12,7 @@ use tiers::{RowSlice, Tiers};
 
 use super::{Pass, Result};
 use crate::experts::{Choice, ExpertRecord};
-use crate::ops::{self, Gate, ScaleRows, Sigmoid};
+use crate::ops::{self, Activate, ScaleRows, Sigmoid};
 use crate::scratch::part;
 use crate::spec::{Expert, Mixture, Shared};
 
@@ -36,8 +36,8 @@ impl Pass<'_> {
             Some(shared) => self.shared(shared, f, &normed, &block)?,
             None => ops::with_numbers_mut(&block, |numbers| numbers.fill(0.0))?,
         }
-        self.inner(f, &normed)?;
-        self.outer(f, &block)?;
+        self.activate_experts(f, &normed)?;
+        self.add_experts(f, &block)?;
         self.join(&block, None)
     }
 
@@ -91,7 +91,7 @@ impl Pass<'_> {
     }
 
     /// inner[pair] = activation(gate(x)) · up(x), for every pair.
-    fn inner(&mut self, f: &Mixture, normed: &Tensor) -> Result<()> {
+    fn activate_experts(&mut self, f: &Mixture, normed: &Tensor) -> Result<()> {
         let count = self.scratch.pairs.len();
         let both = part(&self.scratch.gate_up, 0, 2 * count * f.inner)?;
         ops::between(&both, normed, |out, x| self.gate_and_up(f, x, out))??;
@@ -109,7 +109,7 @@ impl Pass<'_> {
             }
         }
         let inner = part(&self.scratch.inner, 0, count * f.inner)?;
-        Ok(inner.inplace_op3(&gate, &up, &Gate { pool: self.pool, activation: f.activation })?)
+        Ok(inner.inplace_op3(&gate, &up, &Activate { pool: self.pool, activation: f.activation })?)
     }
 
     /// out = the gates of all pairs, and then their ups. Resident experts come first, in one call.
@@ -148,7 +148,7 @@ impl Pass<'_> {
     }
 
     /// block[token] += weight · down(inner), expert after expert in ascending order.
-    fn outer(&mut self, f: &Mixture, block: &Tensor) -> Result<()> {
+    fn add_experts(&mut self, f: &Mixture, block: &Tensor) -> Result<()> {
         let inner = part(&self.scratch.inner, 0, self.scratch.pairs.len() * f.inner)?;
         ops::between(block, &inner, |out, x| self.down(f, x, out))??;
         if f.experts.first().is_some_and(|expert| expert.biases.is_some()) {
