@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use plan::{Bytes, Forecast, Inventory, KvPlan, Placement, Plan, QuantType, Role, Staging, TierPlan};
+use plan::report::HomeExperts;
+use plan::{Bytes, ExpertUse, Forecast, Inventory, KvPlan, Placement, Plan, QuantType, Role, Staging, TierPlan};
 use serde::Serialize;
 
 use crate::args::PlanArgs;
@@ -27,7 +28,7 @@ pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
         show::note(&write(path, &plan::profile::to_yaml(&plan, inventory))?);
     }
     if args.json {
-        return show::json(&Document::new(&plan, inventory));
+        return show::json(&Document::new(&plan, inventory, experts.as_ref()));
     }
     if let Some(tensor) = &args.explain {
         return show::product(&plan::report::explain_with(&plan, inventory, tensor, experts.as_ref())?);
@@ -49,6 +50,8 @@ struct Document<'a> {
     model: ModelEntry<'a>,
     tiers: Vec<TierEntry<'a>>,
     placements: Vec<UnitEntry<'a>>,
+    /// Routed experts by home; empty for dense models.
+    experts: Vec<HomeExperts>,
     kv: &'a KvPlan,
     staging: &'a Staging,
     micro_batch: u32,
@@ -90,7 +93,7 @@ struct UnitEntry<'a> {
 }
 
 impl<'a> Document<'a> {
-    fn new(plan: &'a Plan, inventory: &'a Inventory) -> Self {
+    fn new(plan: &'a Plan, inventory: &'a Inventory, counts: Option<&ExpertUse>) -> Self {
         let Plan { tiers, placements, kv, staging, micro_batch, threads, forecast, notes } = plan;
         let tier = |plan: &'a TierPlan| TierEntry {
             name: plan.tier.to_string(),
@@ -115,6 +118,7 @@ impl<'a> Document<'a> {
             model: ModelEntry { name: &inventory.name, file, bytes: inventory.bytes() },
             tiers: tiers.iter().map(tier).collect(),
             placements: units.collect(),
+            experts: plan::report::experts(plan, inventory, counts),
             kv,
             staging,
             micro_batch: *micro_batch,
@@ -140,7 +144,7 @@ mod tests {
         let placement =
             PlacementArgs { ram: Some(Bytes(1 << 30)), gpu_mem: Some(Bytes::ZERO), ..PlacementArgs::default() };
         let Planned { model, plan, .. } = open::planned(model, &placement).expect("a plan");
-        let document = serde_json::to_value(Document::new(&plan, &model.inventory)).expect("JSON");
+        let document = serde_json::to_value(Document::new(&plan, &model.inventory, None)).expect("JSON");
         assert_eq!(document["model"]["name"], json!(model.inventory.name));
         assert_eq!(document["model"]["file"], json!(file));
         let unit = document["placements"].as_array().expect("a list");
