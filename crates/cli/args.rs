@@ -188,7 +188,7 @@ pub struct PlanArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub expert_stats: Option<PathBuf>,
 
-    /// Tell why this tensor lives where it does; NAME[E] asks for its expert E
+    /// Tell why this tensor lives where it does; `NAME[E]` asks for its expert E
     #[arg(long, value_name = "TENSOR", conflicts_with = "json")]
     pub explain: Option<String>,
 

@@ -25,6 +25,21 @@ pub(crate) struct Pairs {
 }
 
 impl Pairs {
+    /// Room for so many pairs of so many experts: no later pass asks for more.
+    pub(crate) fn with_capacity(pairs: usize, experts: usize) -> Self {
+        Self {
+            chosen: Vec::with_capacity(pairs),
+            weights: Vec::with_capacity(pairs),
+            tokens: Vec::with_capacity(pairs),
+            pair_weights: Vec::with_capacity(pairs),
+            groups: Vec::with_capacity(experts.min(pairs)),
+            starts: Vec::with_capacity(experts + 1),
+            gate_columns: Vec::with_capacity(pairs),
+            up_columns: Vec::with_capacity(pairs),
+            weighted: Vec::with_capacity(pairs),
+        }
+    }
+
     /// Makes room for the choices of a pass.
     pub(crate) fn clear(&mut self, count: usize) {
         self.chosen.clear();

@@ -132,6 +132,15 @@ fn widths(spec: &Spec) -> [usize; 10] {
     ]
 }
 
+/// Experts of one token, in the layer where they are most.
+fn chosen(spec: &Spec) -> usize {
+    let used = |layer: &Layer| match &layer.ffn {
+        Ffn::Dense(_) => 0,
+        Ffn::Mixture(mixture) => mixture.routing.used,
+    };
+    spec.layers.iter().map(used).max().unwrap_or(0)
+}
+
 /// Inner numbers of one token: those of a dense network, or of all its experts and of the shared one.
 fn inner(ffn: &Ffn) -> usize {
     let gated = |unit: &GatedUnit| unit.down.inputs;
@@ -196,7 +205,7 @@ impl Scratch {
             row: vec![0; row],
             token: vec![0.0; spec.width],
             bias_row: Vec::new(),
-            pairs: Pairs::default(),
+            pairs: Pairs::with_capacity(micro_batch * chosen(spec), shape.experts as usize),
             row_of_cache: Vec::new(),
             latent: spec.latent().map(|latent| LatentRooms::new(latent, shape, micro_batch)).transpose()?,
             selection: Selection::new(shape, plan),
@@ -210,6 +219,7 @@ impl Scratch {
         let logits = LOGIT_ROWS as usize * spec.vocabulary;
         Bytes(4 * token as u64).times(plan.micro_batch.into())
             + Bytes(4 * logits as u64)
+            + cost::CHOICE.times((plan.micro_batch as usize * chosen(spec)) as u64)
             + cost::latent_scratch(shape, plan.micro_batch)
             + cost::selection(shape, plan.micro_batch, plan.threads, plan.kv.tokens)
     }
