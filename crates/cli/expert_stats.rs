@@ -45,14 +45,6 @@ impl ExpertStats {
             let text = format!("--expert-stats: {} has no routed experts to count", inventory.name);
             return Err(Usage(format!("{text}\n\nhint: leave it out; it is for mixtures of experts")).into());
         }
-        let same = |file: &plan::ModelFile| {
-            let there = Path::new(&file.path).canonicalize().ok();
-            there.is_some() && there == path.canonicalize().ok()
-        };
-        if inventory.files.iter().any(same) {
-            let text = format!("--expert-stats: {} is the model itself", path.display());
-            return Err(Usage(format!("{text}\n\nhint: name another file")).into());
-        }
         Ok(Self { output: Output::create(path)?, traces })
     }
 
@@ -139,13 +131,6 @@ mod tests {
         assert_eq!(exit(&error), Exit::Usage);
         assert!(message(&error).contains("no routed experts to count\n\nhint: "), "{error}");
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
-    }
-
-    #[test]
-    fn the_model_is_not_overwritten() {
-        let inventory = inventory("qwen2_moe");
-        let error = ExpertStats::create(Path::new(&inventory.files[0].path), false, &inventory).err();
-        assert!(message(&error.expect("a refusal")).contains("is the model itself"));
     }
 
     #[test]

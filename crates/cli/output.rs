@@ -1,8 +1,9 @@
 //! Files that commands write: whole or not at all.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context;
 
@@ -15,22 +16,31 @@ pub(crate) struct Output {
 }
 
 impl Output {
+    /// Makes room for the file. Through a link, it is the link's target that is written.
+    ///
+    /// # Errors
+    /// Where no file can be made there, or where a folder or a model is.
     pub(crate) fn create(place: &Path) -> anyhow::Result<Self> {
-        let name = place.file_name().with_context(|| format!("{} names no file to write", place.display()))?;
-        match fs::metadata(place) {
-            Ok(there) if there.is_dir() => {
-                anyhow::bail!("cannot write {}: it is a folder\n\nhint: name a file in it", place.display())
+        place.file_name().with_context(|| format!("{} names no file to write", place.display()))?;
+        let place = place.canonicalize().unwrap_or_else(|_| place.to_owned());
+        let cannot = || format!("cannot write {}", place.display());
+        let old = fs::metadata(&place).ok();
+        match &old {
+            Some(there) if there.is_dir() => anyhow::bail!("{}: it is a folder\n\nhint: name a file in it", cannot()),
+            Some(there) if !there.is_file() => {
+                let file = File::options().write(true).open(&place).with_context(cannot)?;
+                return Ok(Self { file: BufWriter::new(file), temporary: None, place });
             }
-            Ok(there) if !there.is_file() => {
-                let file = File::options().write(true).open(place);
-                let file = file.with_context(|| format!("cannot write {}", place.display()))?;
-                return Ok(Self { file: BufWriter::new(file), temporary: None, place: place.to_owned() });
-            }
+            Some(_) if is_model(&place) => anyhow::bail!("{}: it is a model\n\nhint: name another file", cannot()),
             _ => {}
         }
-        let temporary = place.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
-        let file = File::create(&temporary).with_context(|| no_folder(place))?;
-        Ok(Self { file: BufWriter::new(file), temporary: Some(temporary), place: place.to_owned() })
+        let temporary = place.with_file_name(temporary_name());
+        let file = File::options().write(true).create_new(true).open(&temporary).with_context(|| no_folder(&place))?;
+        if let Some(old) = old {
+            // A file that only its owner may read stays so.
+            file.set_permissions(old.permissions()).with_context(cannot)?;
+        }
+        Ok(Self { file: BufWriter::new(file), temporary: Some(temporary), place })
     }
 
     /// Moves the file to its place once every byte is on the drive.
@@ -48,6 +58,18 @@ impl Output {
         }
         moved.with_context(|| format!("cannot write {}", self.place.display()))
     }
+}
+
+/// A name that no other output of this process or another has.
+fn temporary_name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!(".plimsoll-{}-{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Whether a file begins as models do: gigabytes that somebody waited for.
+fn is_model(place: &Path) -> bool {
+    let mut magic = [0; 4];
+    File::open(place).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && &magic == b"GGUF"
 }
 
 /// What to say where a file cannot be made; where its folder is missing, that.
@@ -123,6 +145,30 @@ mod tests {
         assert!(text.contains("it is a folder\n\nhint: "), "{text}");
         write_whole(Path::new("/dev/null"), "text").expect("written");
         assert!(!fs::metadata("/dev/null").expect("a device").is_file());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_keeps_its_place_and_a_file_its_permissions() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let folder = tempfile::tempdir().expect("a folder");
+        let (target, link) = (folder.path().join("target"), folder.path().join("link"));
+        fs::write(&target, "old").expect("written");
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o600)).expect("set");
+        symlink(&target, &link).expect("a link");
+        write_whole(&link, "new").expect("written");
+        assert!(fs::symlink_metadata(&link).expect("a link").is_symlink());
+        assert_eq!(fs::read_to_string(&target).expect("a file"), "new");
+        assert_eq!(fs::metadata(&target).expect("a file").permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_model_is_not_overwritten() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = folder.path().join("model.gguf");
+        fs::write(&place, gguf::testing::dense().bytes()).expect("written");
+        let text = crate::failure::message(&write_whole(&place, "text").expect_err("a refusal"));
+        assert!(text.contains("it is a model\n\nhint: "), "{text}");
     }
 
     #[test]

@@ -263,9 +263,10 @@ impl Engine {
 
     /// How latent attention is computed for so many tokens after others.
     fn form(&self, tokens: usize, before: usize) -> Form {
-        let heads = self.spec.layers[0].attention.heads;
-        let rooms = self.spec.latent().zip(self.scratch.latent.as_ref());
-        rooms.map_or(Form::DECODE, |(latent, rooms)| latent.form(heads, tokens, before, rooms.sizes(latent)))
+        let (Some((heads, latent)), Some(rooms)) = (self.spec.latent(), &self.scratch.latent) else {
+            return Form::DECODE;
+        };
+        latent.form(heads, tokens, before, rooms.sizes(latent))
     }
 
     /// One micro-batch through all layers; the residual stream is left in the scratch. The output is asked for `logits`

@@ -207,7 +207,7 @@ impl Scratch {
             bias_row: Vec::new(),
             pairs: Pairs::with_capacity(micro_batch * chosen(spec), shape.experts as usize),
             row_of_cache: Vec::new(),
-            latent: spec.latent().map(|latent| LatentRooms::new(latent, shape, micro_batch)).transpose()?,
+            latent: spec.latent().map(|(_, latent)| LatentRooms::new(latent, shape, micro_batch)).transpose()?,
             selection: Selection::new(shape, plan),
             tokens: micro_batch,
         })

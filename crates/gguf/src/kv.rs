@@ -30,10 +30,16 @@ pub(crate) fn recurrent(metadata: &Metadata, blocks: u64) -> Result<Vec<bool>, G
             let expected = format!("one boolean for each of {blocks} layers");
             return Err(GgufError::wrong_value(&metadata.full_key(LIST), expected, format!("{} of them", list.len())));
         }
-        _ => {}
+        Some(_) => {
+            let expected = "a list of booleans, one for each layer".to_owned();
+            return Err(GgufError::wrong_value(&metadata.full_key(LIST), expected, "another type".to_owned()));
+        }
+        None => {}
     }
-    // Every n-th layer attends, counted from 1.
-    let every = optional(metadata, ".full_attention_interval", 1..=LAYERS_MAX)?.unwrap_or(1);
+    // Every n-th layer attends, counted from 1. The first files of these models did not say that it is the fourth.
+    let hybrid = matches!(metadata.architecture()?, "qwen3next" | "qwen35" | "qwen35moe");
+    let usual = if hybrid { 4 } else { 1 };
+    let every = optional(metadata, ".full_attention_interval", 1..=LAYERS_MAX)?.unwrap_or(usual);
     Ok((1..=blocks).map(|number| number % every != 0).collect())
 }
 

@@ -115,10 +115,10 @@ impl Spec {
         longest
     }
 
-    /// The latent attention of this model, where it has that.
-    pub(crate) fn latent(&self) -> Option<&Latent> {
+    /// The heads of this model's latent attention, and what it is in the first layer that has it.
+    pub(crate) fn latent(&self) -> Option<(usize, &Latent)> {
         self.layers.iter().find_map(|layer| match &layer.attention.kind {
-            Kind::Latent(latent) => Some(latent),
+            Kind::Latent(latent) => Some((layer.attention.heads, latent)),
             Kind::Heads(_) | Kind::Delta(_) => None,
         })
     }

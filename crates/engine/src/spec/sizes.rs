@@ -92,6 +92,12 @@ impl Sizes {
             .into());
         }
         let latent = LatentSizes::read(metadata)?;
+        // No model has both; an indexer's choice could not be handed past a layer without attention.
+        let indexer = IndexerSizes::read(metadata, family, latent, layers)?;
+        if indexer.is_some() && shape.delta.is_some() {
+            let key = metadata.full_key(".attention.indexer.top_k");
+            return Err(GgufError::wrong_value(&key, "none beside delta nets".into(), "one".into()).into());
+        }
         let sizes = Self {
             layers,
             width,
@@ -103,7 +109,7 @@ impl Sizes {
             attention_scale: positive(".attention.scale")?,
             attention_softcap: positive(".attn_logit_softcapping")?,
             latent,
-            indexer: IndexerSizes::read(metadata, family, latent, layers)?,
+            indexer,
             experts,
             delta: shape.delta.clone(),
             yarn_score_factor: rope::yarn_score_factor(metadata)?,
