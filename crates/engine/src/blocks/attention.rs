@@ -30,11 +30,11 @@ impl Pass<'_> {
                 self.linear(projection, normed, out)?;
             }
             if h.norm_last {
-                self.rotate(a.rope, heads, h.k_dim, out)?;
+                self.rotate_from(a.rope, heads, h.k_dim, 0, out)?;
                 self.head_norm(norm, h.k_dim, out)?;
             } else {
                 self.head_norm(norm, h.k_dim, out)?;
-                self.rotate(a.rope, heads, h.k_dim, out)?;
+                self.rotate_from(a.rope, heads, h.k_dim, 0, out)?;
             }
         }
         self.linear(&h.v, normed, &v)?;
@@ -105,10 +105,6 @@ impl Pass<'_> {
                 Ok(heads.inplace_op1(&RmsNorm { pool, weight: None, width, eps })?)
             }
         }
-    }
-
-    fn rotate(&self, rope: Option<usize>, heads: usize, dim: usize, tensor: &Tensor) -> Result<()> {
-        self.rotate_from(rope, heads, dim, 0, tensor)
     }
 
     /// Turns the numbers of each head from `offset` on.

@@ -95,10 +95,8 @@ impl Pass<'_> {
         let count = self.scratch.pairs.len();
         let both = part(&self.scratch.gate_up, 0, 2 * count * f.inner)?;
         ops::between(&both, normed, |out, x| self.gate_and_up(f, x, out))??;
-        if f.experts.first().is_some_and(|expert| expert.biases.is_some()) {
-            for half in [Half::Gate, Half::Up] {
-                self.add_biases(f, half, &both)?;
-            }
+        for half in [Half::Gate, Half::Up] {
+            self.add_biases(f, half, &both)?;
         }
         let gate = part(&both, 0, count * f.inner)?;
         let up = part(&both, count * f.inner, count * f.inner)?;
@@ -151,10 +149,7 @@ impl Pass<'_> {
     fn add_experts(&mut self, f: &Mixture, block: &Tensor) -> Result<()> {
         let inner = part(&self.scratch.inner, 0, self.scratch.pairs.len() * f.inner)?;
         ops::between(block, &inner, |out, x| self.down(f, x, out))??;
-        if f.experts.first().is_some_and(|expert| expert.biases.is_some()) {
-            self.add_down_biases(f, block)?;
-        }
-        Ok(())
+        self.add_down_biases(f, block)
     }
 
     fn down(&mut self, f: &Mixture, x: &[f32], out: &mut [f32]) -> Result<()> {
@@ -188,7 +183,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Adds each expert's bias to the gates or ups of its pairs.
+    /// Adds each expert's bias, where it has one, to the gates or ups of its pairs.
     fn add_biases(&mut self, f: &Mixture, half: Half, both: &Tensor) -> Result<()> {
         let start = if half.is_up() { self.scratch.pairs.len() * f.inner } else { 0 };
         for group in 0..self.scratch.pairs.group_count() {
