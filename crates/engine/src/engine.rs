@@ -14,7 +14,6 @@ use crate::blocks::{Pass, Quants};
 use crate::check::{check, check_activations, check_finite};
 use crate::experts::{ExpertRecord, Trace};
 use crate::lookahead::{After, Lookahead};
-use crate::ops::with_numbers;
 use crate::scratch::Scratch;
 use crate::spec::{Form, Spec};
 use crate::stats::Record;
@@ -197,7 +196,7 @@ impl Engine {
                 }
                 let vocabulary = self.spec.vocabulary;
                 let logits = self.at(base, batch.len()).logits(first, most.min(batch.len() - first))?;
-                with_numbers(&logits, |rows| -> Result<()> {
+                logits.with(|rows| -> Result<()> {
                     for (row, position) in rows.chunks(vocabulary).zip(base + first..) {
                         check_finite(row, position)?;
                         use_them(position - start, row);
@@ -313,7 +312,7 @@ impl Engine {
     /// Copies the logits of one token of the last pass out, and refuses them where they are not finite.
     fn take_logits(&mut self, session: &Session, row: usize) -> Result<()> {
         let logits = self.at(session.position(), 1).logits(row, 1)?;
-        with_numbers(&logits, |numbers| self.logits.copy_from_slice(numbers))?;
+        logits.with(|numbers| self.logits.copy_from_slice(numbers))?;
         check_finite(&self.logits, session.position() - 1)
     }
 }

@@ -20,6 +20,7 @@ mod sampler;
 mod scratch;
 mod selection;
 mod session;
+mod span;
 mod spec;
 mod state;
 mod stats;

@@ -8,7 +8,7 @@ use plan::{Bytes, KvType, ModelShape, Plan};
 use crate::EngineError;
 use crate::pairs::Pairs;
 use crate::selection::Selection;
-use crate::spec::{Ffn, GatedUnit, Kind, Latent, Layer, Rates, Spec};
+use crate::spec::{Ffn, Form, GatedUnit, Kind, Latent, Layer, Linear, Rates, Spec};
 
 /// The activations of one pass, each `[micro_batch, width]`.
 pub(crate) struct Scratch {
@@ -16,30 +16,25 @@ pub(crate) struct Scratch {
     pub(crate) x: Tensor,
     /// What a norm made of it.
     pub(crate) normed: Tensor,
-    pub(crate) q: Tensor,
-    /// Keys, or latents.
-    pub(crate) k: Tensor,
-    /// Values, or the part of a latent's key that rotates.
-    pub(crate) v: Tensor,
+    /// What the matrices that read attention's input make of it, one after another: queries, keys, values.
+    pub(crate) projected: Tensor,
+    /// Queries that are not: those of heads with gates, and those made from a narrow vector, with an indexer's behind.
+    pub(crate) queries: Tensor,
     /// Attention's output, all heads.
     pub(crate) attended: Tensor,
-    /// Gates, and behind them ups.
+    /// Gates, behind them ups, and behind those of the shared expert a router's scores and the shared expert's own gate.
     pub(crate) gate_up: Tensor,
     /// The activated gate times up.
     pub(crate) inner: Tensor,
     pub(crate) gates: Gates,
     /// A block's output before it joins the residual stream.
     pub(crate) block: Tensor,
-    /// A router's scores.
-    pub(crate) scores: Tensor,
     /// `[LOGIT_ROWS, vocabulary]`.
     pub(crate) logits: Tensor,
     /// One norm weight or bias.
     pub(crate) vector: Vec<f32>,
     /// One row of the embedding table, as stored.
     pub(crate) row: Vec<u8>,
-    /// One token's vector.
-    pub(crate) token: Vec<f32>,
     /// An expert's bias, as stored.
     pub(crate) bias_row: Vec<u8>,
     /// Which token goes to which expert.
@@ -52,31 +47,27 @@ pub(crate) struct Scratch {
     tokens: usize,
 }
 
-/// What gates outputs, and states.
+/// What gates outputs and states of delta nets, where it is not made by one matrix alone.
 pub(crate) struct Gates {
-    /// Gates of attention's output, the queries among them as long as they are made.
+    /// Gates of attention's output.
     pub(crate) output: Tensor,
-    /// What states of delta nets are multiplied with.
+    /// What states are multiplied with.
     pub(crate) decay: Tensor,
     /// How much of a correction they take.
     pub(crate) beta: Tensor,
-    /// Both of them as one matrix makes them.
-    pub(crate) rates: Tensor,
 }
 
 /// Width of each gate.
-fn gate_widths(spec: &Spec) -> [usize; 4] {
-    let mut widest = [0; 4];
+fn gate_widths(spec: &Spec) -> [usize; 3] {
+    let mut widest = [0; 3];
     for layer in &spec.layers {
-        let widths = match &layer.attention.kind {
-            Kind::Heads(h) if h.gated => [h.q.outputs, 0, 0, 0],
-            Kind::Heads(_) | Kind::Latent(_) => [0; 4],
-            Kind::Delta(d) => {
-                let heads = d.shape.heads;
-                let rates = if matches!(d.rates, Rates::Together(_)) { 2 * heads } else { 0 };
-                [layer.attention.output.inputs, heads * d.decays, heads, rates]
-            }
+        let Kind::Delta(d) = &layer.attention.kind else { continue };
+        let output = d.gate.second().map_or(0, |up| up.outputs);
+        let rates = match &d.rates {
+            Rates::Apart { decay, .. } => [decay.second().map_or(0, |up| up.outputs), 0],
+            Rates::Together(both) => [both.outputs / 2; 2],
         };
+        let widths = [output, rates[0], rates[1]];
         widest = std::array::from_fn(|i| widest[i].max(widths[i]));
     }
     widest
@@ -95,41 +86,35 @@ pub(crate) struct LatentRooms {
 }
 
 /// Width of each tensor, in the order of [`Scratch`]'s fields, logits apart.
-fn widths(spec: &Spec) -> [usize; 10] {
+fn widths(spec: &Spec) -> [usize; 8] {
     let widest = |of: &dyn Fn(&Layer) -> usize| spec.layers.iter().map(of).max().unwrap_or(1);
-    let inner = widest(&|l| inner(&l.ffn));
     [
         spec.width,
         spec.width,
+        widest(&|l| projected(&l.attention.kind)),
         widest(&|l| match &l.attention.kind {
             Kind::Heads(h) if h.gated => h.q.outputs / 2,
-            Kind::Heads(h) => h.q.outputs,
-            Kind::Delta(d) => d.parts[0].linear.outputs,
-            Kind::Latent(l) => l.query.last().outputs.max(l.indexer().map_or(0, |i| i.q.outputs)),
+            Kind::Heads(_) | Kind::Delta(_) => 0,
+            Kind::Latent(latent) => outputs(latent.queries(Form::SELECTING)),
         }),
-        widest(&|l| match &l.attention.kind {
-            Kind::Heads(h) => h.k.outputs,
-            Kind::Delta(d) => d.parts[1].linear.outputs,
-            Kind::Latent(l) => l.sizes.rank.max(l.indexer().map_or(0, |i| i.shape.dim)),
-        }),
-        widest(&|l| match &l.attention.kind {
-            Kind::Heads(h) => h.v.outputs,
-            Kind::Delta(d) => d.parts[2].linear.outputs,
-            Kind::Latent(l) => l.sizes.rotated.max(l.indexer().map_or(0, |i| i.shape.heads)),
-        }),
-        // Queries on their way through a narrow vector are there before attention's output is.
-        widest(&|l| match &l.attention.kind {
-            Kind::Heads(_) | Kind::Delta(_) => l.attention.output.inputs,
-            Kind::Latent(latent) => l.attention.output.inputs.max(latent.query.narrow()),
-        }),
-        2 * inner,
-        inner,
+        widest(&|l| l.attention.output.inputs),
+        widest(&|l| gate_up(&l.ffn)),
+        widest(&|l| inner(&l.ffn)),
         spec.width,
-        widest(&|l| match &l.ffn {
-            Ffn::Dense(_) => 1,
-            Ffn::Mixture(m) => m.routing.experts,
-        }),
     ]
+}
+
+/// Outputs of all matrices that read attention's input.
+fn projected(kind: &Kind) -> usize {
+    match kind {
+        Kind::Heads(heads) => outputs(heads.inputs()),
+        Kind::Delta(net) => outputs(net.inputs()),
+        Kind::Latent(latent) => outputs(latent.inputs(Form::SELECTING)),
+    }
+}
+
+fn outputs<'a>(matrices: impl IntoIterator<Item = &'a Linear>) -> usize {
+    matrices.into_iter().map(|matrix| matrix.outputs).sum()
 }
 
 /// Experts of one token, in the layer where they are most.
@@ -147,6 +132,14 @@ fn inner(ffn: &Ffn) -> usize {
     match ffn {
         Ffn::Dense(dense) => gated(&dense.unit),
         Ffn::Mixture(m) => (m.routing.used * m.inner).max(m.shared.as_ref().map_or(0, |shared| gated(&shared.unit))),
+    }
+}
+
+/// Gates and ups of one token, with what is made beside those of a shared expert.
+fn gate_up(ffn: &Ffn) -> usize {
+    match ffn {
+        Ffn::Dense(_) => 2 * inner(ffn),
+        Ffn::Mixture(m) => (2 * m.routing.used * m.inner).max(outputs(m.inputs())),
     }
 }
 
@@ -184,26 +177,23 @@ impl Scratch {
     pub(crate) fn new(spec: &Spec, shape: &ModelShape, plan: &Plan, row: usize) -> Result<Self, EngineError> {
         let micro_batch = plan.micro_batch as usize;
         let rows = |count: usize, width: usize| Tensor::zeros((count, width), DType::F32, &Device::Cpu);
-        let [x, normed, q, k, v, attended, gate_up, inner, block, scores] =
+        let [x, normed, projected, queries, attended, gate_up, inner, block] =
             widths(spec).map(|width| rows(micro_batch, width));
-        let [output, decay, beta, rates] = gate_widths(spec).map(|width| rows(micro_batch, width));
-        let gates = Gates { output: output?, decay: decay?, beta: beta?, rates: rates? };
+        let [output, decay, beta] = gate_widths(spec).map(|width| rows(micro_batch, width));
+        let gates = Gates { output: output?, decay: decay?, beta: beta? };
         Ok(Self {
             x: x?,
             normed: normed?,
-            q: q?,
-            k: k?,
-            v: v?,
+            projected: projected?,
+            queries: queries?,
             attended: attended?,
             gate_up: gate_up?,
             inner: inner?,
             gates,
             block: block?,
-            scores: scores?,
             logits: rows(LOGIT_ROWS as usize, spec.vocabulary)?,
             vector: vec![0.0; spec.longest_vector()],
             row: vec![0; row],
-            token: vec![0.0; spec.width],
             bias_row: Vec::new(),
             pairs: Pairs::with_capacity(micro_batch * chosen(spec), shape.experts as usize),
             row_of_cache: Vec::new(),
@@ -228,14 +218,4 @@ impl Scratch {
     pub(crate) const fn tokens(&self) -> usize {
         self.tokens
     }
-}
-
-/// The first `count` rows of `width` numbers at the start of `tensor`, whatever its own width.
-pub(crate) fn rows(tensor: &Tensor, count: usize, width: usize) -> candle_core::Result<Tensor> {
-    part(tensor, 0, count * width)
-}
-
-/// `count` numbers of `tensor` from `start` on.
-pub(crate) fn part(tensor: &Tensor, start: usize, count: usize) -> candle_core::Result<Tensor> {
-    tensor.flatten_all()?.narrow(0, start, count)
 }

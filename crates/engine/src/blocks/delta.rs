@@ -4,12 +4,23 @@ use candle_core::Tensor;
 use kernels::cpu::{self, DeltaInputs};
 
 use super::{Pass, Result};
-use crate::ops;
+use crate::ops::{AddVector, Sigmoid};
+use crate::span::{Span, with_all};
 use crate::spec::{Attention, Delta, Projection, Rates};
 use crate::state::DeltaState;
 
 /// What keeps the length of a query or key from vanishing.
 const LENGTH_EPS: f32 = 1e-6;
+
+/// What the matrices that read the layer's input made.
+struct Made {
+    /// Queries, keys and values.
+    parts: [Span; 3],
+    /// Decays and betas, or both together and nothing; decays may be narrow yet.
+    rates: [Span; 2],
+    /// Gates, which may be narrow yet.
+    gate: Span,
+}
 
 impl Pass<'_> {
     /// attended = what the states answer to `normed`, which changes them.
@@ -17,62 +28,65 @@ impl Pass<'_> {
         &mut self,
         a: &Attention,
         d: &Delta,
-        normed: &Tensor,
-        attended: &Tensor,
+        normed: &Span,
+        attended: &Span,
         state: &mut DeltaState,
     ) -> Result<()> {
         let (pool, shape) = (self.pool, &d.shape);
         let turn = state.next();
-        let scratch = &self.scratch;
-        let tensors = [scratch.q.clone(), scratch.k.clone(), scratch.v.clone()];
+        let (all, made) = self.made(d);
+        self.linears(d.inputs(), normed, &all)?;
         let mut inputs = turn.inputs;
-        let mut parts = Vec::with_capacity(3);
-        for (part, tensor) in d.parts.iter().zip(&tensors) {
-            let outputs = part.linear.outputs;
-            let x = self.view(tensor, outputs)?;
-            self.linear(&part.linear, normed, &x)?;
+        for (part, x) in d.parts.iter().zip(&made.parts) {
             self.load(&part.weight)?;
             let tail;
-            (tail, inputs) = inputs.split_at_mut((d.taps - 1) * outputs);
+            (tail, inputs) = inputs.split_at_mut((d.taps - 1) * part.linear.outputs);
             let weight = &self.scratch.vector[..part.weight.length];
-            ops::with_numbers_mut(&x, |x| cpu::short_conv(pool, x, weight, d.taps, tail))?;
-            parts.push(x);
+            x.with_mut(|x| cpu::short_conv(pool, x, weight, d.taps, tail))?;
         }
-        for heads in &parts[..2] {
-            ops::with_numbers_mut(heads, |x| cpu::l2_norm_in_place(pool, x, shape.key, LENGTH_EPS))?;
+        let [q, k, v] = &made.parts;
+        for heads in [q, k] {
+            heads.with_mut(|x| cpu::l2_norm_in_place(pool, x, shape.key, LENGTH_EPS))?;
         }
-        self.rates(d, normed)?;
-        let gate = self.view(&self.scratch.gates.output, a.output.inputs)?;
-        self.project(&d.gate, normed, &gate)?;
-        let decay = self.view(&self.scratch.gates.decay, shape.heads * d.decays)?;
-        let beta = self.view(&self.scratch.gates.beta, shape.heads)?;
-        ops::with_numbers_mut(attended, |out| {
-            ops::with_all([&parts[0], &parts[1], &parts[2], &decay, &beta], |[q, k, v, decay, beta]| {
+        let (decay, beta) = &self.rates(d, &made)?;
+        let gate = self.second(&d.gate, &made.gate, &self.scratch.gates.output.clone())?;
+        attended.with_mut(|out| {
+            with_all([q, k, v, decay, beta], |[q, k, v, decay, beta]| {
                 let inputs = DeltaInputs { q, k, v, decay, beta };
                 cpu::gated_delta(pool, shape, &inputs, turn.before, turn.matrices, out);
             })
         })??;
         self.norm_in_place(&d.norm, attended)?;
         let width = a.output.inputs;
-        Ok(ops::between(attended, &gate, |x, gates| cpu::gate_rows(pool, d.gate_kind, x, gates, width, width, 0))?)
+        Ok(attended.with_from(&gate, |x, gates| cpu::gate_rows(pool, d.gate_kind, x, gates, width, width, 0))?)
+    }
+
+    /// Where the matrices that read the layer's input write.
+    fn made(&self, d: &Delta) -> (Span, Made) {
+        let [q, k, v] = d.parts.each_ref().map(|part| part.linear.outputs);
+        let rates = match &d.rates {
+            Rates::Apart { decay, beta } => [decay.first().outputs, beta.outputs],
+            Rates::Together(both) => [both.outputs, 0],
+        };
+        let widths = [q, k, v, rates[0], rates[1], d.gate.first().outputs];
+        let (all, [q, k, v, first, beta, gate]) = self.views(&self.scratch.projected, widths);
+        (all, Made { parts: [q, k, v], rates: [first, beta], gate })
     }
 
     /// Makes decays, by which states are multiplied, and betas.
-    fn rates(&mut self, d: &Delta, normed: &Tensor) -> Result<()> {
+    fn rates(&mut self, d: &Delta, made: &Made) -> Result<(Span, Span)> {
         let (pool, heads) = (self.pool, d.shape.heads);
-        let decay = self.view(&self.scratch.gates.decay, heads * d.decays)?;
-        let beta = self.view(&self.scratch.gates.beta, heads)?;
-        match &d.rates {
-            Rates::Apart { decay: projection, beta: linear } => {
-                self.project(projection, normed, &decay)?;
-                self.linear(linear, normed, &beta)?;
+        let (decay, beta) = match &d.rates {
+            Rates::Apart { decay, .. } => {
+                let room = self.scratch.gates.decay.clone();
+                (self.second(decay, &made.rates[0], &room)?, made.rates[1].clone())
             }
-            Rates::Together(both) => {
-                let rates = self.view(&self.scratch.gates.rates, 2 * heads)?;
-                self.linear(both, normed, &rates)?;
+            Rates::Together(_) => {
+                let decay = self.view(&self.scratch.gates.decay, heads);
+                let beta = self.view(&self.scratch.gates.beta, heads);
                 let group = heads / d.shape.key_heads;
-                ops::with_numbers_mut(&decay, |decay| {
-                    ops::between(&beta, &rates, |beta, rates| {
+                decay.with_mut(|decay| {
+                    beta.with_from(&made.rates[0], |beta, rates| {
                         let groups = decay.chunks_exact_mut(group).zip(beta.chunks_exact_mut(group));
                         for ((decay, beta), rates) in groups.zip(rates.chunks_exact(2 * group)) {
                             beta.copy_from_slice(&rates[..group]);
@@ -80,26 +94,23 @@ impl Pass<'_> {
                         }
                     })
                 })??;
+                (decay, beta)
             }
-        }
-        beta.inplace_op1(&ops::Sigmoid(pool))?;
+        };
+        beta.change(&Sigmoid(pool))?;
         self.load(&d.decay_bias)?;
-        decay.inplace_op1(&ops::AddVector(&self.scratch.vector[..d.decay_bias.length]))?;
+        decay.change(&AddVector(&self.scratch.vector[..d.decay_bias.length]))?;
         self.load(&d.decay_rate)?;
         let rates = &self.scratch.vector[..heads];
-        Ok(ops::with_numbers_mut(&decay, |decay| cpu::decays(pool, decay, rates, d.decays))?)
+        decay.with_mut(|decay| cpu::decays(pool, decay, rates, d.decays))?;
+        Ok((decay, beta))
     }
 
-    /// out = x W, or x W W' by way of a narrow vector.
-    fn project(&mut self, projection: &Projection, x: &Tensor, out: &Tensor) -> Result<()> {
-        match projection {
-            Projection::Direct(linear) => self.linear(linear, x, out),
-            Projection::Narrow { down, up } => {
-                // Attention's output is not there yet.
-                let narrow = self.view(&self.scratch.attended, down.outputs)?;
-                self.linear(down, x, &narrow)?;
-                self.linear(up, &narrow, out)
-            }
-        }
+    /// What a projection gives in the end: `first`, or in `room` what is made from it as a narrow vector.
+    fn second(&mut self, projection: &Projection, first: &Span, room: &Tensor) -> Result<Span> {
+        let Some(up) = projection.second() else { return Ok(first.clone()) };
+        let out = self.view(room, up.outputs);
+        self.linear(up, first, &out)?;
+        Ok(out)
     }
 }

@@ -1,32 +1,33 @@
 //! The dense feed-forward network.
 
-use candle_core::Tensor;
-
 use super::{Pass, Result};
 use crate::arch::Activation;
 use crate::ops::Activate;
-use crate::scratch::part;
+use crate::span::Span;
 use crate::spec::{Dense, GatedUnit};
 
 impl Pass<'_> {
     pub(super) fn dense(&mut self, f: &Dense) -> Result<()> {
-        let x = self.view(&self.scratch.x, self.spec.width)?;
-        let normed = self.view(&self.scratch.normed, self.spec.width)?;
-        let block = self.view(&self.scratch.block, self.spec.width)?;
+        let x = self.view(&self.scratch.x, self.spec.width);
+        let normed = self.view(&self.scratch.normed, self.spec.width);
+        let block = self.view(&self.scratch.block, self.spec.width);
         self.norm(&f.norm, &x, &normed)?;
-        self.gated(&f.unit, f.activation, &normed, &block)?;
+        self.gate_up(&f.unit, &normed)?;
+        self.down(&f.unit, f.activation, &block)?;
         self.join(&block, f.post_norm.as_ref())
     }
 
-    /// out = down(activation(gate(x)) · up(x)).
-    pub(super) fn gated(&mut self, unit: &GatedUnit, activation: Activation, x: &Tensor, out: &Tensor) -> Result<()> {
-        let numbers = self.tokens * unit.up.outputs;
-        let gate = part(&self.scratch.gate_up, 0, numbers)?;
-        let up = part(&self.scratch.gate_up, numbers, numbers)?;
-        let inner = part(&self.scratch.inner, 0, numbers)?;
-        self.linear(&unit.gate, x, &gate)?;
-        self.linear(&unit.up, x, &up)?;
-        inner.inplace_op3(&gate, &up, &Activate { pool: self.pool, activation })?;
+    /// The gates of `x`, and behind them its ups.
+    pub(super) fn gate_up(&mut self, unit: &GatedUnit, x: &Span) -> Result<()> {
+        let both = self.view(&self.scratch.gate_up, 2 * unit.up.outputs);
+        self.linears([&unit.gate, &unit.up].into_iter(), x, &both)
+    }
+
+    /// out = down(activation(gates) · ups).
+    pub(super) fn down(&mut self, unit: &GatedUnit, activation: Activation, out: &Span) -> Result<()> {
+        let both = self.view(&self.scratch.gate_up, 2 * unit.up.outputs);
+        let inner = self.view(&self.scratch.inner, unit.up.outputs);
+        inner.make(&both, &Activate { pool: self.pool, activation })?;
         self.linear(&unit.down, &inner, out)
     }
 }

@@ -4,16 +4,16 @@
 
 use std::ops::Range;
 
-use candle_core::Tensor;
 use kernels::cpu::{AttentionShape, KvStore, Pool, Sight, attention_with};
 use plan::cost::LATENT_TILE;
 use tiers::RowSlice;
 
 use super::head_product::{HeadProduct, Rows, Steps};
+use super::linear::each_staged;
 use super::{Pass, Result};
-use crate::ops;
 use crate::scratch::LatentRooms;
 use crate::session::LayerCache;
+use crate::span::{Span, with_all};
 use crate::spec::{Attention, Latent, LatentQuery};
 
 const TILE: usize = LATENT_TILE as usize;
@@ -34,36 +34,39 @@ impl Pass<'_> {
         &mut self,
         a: &Attention,
         l: &Latent,
-        normed: &Tensor,
-        attended: &Tensor,
+        normed: &Span,
+        attended: &Span,
         cache: &mut LayerCache,
     ) -> Result<()> {
         let s = l.sizes;
-        let key = s.plain + s.rotated;
-        let q = self.view(&self.scratch.q, a.heads * key)?;
-        match &l.query {
-            LatentQuery::Direct(matrix) => self.linear(matrix, normed, &q)?,
-            LatentQuery::LowRank { down, norm, up, indexing } => {
-                let narrow = self.view(&self.scratch.attended, down.outputs)?;
-                self.linear(down, normed, &narrow)?;
-                self.norm_in_place(norm, &narrow)?;
-                if let Some(indexing) = indexing {
-                    self.choose_positions(indexing, a.rope, normed, &narrow, cache.index_keys.as_mut())?;
-                }
-                self.linear(up, &narrow, &q)?;
-            }
+        let indexer = l.indexer();
+        let index_widths = indexer.map_or([0; 2], |i| [i.shape.dim, if self.form.selects { i.shape.heads } else { 0 }]);
+        let widths = [l.query.first().outputs, s.rank, s.rotated, index_widths[0], index_widths[1]];
+        let (all, [first, latents, rotated, index_k, index_weights]) = &self.views(&self.scratch.projected, widths);
+        self.linears(l.inputs(self.form), normed, all)?;
+        if let Some(indexer) = indexer {
+            self.keep_index_keys(indexer, a.rope, index_k, cache.index_keys.as_mut())?;
         }
-        self.rotate_from(a.rope, a.heads, key, s.plain, &q)?;
-        let latents = self.view(&self.scratch.k, s.rank)?;
-        self.linear(&l.down, normed, &latents)?;
-        self.norm_in_place(&l.down_norm, &latents)?;
-        let rotated = self.view(&self.scratch.v, s.rotated)?;
-        self.linear(&l.rotated, normed, &rotated)?;
-        self.rotate_from(a.rope, 1, s.rotated, 0, &rotated)?;
-        self.keep_latents(&latents, &rotated, s.rank, &mut cache.keys)?;
+        let q = &match &l.query {
+            LatentQuery::Direct(_) => first.clone(),
+            LatentQuery::LowRank { norm, up, .. } => {
+                self.norm_in_place(norm, first)?;
+                let index_q = indexer.filter(|_| self.form.selects).map_or(0, |indexer| indexer.q.outputs);
+                let (all, [q, index_q]) = self.views(&self.scratch.queries, [up.outputs, index_q]);
+                self.linears(l.queries(self.form), first, &all)?;
+                if let Some(indexer) = indexer {
+                    self.choose_positions(indexer, a.rope, &index_q, index_weights, cache.index_keys.as_ref())?;
+                }
+                q
+            }
+        };
+        self.rotate_from(a.rope, a.heads, s.plain + s.rotated, s.plain, q)?;
+        self.norm_in_place(&l.down_norm, latents)?;
+        self.rotate_from(a.rope, 1, s.rotated, 0, rotated)?;
+        self.keep_latents(latents, rotated, s.rank, &mut cache.keys)?;
         // The rooms come back whatever happens between.
         let Some(mut rooms) = self.scratch.latent.take() else { unreachable!("a latent model has rooms") };
-        let outcome = ops::between(attended, &q, |out, q| {
+        let outcome = attended.with_from(q, |out, q| {
             let step = self.form.group.min(a.heads);
             for first in (0..a.heads).step_by(step) {
                 let heads = first..a.heads.min(first + step);
@@ -81,20 +84,18 @@ impl Pass<'_> {
     }
 
     /// Writes each token's latent and rotated key as one row of the cache.
-    fn keep_latents(&mut self, latents: &Tensor, rotated: &Tensor, rank: usize, store: &mut KvStore) -> Result<()> {
+    fn keep_latents(&mut self, latents: &Span, rotated: &Span, rank: usize, store: &mut KvStore) -> Result<()> {
         let row = &mut self.scratch.row_of_cache;
         row.resize(store.dim(), 0.0);
         let first = self.first_position;
-        Ok(ops::with_numbers(latents, |latents| {
-            ops::with_numbers(rotated, |rotated| {
-                let width = row.len() - rank;
-                for (i, (latent, rotated)) in latents.chunks_exact(rank).zip(rotated.chunks_exact(width)).enumerate() {
-                    row[..rank].copy_from_slice(latent);
-                    row[rank..].copy_from_slice(rotated);
-                    store.write(first + i, row);
-                }
-            })
-        })??)
+        Ok(with_all([latents, rotated], |[latents, rotated]| {
+            let width = row.len() - rank;
+            for (i, (latent, rotated)) in latents.chunks_exact(rank).zip(rotated.chunks_exact(width)).enumerate() {
+                row[..rank].copy_from_slice(latent);
+                row[rank..].copy_from_slice(rotated);
+                store.write(first + i, row);
+            }
+        })?)
     }
 
     /// Attention of a group of heads in the latent's space.
@@ -197,24 +198,22 @@ impl Pass<'_> {
 
     /// Hands the rows of `slices`, of one unit, to `use_them`: all at once where they are resident, else piece by piece.
     fn each_rows(&mut self, slices: impl Iterator<Item = RowSlice>, use_them: &mut dyn FnMut(&[Rows])) -> Result<()> {
-        let mut resident = Vec::new();
-        for slice in slices {
-            let quant = self.quants.get(slice.unit);
-            if self.tiers.is_resident(slice.unit) {
-                resident.push(slice);
-                continue;
-            }
-            for piece in self.tiers.pieces(&slice) {
-                let lease = self.tiers.lease(&piece)?;
-                use_them(&[Rows { quant, start: piece.rows.start as usize, weights: &lease }]);
-            }
-        }
-        if !resident.is_empty() {
-            let rows = |slice: &RowSlice| {
-                let (quant, start) = (self.quants.get(slice.unit), slice.rows.start as usize);
-                self.tiers.resident(slice).map(|weights| Rows { quant, start, weights })
+        let mut slices = slices.peekable();
+        let Some(unit) = slices.peek().map(|slice| slice.unit) else { return Ok(()) };
+        let quant = self.quants.get(unit);
+        if self.tiers.is_resident(unit) {
+            let rows = |slice: RowSlice| {
+                let weights = self.tiers.resident(&slice)?;
+                Some(Rows { quant, start: slice.rows.start as usize, weights })
             };
-            use_them(&resident.iter().filter_map(rows).collect::<Vec<_>>());
+            use_them(&slices.filter_map(rows).collect::<Vec<_>>());
+            return Ok(());
+        }
+        for slice in slices {
+            each_staged(self.tiers, &slice, &mut |first, _, weights| {
+                use_them(&[Rows { quant, start: slice.rows.start as usize + first, weights }]);
+                Ok(())
+            })?;
         }
         Ok(())
     }

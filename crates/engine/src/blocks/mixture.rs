@@ -3,18 +3,18 @@
 //! Each chosen expert's output joins its tokens' sums in ascending order of experts, wherever the expert lives, so a home
 //! changes no bit. All resident experts are computed in one call of the kernel; those on disk piece by piece as they land.
 
-use candle_core::Tensor;
 use kernels::cpu::{
     Column, Columns, Job, WeightedColumn, WeightedJob, dequantize, matmul_jobs, matmul_weighted, route,
 };
 use plan::UnitId;
-use tiers::{RowSlice, Tiers};
+use tiers::RowSlice;
 
+use super::linear::each_staged;
 use super::{Pass, Result};
-use crate::experts::{Choice, ExpertRecord};
-use crate::ops::{self, Activate, ScaleRows, Sigmoid};
-use crate::scratch::part;
-use crate::spec::{Expert, Mixture, Shared};
+use crate::experts::Choice;
+use crate::ops::{Activate, AddVector, ScaleRows, Sigmoid};
+use crate::span::Span;
+use crate::spec::{Expert, Mixture};
 
 /// Which matrix of an expert.
 #[derive(Clone, Copy)]
@@ -25,26 +25,44 @@ enum Half {
 
 impl Pass<'_> {
     pub(super) fn mixture(&mut self, layer: usize, f: &Mixture) -> Result<()> {
-        let x = self.view(&self.scratch.x, self.spec.width)?;
-        let normed = self.view(&self.scratch.normed, self.spec.width)?;
-        let block = self.view(&self.scratch.block, self.spec.width)?;
+        let x = self.view(&self.scratch.x, self.spec.width);
+        let normed = self.view(&self.scratch.normed, self.spec.width);
+        let block = self.view(&self.scratch.block, self.spec.width);
         self.norm(&f.norm, &x, &normed)?;
-        self.choose(layer, f, &normed)?;
+        // Where nothing of it has to be waited for, the shared expert begins in the router's call.
+        let together =
+            f.shared.is_some() && f.inputs().all(|m| m.bias.is_none() && self.tiers.is_resident(m.weight.unit));
+        let (all, [_, _, scores, own_gate]) = &self.views(&self.scratch.gate_up, f.widths());
+        if together {
+            self.linears(f.inputs(), &normed, all)?;
+        } else {
+            self.linear(&f.router, &normed, scores)?;
+        }
+        self.choose(layer, f, scores)?;
         self.expect_chosen(f)?;
         match &f.shared {
             // Its bytes were expected before the experts', and it is computed while theirs are on their way.
-            Some(shared) => self.shared(shared, f, &normed, &block)?,
-            None => ops::with_numbers_mut(&block, |numbers| numbers.fill(0.0))?,
+            Some(shared) => {
+                if !together {
+                    self.gate_up(&shared.unit, &normed)?;
+                }
+                self.down(&shared.unit, f.activation, &block)?;
+                if let Some(own) = &shared.gate {
+                    if !together {
+                        self.linear(own, &normed, own_gate)?;
+                    }
+                    self.open(own_gate, &block)?;
+                }
+            }
+            None => block.with_mut(|numbers| numbers.fill(0.0))?,
         }
         self.activate_experts(f, &normed)?;
         self.add_experts(f, &block)?;
         self.join(&block, None)
     }
 
-    /// Asks the router, and groups this pass's pairs of token and expert by expert.
-    fn choose(&mut self, layer: usize, f: &Mixture, normed: &Tensor) -> Result<()> {
-        let scores = self.view(&self.scratch.scores, f.routing.experts)?;
-        self.linear(&f.router, normed, &scores)?;
+    /// Groups this pass's pairs of token and expert by expert, as the router's scores have it.
+    fn choose(&mut self, layer: usize, f: &Mixture, scores: &Span) -> Result<()> {
         let bias = match &f.selection_bias {
             Some(bias) => {
                 self.load(bias)?;
@@ -54,7 +72,7 @@ impl Pass<'_> {
         };
         let pairs = &mut self.scratch.pairs;
         pairs.clear(self.tokens * f.routing.used);
-        ops::with_numbers(&scores, |scores| route(&f.routing, scores, bias, &mut pairs.chosen, &mut pairs.weights))?;
+        scores.with(|scores| route(&f.routing, scores, bias, &mut pairs.chosen, &mut pairs.weights))?;
         pairs.group(f.routing.experts, f.routing.used);
         let choice = Choice {
             first_position: self.first_position,
@@ -80,34 +98,30 @@ impl Pass<'_> {
         Ok(self.lookahead.go_on(self.tiers, self.spec)?)
     }
 
-    fn shared(&mut self, shared: &Shared, f: &Mixture, normed: &Tensor, block: &Tensor) -> Result<()> {
-        self.gated(&shared.unit, f.activation, normed, block)?;
-        let Some(gate) = &shared.gate else { return Ok(()) };
-        let gates = self.view(&self.scratch.scores, 1)?;
-        self.linear(gate, normed, &gates)?;
-        gates.inplace_op1(&Sigmoid(self.pool))?;
+    /// Multiplies each token's row of `block` by the sigmoid of its gate.
+    fn open(&self, gates: &Span, block: &Span) -> Result<()> {
+        gates.change(&Sigmoid(self.pool))?;
         let width = self.spec.width;
-        Ok(ops::with_numbers(&gates, |factors| block.inplace_op1(&ScaleRows { width, factors }))??)
+        Ok(gates.with(|factors| block.change(&ScaleRows { width, factors }))??)
     }
 
     /// inner[pair] = activation(gate(x)) · up(x), for every pair.
-    fn activate_experts(&mut self, f: &Mixture, normed: &Tensor) -> Result<()> {
+    fn activate_experts(&mut self, f: &Mixture, normed: &Span) -> Result<()> {
         let count = self.scratch.pairs.len();
-        let both = part(&self.scratch.gate_up, 0, 2 * count * f.inner)?;
-        ops::between(&both, normed, |out, x| self.gate_and_up(f, x, out))??;
+        let both = Span::new(&self.scratch.gate_up, 0, 2 * count * f.inner);
+        both.with_from(normed, |out, x| self.gate_and_up(f, x, out))??;
         for half in [Half::Gate, Half::Up] {
             self.add_biases(f, half, &both)?;
         }
-        let gate = part(&both, 0, count * f.inner)?;
-        let up = part(&both, count * f.inner, count * f.inner)?;
         if f.weighs_input {
             // Both halves are linear in the input: they are weighed in its place.
-            for half in [&gate, &up] {
-                half.inplace_op1(&ScaleRows { width: f.inner, factors: self.scratch.pairs.pair_weights() })?;
+            for half in [0, count * f.inner] {
+                let factors = self.scratch.pairs.pair_weights();
+                both.part(half, count * f.inner).change(&ScaleRows { width: f.inner, factors })?;
             }
         }
-        let inner = part(&self.scratch.inner, 0, count * f.inner)?;
-        Ok(inner.inplace_op3(&gate, &up, &Activate { pool: self.pool, activation: f.activation })?)
+        let inner = Span::new(&self.scratch.inner, 0, count * f.inner);
+        Ok(inner.make(&both, &Activate { pool: self.pool, activation: f.activation })?)
     }
 
     /// out = the gates of all pairs, and then their ups. Resident experts come first, in one call.
@@ -132,12 +146,14 @@ impl Pass<'_> {
             for half in [Half::Gate, Half::Up] {
                 let slice = f.experts[expert].half(half);
                 let quant = self.quants.get(slice.unit);
-                each_staged(self.tiers, self.experts, slice, &mut |first, rows, weights| {
+                each_staged(self.tiers, slice, &mut |first, rows, weights| {
+                    self.experts.read(weights.len());
                     columns.clear();
                     let listed = &pairs.columns(half.is_up())[range.clone()];
                     columns.extend(listed.iter().map(|c| Column { from: c.from, to: c.to + first }));
                     let job = Job { quant, weights, rows, columns: Columns::Listed(&columns) };
                     matmul_jobs(self.pool, &[job], width, x, out);
+                    Ok(())
                 })?;
             }
         }
@@ -146,13 +162,13 @@ impl Pass<'_> {
     }
 
     /// block[token] += weight · down(inner), expert after expert in ascending order.
-    fn add_experts(&mut self, f: &Mixture, block: &Tensor) -> Result<()> {
-        let inner = part(&self.scratch.inner, 0, self.scratch.pairs.len() * f.inner)?;
-        ops::between(block, &inner, |out, x| self.down(f, x, out))??;
+    fn add_experts(&mut self, f: &Mixture, block: &Span) -> Result<()> {
+        let inner = Span::new(&self.scratch.inner, 0, self.scratch.pairs.len() * f.inner);
+        block.with_from(&inner, |out, x| self.add_downs(f, x, out))??;
         self.add_down_biases(f, block)
     }
 
-    fn down(&mut self, f: &Mixture, x: &[f32], out: &mut [f32]) -> Result<()> {
+    fn add_downs(&mut self, f: &Mixture, x: &[f32], out: &mut [f32]) -> Result<()> {
         let width = self.spec.width;
         self.scratch.pairs.list_weighted(f.inner, width, f.weighs_input);
         let pairs = &self.scratch.pairs;
@@ -172,39 +188,41 @@ impl Pass<'_> {
             let Some((expert, range)) = groups.next() else { break };
             let slice = &f.experts[expert].down;
             let quant = self.quants.get(slice.unit);
-            each_staged(self.tiers, self.experts, slice, &mut |first, rows, weights| {
+            each_staged(self.tiers, slice, &mut |first, rows, weights| {
+                self.experts.read(weights.len());
                 columns.clear();
                 let listed = &pairs.weighted()[range.clone()];
                 columns.extend(listed.iter().map(|c| WeightedColumn { to: c.to + first, ..*c }));
                 let job = WeightedJob { quant, weights, rows, columns: &columns };
                 matmul_weighted(self.pool, &[job], f.inner, x, out);
+                Ok(())
             })?;
         }
         Ok(())
     }
 
     /// Adds each expert's bias, where it has one, to the gates or ups of its pairs.
-    fn add_biases(&mut self, f: &Mixture, half: Half, both: &Tensor) -> Result<()> {
+    fn add_biases(&mut self, f: &Mixture, half: Half, both: &Span) -> Result<()> {
         let start = if half.is_up() { self.scratch.pairs.len() * f.inner } else { 0 };
         for group in 0..self.scratch.pairs.group_count() {
             let (expert, range) = self.scratch.pairs.group_at(group);
             let Some([gate, up, _]) = f.experts[expert].biases else { continue };
             let length = range.len() * f.inner;
             self.gather_vector(if half.is_up() { up } else { gate }, f.inner)?;
-            let rows = part(both, start + range.start * f.inner, length)?;
-            rows.inplace_op1(&ops::AddVector(&self.scratch.vector[..f.inner]))?;
+            let rows = both.part(start + range.start * f.inner, length);
+            rows.change(&AddVector(&self.scratch.vector[..f.inner]))?;
         }
         Ok(())
     }
 
-    fn add_down_biases(&mut self, f: &Mixture, block: &Tensor) -> Result<()> {
+    fn add_down_biases(&mut self, f: &Mixture, block: &Span) -> Result<()> {
         let width = self.spec.width;
         for group in 0..self.scratch.pairs.group_count() {
             let (expert, range) = self.scratch.pairs.group_at(group);
             let Some([_, _, down]) = f.experts[expert].biases else { continue };
             self.gather_vector(down, width)?;
             let bias = &self.scratch.vector[..width];
-            ops::with_numbers_mut(block, |block| {
+            block.with_mut(|block| {
                 for pair in range {
                     let (token, weight) = (self.scratch.pairs.token(pair), self.scratch.pairs.weight(pair));
                     let row = &mut block[token * width..(token + 1) * width];
@@ -224,26 +242,6 @@ impl Pass<'_> {
         dequantize(quant, &self.scratch.bias_row, &mut self.scratch.vector[..length]);
         Ok(())
     }
-}
-
-/// Hands the rows of `slice`, where it comes from disk, to `use_them` as they land: the first row counted from the
-/// slice's, how many, and their bytes.
-fn each_staged(
-    tiers: &mut Tiers,
-    experts: &mut ExpertRecord,
-    slice: &RowSlice,
-    use_them: &mut dyn FnMut(usize, usize, &[u8]),
-) -> Result<()> {
-    if tiers.is_resident(slice.unit) {
-        return Ok(());
-    }
-    for piece in tiers.pieces(slice) {
-        let weights = tiers.lease(&piece)?;
-        experts.read(weights.len());
-        let first = piece.rows.start - slice.rows.start;
-        use_them(first as usize, (piece.rows.end - piece.rows.start) as usize, &weights);
-    }
-    Ok(())
 }
 
 impl Half {

@@ -8,20 +8,22 @@ mod ffn;
 mod head_product;
 mod indexer;
 mod latent;
+mod linear;
 mod mixture;
 
 use candle_core::Tensor;
-use kernels::cpu::{Pool, RopeTable, dequantize};
+use kernels::cpu::{Pool, RopeTable, dequantize, scale};
 use plan::{Inventory, QuantType, UnitId};
 use tiers::Tiers;
 
 use crate::EngineError;
 use crate::experts::ExpertRecord;
 use crate::lookahead::Lookahead;
-use crate::ops::{Add, AddVector, MatMul, RmsNorm, SetRow, SoftCap};
-use crate::scratch::{Scratch, part, rows};
+use crate::ops::{Add, RmsNorm, SoftCap};
+use crate::scratch::Scratch;
 use crate::session::Memory;
-use crate::spec::{Ffn, Form, Kind, Linear, Spec, Vector};
+use crate::span::Span;
+use crate::spec::{Ffn, Form, Kind, Spec, Vector};
 
 type Result<T> = std::result::Result<T, EngineError>;
 
@@ -60,24 +62,25 @@ impl Quants {
 impl Pass<'_> {
     /// Looks the tokens' vectors up into the residual stream.
     pub(crate) fn embed(&mut self, tokens: &[u32]) -> Result<()> {
-        let (unit, scale) = (self.spec.embedding, self.spec.embedding_scale);
-        let x = rows(&self.scratch.x, self.tokens, self.spec.width)?;
-        for (row, &token) in tokens.iter().enumerate() {
-            self.tiers.gather(unit, u64::from(token), &mut self.scratch.row)?;
-            dequantize(self.quants.get(unit), &self.scratch.row, &mut self.scratch.token);
-            self.scratch.token.iter_mut().for_each(|number| *number *= scale);
-            x.inplace_op1(&SetRow { row, numbers: &self.scratch.token })?;
-        }
-        Ok(())
+        let (unit, factor) = (self.spec.embedding, self.spec.embedding_scale);
+        let x = self.view(&self.scratch.x, self.spec.width);
+        x.with_mut(|x| {
+            for (x, &token) in x.chunks_exact_mut(self.spec.width).zip(tokens) {
+                self.tiers.gather(unit, u64::from(token), &mut self.scratch.row)?;
+                dequantize(self.quants.get(unit), &self.scratch.row, x);
+                scale(x, factor);
+            }
+            Ok(())
+        })?
     }
 
     /// One layer: x += attention(norm(x)), x += ffn(norm(x)).
     pub(crate) fn layer(&mut self, index: usize, memory: &mut Memory) -> Result<()> {
         let spec = self.spec;
         let layer = &spec.layers[index];
-        let x = self.view(&self.scratch.x, spec.width)?;
-        let normed = self.view(&self.scratch.normed, spec.width)?;
-        let attended = self.view(&self.scratch.attended, layer.attention.output.inputs)?;
+        let x = self.view(&self.scratch.x, spec.width);
+        let normed = self.view(&self.scratch.normed, spec.width);
+        let attended = self.view(&self.scratch.attended, layer.attention.output.inputs);
         self.norm(&layer.attention.norm, &x, &normed)?;
         match (&layer.attention.kind, memory) {
             (Kind::Heads(heads), Memory::Cache(cache)) => {
@@ -89,7 +92,7 @@ impl Pass<'_> {
             (Kind::Delta(net), Memory::State(state)) => self.delta(&layer.attention, net, &normed, &attended, state)?,
             _ => unreachable!("a session has the memory of its model's layers"),
         }
-        let block = self.view(&self.scratch.block, spec.width)?;
+        let block = self.view(&self.scratch.block, spec.width);
         self.linear(&layer.attention.output, &attended, &block)?;
         self.join(&block, layer.attention.post_norm.as_ref())?;
         match &layer.ffn {
@@ -99,96 +102,63 @@ impl Pass<'_> {
     }
 
     /// x += block, with a norm between where the model has one.
-    fn join(&mut self, block: &Tensor, post_norm: Option<&Vector>) -> Result<()> {
-        let x = self.view(&self.scratch.x, self.spec.width)?;
+    fn join(&mut self, block: &Span, post_norm: Option<&Vector>) -> Result<()> {
+        let x = self.view(&self.scratch.x, self.spec.width);
         match post_norm {
-            None => x.inplace_op2(block, &Add)?,
+            None => x.make(block, &Add)?,
             Some(norm) => {
-                let normed = self.view(&self.scratch.normed, self.spec.width)?;
+                let normed = self.view(&self.scratch.normed, self.spec.width);
                 self.norm(norm, block, &normed)?;
-                x.inplace_op2(&normed, &Add)?;
+                x.make(&normed, &Add)?;
             }
         }
         Ok(())
     }
 
     /// Logits of the tokens `first..first + count` of this pass, into the first rows of the logits tensor.
-    pub(crate) fn logits(&mut self, first: usize, count: usize) -> Result<Tensor> {
+    pub(crate) fn logits(&mut self, first: usize, count: usize) -> Result<Span> {
         let width = self.spec.width;
-        let x = part(&self.scratch.x, first * width, count * width)?;
-        let normed = rows(&self.scratch.normed, count, width)?;
-        let logits = rows(&self.scratch.logits, count, self.spec.vocabulary)?;
+        let x = Span::new(&self.scratch.x, first * width, count * width);
+        let normed = Span::new(&self.scratch.normed, 0, count * width);
+        let logits = Span::new(&self.scratch.logits, 0, count * self.spec.vocabulary);
         let spec = self.spec;
         self.norm(&spec.output_norm, &x, &normed)?;
-        self.multiply(&spec.output, &normed, &logits, count)?;
+        self.multiply([&spec.output].into_iter(), &normed, &logits, count)?;
         if let Some(cap) = spec.logit_softcap {
-            logits.inplace_op1(&SoftCap(cap))?;
+            logits.change(&SoftCap(cap))?;
         }
         Ok(logits)
     }
 
     /// This pass's rows of an activation tensor.
-    fn view(&self, tensor: &Tensor, width: usize) -> Result<Tensor> {
-        Ok(rows(tensor, self.tokens, width)?)
+    fn view(&self, tensor: &Tensor, width: usize) -> Span {
+        Span::new(tensor, 0, self.tokens * width)
     }
 
-    fn linear(&mut self, linear: &Linear, x: &Tensor, out: &Tensor) -> Result<()> {
-        self.multiply(linear, x, out, self.tokens)
+    /// The same of several widths, one after another: all of them, and each.
+    fn views<const N: usize>(&self, tensor: &Tensor, widths: [usize; N]) -> (Span, [Span; N]) {
+        let all = self.view(tensor, widths.iter().sum());
+        let mut start = 0;
+        let parts = widths.map(|width| {
+            let count = self.tokens * width;
+            start += count;
+            all.part(start - count, count)
+        });
+        (all, parts)
     }
 
-    /// out = x W (+ b), piece by piece as the tiers have the rows of W at hand.
-    fn multiply(&mut self, linear: &Linear, x: &Tensor, out: &Tensor, tokens: usize) -> Result<()> {
-        let quant = self.quants.get(linear.weight.unit);
-        for piece in self.tiers.pieces(&linear.weight) {
-            let first = (piece.rows.start - linear.weight.rows.start) as usize;
-            let count = (piece.rows.end - piece.rows.start) as usize;
-            let lease = self.tiers.lease(&piece)?;
-            let op = MatMul {
-                pool: self.pool,
-                quant,
-                weights: &lease,
-                inputs: linear.inputs,
-                first,
-                rows: count,
-                outputs: linear.outputs,
-                tokens,
-            };
-            out.inplace_op2(x, &op)?;
-        }
-        if let Some(bias) = &linear.bias {
-            self.load(bias)?;
-            out.inplace_op1(&AddVector(&self.scratch.vector[..bias.length]))?;
-        }
-        Ok(())
-    }
-
-    fn norm(&mut self, weight: &Vector, x: &Tensor, out: &Tensor) -> Result<()> {
+    fn norm(&mut self, weight: &Vector, x: &Span, out: &Span) -> Result<()> {
         self.load(weight)?;
         let weight = Some(&self.scratch.vector[..weight.length]);
         let (pool, width, eps) = (self.pool, self.spec.width, self.spec.norm_eps);
-        Ok(out.inplace_op2(x, &RmsNorm { pool, weight, width, eps })?)
+        Ok(out.make(x, &RmsNorm { pool, weight, width, eps })?)
     }
 
     /// Norms each run of as many numbers as the weight has.
-    fn norm_in_place(&mut self, weight: &Vector, x: &Tensor) -> Result<()> {
+    fn norm_in_place(&mut self, weight: &Vector, x: &Span) -> Result<()> {
         self.load(weight)?;
         let (pool, width, eps) = (self.pool, weight.length, self.spec.norm_eps);
         let weight = Some(&self.scratch.vector[..width]);
-        Ok(x.inplace_op1(&RmsNorm { pool, weight, width, eps })?)
-    }
-
-    /// Unpacks a vector to the start of the scratch vector. A slice of a fused bias starts inside its one row.
-    fn load(&mut self, vector: &Vector) -> Result<()> {
-        let quant = self.quants.get(vector.slice.unit);
-        let number = quant.block_bytes();
-        let mut room = &mut self.scratch.vector[..vector.length];
-        for piece in self.tiers.pieces(&vector.slice) {
-            let lease = self.tiers.lease(&piece)?;
-            let bytes = &lease[vector.start * number..];
-            let part;
-            (part, room) = room.split_at_mut(room.len().min(bytes.len() / number));
-            dequantize(quant, &bytes[..part.len() * number], part);
-        }
-        Ok(())
+        Ok(x.change(&RmsNorm { pool, weight, width, eps })?)
     }
 }

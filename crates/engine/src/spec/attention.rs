@@ -148,4 +148,9 @@ impl Heads {
             temperature: family.temperature(index),
         }
     }
+
+    /// The matrices that read the layer's input, in the order of their use.
+    pub(crate) const fn inputs(&self) -> [&Linear; 3] {
+        [&self.q, &self.k, &self.v]
+    }
 }

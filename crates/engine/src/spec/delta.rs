@@ -50,6 +50,23 @@ pub(crate) enum Projection {
     Narrow { down: Linear, up: Linear },
 }
 
+impl Projection {
+    /// The matrix that reads the layer's input.
+    pub(crate) const fn first(&self) -> &Linear {
+        match self {
+            Self::Direct(linear) | Self::Narrow { down: linear, .. } => linear,
+        }
+    }
+
+    /// The matrix that reads the narrow vector.
+    pub(crate) const fn second(&self) -> Option<&Linear> {
+        match self {
+            Self::Direct(_) => None,
+            Self::Narrow { up, .. } => Some(up),
+        }
+    }
+}
+
 /// What decays and betas are made of.
 #[derive(Clone, Debug)]
 pub(crate) enum Rates {
@@ -103,6 +120,17 @@ impl Delta {
             decays,
             state: (state.0 as usize, state.1 as usize),
         }
+    }
+
+    /// The matrices that read the layer's input, in the order of their use: queries, keys, values, what decays and betas are
+    /// made of, gates.
+    pub(crate) fn inputs(&self) -> impl Iterator<Item = &Linear> + Clone {
+        let [q, k, v] = self.parts.each_ref().map(|part| Some(&part.linear));
+        let rates = match &self.rates {
+            Rates::Apart { decay, beta } => [Some(decay.first()), Some(beta)],
+            Rates::Together(both) => [Some(both), None],
+        };
+        [q, k, v, rates[0], rates[1], Some(self.gate.first())].into_iter().flatten()
     }
 
     /// The matrix that joins the heads' answers.

@@ -105,6 +105,23 @@ impl GatedUnit {
 }
 
 impl Mixture {
+    /// The matrices that every token's input meets, in the order in which their outputs lie side by side: gate and up of the
+    /// shared expert, the router, and the shared expert's own gate.
+    pub(crate) fn inputs(&self) -> impl Iterator<Item = &Linear> + Clone {
+        self.parts().into_iter().flatten()
+    }
+
+    /// Outputs of each of them, 0 for one that is not there.
+    pub(crate) fn widths(&self) -> [usize; 4] {
+        self.parts().map(|part| part.map_or(0, |matrix| matrix.outputs))
+    }
+
+    fn parts(&self) -> [Option<&Linear>; 4] {
+        let unit = self.shared.as_ref().map(|shared| &shared.unit);
+        let gate = self.shared.as_ref().and_then(|shared| shared.gate.as_ref());
+        [unit.map(|unit| &unit.gate), unit.map(|unit| &unit.up), Some(&self.router), gate]
+    }
+
     fn build(
         family: &Family,
         sizes: &Sizes,

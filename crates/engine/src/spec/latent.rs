@@ -38,18 +38,10 @@ pub(crate) enum LatentQuery {
 }
 
 impl LatentQuery {
-    /// The matrix that makes all heads' queries.
-    pub(crate) const fn last(&self) -> &Linear {
+    /// The matrix that reads the layer's input.
+    pub(crate) const fn first(&self) -> &Linear {
         match self {
-            Self::Direct(linear) | Self::LowRank { up: linear, .. } => linear,
-        }
-    }
-
-    /// Numbers of the narrow vector; 0 where there is none.
-    pub(crate) const fn narrow(&self) -> usize {
-        match self {
-            Self::Direct(_) => 0,
-            Self::LowRank { down, .. } => down.outputs,
+            Self::Direct(linear) | Self::LowRank { down: linear, .. } => linear,
         }
     }
 }
@@ -75,6 +67,8 @@ pub(crate) struct Form {
 impl Form {
     /// One token: queries are absorbed, all heads at once.
     pub(crate) const DECODE: Self = Self { expanded: false, group: usize::MAX, selects: false };
+    /// The same where tokens do not look at all positions: the one that uses every matrix.
+    pub(crate) const SELECTING: Self = Self { selects: true, ..Self::DECODE };
 }
 
 impl Latent {
@@ -107,6 +101,25 @@ impl Latent {
         };
         let down_norm = claims.vector(&name("attn_kv_a_norm.weight"), rank);
         Self { query, down, down_norm, rotated: shared, rows, sizes: own }
+    }
+
+    /// The matrices that read the layer's input, in the order of their use: what makes queries or the narrow vector, latents,
+    /// the keys' part that rotates, and an indexer's key and the weights of its heads. Keys are kept in every pass, weights
+    /// made where there is something to choose.
+    pub(crate) fn inputs(&self, form: Form) -> impl Iterator<Item = &Linear> + Clone {
+        let indexer = self.indexer();
+        let weights = indexer.filter(|_| form.selects).map(|indexer| &indexer.weights);
+        let own = [Some(self.query.first()), Some(&self.down), Some(&self.rotated)];
+        own.into_iter().chain([indexer.map(|indexer| &indexer.k), weights]).flatten()
+    }
+
+    /// The matrices that read the narrow vector: what makes all heads' queries, and those of an indexer that chooses.
+    pub(crate) fn queries(&self, form: Form) -> impl Iterator<Item = &Linear> + Clone {
+        let up = match &self.query {
+            LatentQuery::Direct(_) => None,
+            LatentQuery::LowRank { up, .. } => Some(up),
+        };
+        [up, self.indexer().filter(|_| form.selects).map(|indexer| &indexer.q)].into_iter().flatten()
     }
 
     /// The layer's own indexer.

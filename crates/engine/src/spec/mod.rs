@@ -17,7 +17,7 @@ use tiers::RowSlice;
 
 pub(crate) use attention::{Attention, HeadNorm, Heads, Kind, Temperature};
 pub(crate) use delta::{Delta, Projection, Rates};
-pub(crate) use ffn::{Dense, Expert, Ffn, GatedUnit, Mixture, Shared};
+pub(crate) use ffn::{Dense, Expert, Ffn, GatedUnit, Mixture};
 pub(crate) use indexer::{Indexer, IndexerRules, Indexing};
 pub(crate) use latent::{Form, HeadRows, Latent, LatentQuery};
 pub(crate) use sizes::{ExpertSizes, Sizes};

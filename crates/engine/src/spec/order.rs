@@ -3,8 +3,7 @@
 use tiers::RowSlice;
 
 use super::{
-    Delta, Ffn, Form, GatedUnit, HeadNorm, Indexer, Indexing, Kind, LatentQuery, Layer, Linear, Projection, Rates,
-    Spec, Vector,
+    Delta, Ffn, Form, GatedUnit, HeadNorm, Kind, Latent, LatentQuery, Layer, Linear, Projection, Rates, Spec, Vector,
 };
 
 impl Spec {
@@ -39,10 +38,8 @@ impl Layer {
         each(Step::Vector(&a.norm));
         match &a.kind {
             Kind::Heads(heads) => {
-                for (projection, norm) in
-                    [(&heads.q, &heads.q_norm), (&heads.k, &heads.k_norm), (&heads.v, &HeadNorm::None)]
-                {
-                    linear(projection, each);
+                heads.inputs().into_iter().for_each(|matrix| linear(matrix, each));
+                for norm in [&heads.q_norm, &heads.k_norm] {
                     if let HeadNorm::Weighted(vector) = norm {
                         each(Step::Vector(vector));
                     }
@@ -51,20 +48,7 @@ impl Layer {
             }
             Kind::Delta(net) => delta(net, each),
             Kind::Latent(latent) => {
-                match &latent.query {
-                    LatentQuery::Direct(matrix) => linear(matrix, each),
-                    LatentQuery::LowRank { down, norm, up, indexing } => {
-                        linear(down, each);
-                        each(Step::Vector(norm));
-                        if let Some(Indexing::Own(own)) = indexing {
-                            indexer(own, form, each);
-                        }
-                        linear(up, each);
-                    }
-                }
-                linear(&latent.down, each);
-                each(Step::Vector(&latent.down_norm));
-                linear(&latent.rotated, each);
+                latent_inputs(latent, form, each);
                 for first in (0..a.heads).step_by(form.group.min(a.heads)) {
                     let end = a.heads.min(first.saturating_add(form.group));
                     latent.key_rows(first, end).for_each(|slice| each(Step::Rows(&slice)));
@@ -95,15 +79,18 @@ impl Layer {
     }
 }
 
-/// Its keys are kept in every pass, its queries made where there is something to choose.
-fn indexer(indexer: &Indexer, form: Form, each: &mut dyn FnMut(Step)) {
-    linear(&indexer.k, each);
-    each(Step::Vector(&indexer.k_norm));
-    each(Step::Vector(&indexer.k_norm_bias));
-    if form.selects {
-        linear(&indexer.q, each);
-        linear(&indexer.weights, each);
+/// What latents, queries and an indexer's choice are made with.
+fn latent_inputs(latent: &Latent, form: Form, each: &mut dyn FnMut(Step)) {
+    latent.inputs(form).for_each(|matrix| linear(matrix, each));
+    if let Some(indexer) = latent.indexer() {
+        each(Step::Vector(&indexer.k_norm));
+        each(Step::Vector(&indexer.k_norm_bias));
     }
+    if let LatentQuery::LowRank { norm, .. } = &latent.query {
+        each(Step::Vector(norm));
+    }
+    latent.queries(form).for_each(|matrix| linear(matrix, each));
+    each(Step::Vector(&latent.down_norm));
 }
 
 fn linear(linear: &Linear, each: &mut dyn FnMut(Step)) {
@@ -112,30 +99,22 @@ fn linear(linear: &Linear, each: &mut dyn FnMut(Step)) {
 }
 
 fn delta(net: &Delta, each: &mut dyn FnMut(Step)) {
+    net.inputs().for_each(|matrix| linear(matrix, each));
     for part in &net.parts {
-        linear(&part.linear, each);
         each(Step::Vector(&part.weight));
     }
-    match &net.rates {
-        Rates::Apart { decay, beta } => {
-            projection(decay, each);
-            linear(beta, each);
-        }
-        Rates::Together(both) => linear(both, each),
+    if let Rates::Apart { decay, .. } = &net.rates {
+        second(decay, each);
     }
     each(Step::Vector(&net.decay_bias));
     each(Step::Vector(&net.decay_rate));
-    projection(&net.gate, each);
+    second(&net.gate, each);
     each(Step::Vector(&net.norm));
 }
 
-fn projection(projection: &Projection, each: &mut dyn FnMut(Step)) {
-    match projection {
-        Projection::Direct(matrix) => linear(matrix, each),
-        Projection::Narrow { down, up } => {
-            linear(down, each);
-            linear(up, each);
-        }
+fn second(projection: &Projection, each: &mut dyn FnMut(Step)) {
+    if let Some(matrix) = projection.second() {
+        linear(matrix, each);
     }
 }
 

@@ -1,0 +1,120 @@
+//! Products with matrices, and vectors, wherever they live: the one place that leases a layer's weights.
+//!
+//! Owns the choice between one call of the kernel for all matrices that read the same input, and one for each run of rows that
+//! lands from disk. Must never know what a product is for.
+
+use kernels::cpu::{Columns, Job, dequantize};
+use plan::QuantType;
+use tiers::{RowSlice, Tiers};
+
+use super::{Pass, Result};
+use crate::ops::{AddVector, Products};
+use crate::span::Span;
+use crate::spec::{Linear, Vector};
+
+/// Matrices that read the same input, at most.
+const GROUP_MAX: usize = 8;
+
+const NO_JOB: Job = Job { quant: QuantType::F32, weights: &[], rows: 0, columns: Columns::Listed(&[]) };
+
+impl Pass<'_> {
+    /// out = x W (+ b).
+    pub(super) fn linear(&mut self, linear: &Linear, x: &Span, out: &Span) -> Result<()> {
+        self.linears([linear].into_iter(), x, out)
+    }
+
+    /// The products of this pass's rows of `x` with all matrices that read it, one after another from the start of `out` on.
+    pub(super) fn linears<'m>(
+        &mut self,
+        group: impl Iterator<Item = &'m Linear> + Clone,
+        x: &Span,
+        out: &Span,
+    ) -> Result<()> {
+        self.multiply(group, x, out, self.tokens)
+    }
+
+    /// The same for the first `tokens` rows. Resident matrices are computed in one call, the others as they land.
+    pub(super) fn multiply<'m>(
+        &mut self,
+        group: impl Iterator<Item = &'m Linear> + Clone,
+        x: &Span,
+        out: &Span,
+        tokens: usize,
+    ) -> Result<()> {
+        let (pool, quants) = (self.pool, self.quants);
+        let inputs = group.clone().next().map_or(0, |linear| linear.inputs);
+        let columns = |linear: &Linear, to: usize| Columns::Strided {
+            from: 0,
+            from_step: inputs,
+            to,
+            to_step: linear.outputs,
+            count: tokens,
+        };
+        let (mut jobs, mut count, mut start) = ([NO_JOB; GROUP_MAX], 0, 0);
+        for linear in group.clone() {
+            if let Some(weights) = self.tiers.resident(&linear.weight) {
+                let quant = quants.get(linear.weight.unit);
+                jobs[count] = Job { quant, weights, rows: linear.outputs, columns: columns(linear, start) };
+                count += 1;
+            }
+            start += tokens * linear.outputs;
+        }
+        if count > 0 {
+            out.make(x, &Products { pool, jobs: &jobs[..count], inputs })?;
+        }
+        start = 0;
+        for linear in group {
+            let quant = quants.get(linear.weight.unit);
+            each_staged(self.tiers, &linear.weight, &mut |first, rows, weights| {
+                let job = Job { quant, weights, rows, columns: columns(linear, start + first) };
+                Ok(out.make(x, &Products { pool, jobs: &[job], inputs })?)
+            })?;
+            if let Some(bias) = &linear.bias {
+                self.load(bias)?;
+                let bias = AddVector(&self.scratch.vector[..bias.length]);
+                out.part(start, tokens * linear.outputs).change(&bias)?;
+            }
+            start += tokens * linear.outputs;
+        }
+        Ok(())
+    }
+
+    /// Unpacks a vector to the start of the scratch vector. A slice of a fused bias starts inside its one row.
+    pub(super) fn load(&mut self, vector: &Vector) -> Result<()> {
+        let quant = self.quants.get(vector.slice.unit);
+        let number = quant.block_bytes();
+        let mut room = &mut self.scratch.vector[..vector.length];
+        let mut unpack = |rows: &[u8]| {
+            let bytes = &rows[vector.start * number..];
+            let count = room.len().min(bytes.len() / number);
+            let part;
+            (part, room) = std::mem::take(&mut room).split_at_mut(count);
+            dequantize(quant, &bytes[..part.len() * number], part);
+        };
+        if let Some(rows) = self.tiers.resident(&vector.slice) {
+            unpack(rows);
+        }
+        each_staged(self.tiers, &vector.slice, &mut |_, _, rows| {
+            unpack(rows);
+            Ok(())
+        })
+    }
+}
+
+/// Hands the rows of `slice`, where it comes from disk, to `use_them` as they land: the first row counted from the slice's,
+/// how many, and their bytes. Resident rows are asked for by [`Tiers::resident`], as many at once as one call needs.
+pub(super) fn each_staged(
+    tiers: &mut Tiers,
+    slice: &RowSlice,
+    use_them: &mut dyn FnMut(usize, usize, &[u8]) -> Result<()>,
+) -> Result<()> {
+    if tiers.is_resident(slice.unit) {
+        return Ok(());
+    }
+    for piece in tiers.pieces(slice) {
+        let first = piece.rows.start - slice.rows.start;
+        let weights = tiers.lease(&piece)?;
+        use_them(first as usize, (piece.rows.end - piece.rows.start) as usize, &weights)?;
+    }
+    Ok(())
+}
