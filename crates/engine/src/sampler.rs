@@ -34,6 +34,8 @@ impl Default for Sampling {
 pub struct Sampler {
     sampling: Sampling,
     state: u64,
+    /// Logits with the penalty worked in.
+    penalized: Vec<f32>,
     candidates: Vec<(u32, f32)>,
 }
 
@@ -41,22 +43,25 @@ impl Sampler {
     /// A sampler at the start of its seed's sequence.
     #[must_use]
     pub const fn new(sampling: Sampling) -> Self {
-        Self { sampling, state: sampling.seed, candidates: Vec::new() }
+        Self { sampling, state: sampling.seed, penalized: Vec::new(), candidates: Vec::new() }
     }
 
     /// The next token after `history`. Ties go to the lower id. `logits` must be finite and not empty.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> u32 {
         let Sampling { temperature, top_k, top_p, min_p, repeat_penalty, repeat_last_n, .. } = self.sampling;
-        let mut candidates = std::mem::take(&mut self.candidates);
-        candidates.clear();
-        candidates.extend((0u32..).zip(logits.iter().copied()));
+        let mut penalized = std::mem::take(&mut self.penalized);
+        let mut logits = logits;
         if repeat_penalty.to_bits() != 1f32.to_bits() {
-            penalize(&mut candidates, &history[history.len().saturating_sub(repeat_last_n)..], repeat_penalty);
+            penalized.clear();
+            penalized.extend_from_slice(logits);
+            penalize(&mut penalized, &history[history.len().saturating_sub(repeat_last_n)..], repeat_penalty);
+            logits = &penalized;
         }
         let token = if temperature <= 0.0 {
-            likeliest(&candidates)
+            likeliest(logits)
         } else {
-            keep_top_k(&mut candidates, top_k);
+            let mut candidates = std::mem::take(&mut self.candidates);
+            take_top_k(logits, top_k, &mut candidates);
             softmax(&mut candidates, 1.0);
             keep_top_p(&mut candidates, top_p);
             keep_min_p(&mut candidates, min_p);
@@ -65,9 +70,11 @@ impl Sampler {
                 *p = p.max(f32::MIN_POSITIVE).ln();
             }
             softmax(&mut candidates, temperature);
-            draw(&candidates, self.uniform())
+            let token = draw(&candidates, self.uniform());
+            self.candidates = candidates;
+            token
         };
-        self.candidates = candidates;
+        self.penalized = penalized;
         token
     }
 
@@ -81,28 +88,57 @@ impl Sampler {
     }
 }
 
-fn penalize(candidates: &mut [(u32, f32)], recent: &[u32], penalty: f32) {
+fn penalize(logits: &mut [f32], recent: &[u32], penalty: f32) {
     for (i, &token) in recent.iter().enumerate() {
         if recent[..i].contains(&token) {
             continue;
         }
-        if let Some((_, logit)) = candidates.get_mut(token as usize) {
+        if let Some(logit) = logits.get_mut(token as usize) {
             *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
         }
     }
 }
 
-fn likeliest(candidates: &[(u32, f32)]) -> u32 {
-    let best = candidates.iter().reduce(|best, next| if next.1 > best.1 { next } else { best });
-    best.map_or(0, |(token, _)| *token)
+/// The first of the highest. A quarter of a million logits are looked through for each token, so it goes by lanes.
+fn likeliest(logits: &[f32]) -> u32 {
+    const LANES: usize = 16;
+    let higher = |a: f32, b: f32| if b > a { b } else { a };
+    let (whole, rest) = logits.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in whole {
+        for (lane, logit) in lanes.iter_mut().zip(chunk) {
+            *lane = higher(*lane, *logit);
+        }
+    }
+    let highest = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, higher);
+    logits.iter().position(|logit| *logit >= highest).unwrap_or(0) as u32
 }
 
-/// Sorts from likeliest down and keeps the first `k`.
-fn keep_top_k(candidates: &mut Vec<(u32, f32)>, k: usize) {
+/// The `k` likeliest tokens, all of them where `k` is 0, from likeliest down.
+fn take_top_k(logits: &[f32], k: usize, candidates: &mut Vec<(u32, f32)>) {
     let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    if k > 0 && k < candidates.len() {
-        candidates.select_nth_unstable_by(k - 1, order);
-        candidates.truncate(k);
+    let all = (0u32..).zip(logits.iter().copied());
+    candidates.clear();
+    if k == 0 || k >= logits.len() {
+        candidates.extend(all);
+    } else {
+        // Few logits are as high as the k-th best so far: whatever is gets in, and once that are many the best are kept.
+        let (most, mut least) = (4 * k.max(64), f32::NEG_INFINITY);
+        for candidate in all {
+            if candidate.1 < least {
+                continue;
+            }
+            candidates.push(candidate);
+            if candidates.len() == most {
+                candidates.select_nth_unstable_by(k - 1, order);
+                candidates.truncate(k);
+                least = candidates[k - 1].1;
+            }
+        }
+        if candidates.len() > k {
+            candidates.select_nth_unstable_by(k - 1, order);
+            candidates.truncate(k);
+        }
     }
     candidates.sort_unstable_by(order);
 }
@@ -201,5 +237,22 @@ mod tests {
         assert_eq!(kept(Sampling { top_p: 0.9, ..hot }), [false, true, false, true, false]);
         assert_eq!(kept(Sampling { min_p: 0.1, ..hot }), [false, true, true, true, false]);
         assert_eq!(kept(hot), [true; 5]);
+    }
+
+    #[test]
+    fn the_best_of_many_are_those_of_a_sort() {
+        // Few different logits, so that many are equal; rising ones, so that all get in.
+        let noisy: Vec<f32> = (0..5_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as f32).collect();
+        let rising: Vec<f32> = (0..5_000u16).map(f32::from).collect();
+        for logits in [noisy, rising] {
+            let mut sorted: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+            sorted.sort_by(|a, b| b.1.total_cmp(&a.1));
+            assert_eq!(likeliest(&logits), sorted[0].0);
+            for k in [0, 1, 40, 300, 4_999, 5_000, 6_000] {
+                let mut best = Vec::new();
+                take_top_k(&logits, k, &mut best);
+                assert_eq!(best, sorted[..if k == 0 { 5_000 } else { k.min(5_000) }], "{k}");
+            }
+        }
     }
 }
