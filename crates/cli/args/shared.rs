@@ -52,7 +52,7 @@ pub struct PlacementArgs {
     #[arg(long, value_name = "TYPE", value_parser = kv_type)]
     pub cache_type_v: Option<plan::KvType>,
 
-    /// CPU threads
+    /// CPU threads; one for each physical core that may be used, unless told otherwise
     #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
 
