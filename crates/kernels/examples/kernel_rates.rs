@@ -1,13 +1,13 @@
 //! How fast the CPU kernels are on this machine: `cargo run --release -p kernels --example kernel_rates [THREADS [ISA]]`.
 //!
 //! For each type the GB/s of weights in decode (one column, a matrix larger than any cache) and the GFLOP/s in prefill
-//! (256 columns); then what mixtures and latent attention ask for, and attention. Best of several runs, since other
-//! programs share the machine.
+//! (256 columns); then what mixtures and latent attention ask for. Best of several runs, since other programs share the
+//! machine. Attention has rates of its own: `attention_rates`.
 
 use std::time::Instant;
 
-use kernels::cpu::{self, AttentionShape, Column, Columns, Isa, Job, KvStore, Pool, WeightedColumn, WeightedJob};
-use plan::{KvType, QuantType};
+use kernels::cpu::{self, Column, Columns, Isa, Job, Pool, WeightedColumn, WeightedJob};
+use plan::QuantType;
 
 const COLUMNS: usize = 256;
 const K: usize = 4096;
@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     mixture_rates(&pool);
     latent_rates(&pool);
-    attention_rates(&pool)
+    Ok(())
 }
 
 /// Eight of 64 experts of 768 × 2048 and back, for each of some tokens.
@@ -102,34 +102,6 @@ fn latent_rates(pool: &Pool) {
 
 fn ordinary(bytes: usize) -> Vec<u8> {
     (0..bytes).map(|i| ORDINARY[i % ORDINARY.len()]).collect()
-}
-
-fn attention_rates(pool: &Pool) -> Result<(), Box<dyn std::error::Error>> {
-    let (heads, kv_heads, dim, positions) = (32, 8, 128, 2048);
-    let scale = 1.0 / (dim as f32).sqrt();
-    let (window, softcap) = (None, None);
-    let shape = AttentionShape { heads, kv_heads, dim_k: dim, dim_v: dim, scale, window, softcap };
-    println!("\nattention, 32 heads over 8 of 128, {positions} positions back");
-    println!("{:8} {:>12} {:>14}", "cache", "decode GB/s", "prefill GFLOP/s");
-    for kind in [KvType::F32, KvType::F16, KvType::Q8_0] {
-        let mut k = KvStore::try_new(kind, kv_heads, dim, positions + 64)?;
-        let mut v = KvStore::try_new(kind, kv_heads, dim, positions + 64)?;
-        let row: Vec<f32> = (0..kv_heads * dim).map(|i| (i % 17) as f32 / 17.0).collect();
-        for position in 0..positions + 64 {
-            k.write(position, &row);
-            v.write(position, &row);
-        }
-        let q = vec![0.1; 64 * heads * dim];
-        let mut out = vec![0.0; 64 * heads * dim];
-        let mut seconds = |m: usize| {
-            let size = m * heads * dim;
-            best(|| cpu::attention(pool, &shape, &q[..size], &k, &v, positions, None, &mut out[..size]))
-        };
-        let bytes = (k.bytes() + v.bytes()) as f64 / 1e9;
-        let operations = (4 * 64 * heads * dim * positions) as f64 / 1e9;
-        println!("{:8} {:12.2} {:14.1}", kind.name(), bytes / seconds(1), operations / seconds(64));
-    }
-    Ok(())
 }
 
 fn best(mut run: impl FnMut()) -> f64 {

@@ -6,6 +6,7 @@ use common::{Draw, assert_close, bits, on_every_pool, pools};
 use kernels::cpu::{AttentionShape, KvStore, Sight};
 use kernels::{cpu, reference};
 use plan::KvType;
+use proptest::prelude::*;
 
 /// Sums, powers of e and what follows them, relative to values near 1.
 const ATTENTION: f32 = 4e-6;
@@ -148,9 +149,69 @@ fn attention() {
         Attention { shared: true, ..plain(shape(128, 1, 576, 512), (Q8_0, Q8_0), 5, 1) },
         Attention { shared: true, ..plain(shape(7, 1, 48, 32), (F16, F16), 65, 9) },
         Attention { shared: true, one_of: Some(30), ..plain(shape(16, 1, 48, 32), (Q8_0, Q8_0), 190, 5) },
+        // Several runs of positions, which are shared out to the threads; the second needs more than one wave of them.
+        plain(shape(9, 3, 64, 64), (F16, F16), 1500, 1),
+        Attention { shared: true, ..plain(shape(128, 1, 576, 512), (F16, F16), 1100, 2) },
+        Attention { sinks: true, one_of: Some(90), ..plain(shape(4, 1, 64, 64), (Q8_0, Q8_0), 2100, 3) },
+        plain(AttentionShape { window: Some(600), ..shape(4, 2, 24, 24) }, (F16, F16), 1700, 3),
+        Attention { chunk: Some(700), ..plain(shape(2, 1, 16, 16), (F32, F32), 1395, 9) },
+        // Values that are wider than what a task gathers.
+        plain(shape(1, 1, 8, 16_500), (F32, F32), 4, 2),
     ] {
         case.check();
     }
+}
+
+fn kinds() -> impl Strategy<Value = KvType> {
+    prop_oneof![Just(KvType::F32), Just(KvType::F16), Just(KvType::Q8_0)]
+}
+
+/// A rule that half of the cases have.
+fn maybe<T: std::fmt::Debug>(rule: impl Strategy<Value = T>) -> impl Strategy<Value = Option<T>> {
+    prop_oneof![rule.prop_map(Some), Just(()).prop_map(|()| None)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_shape_is_near_the_reference_and_the_same_however_cut(
+        (kv_heads, group) in (1_usize..4, 1_usize..8),
+        (dim_k, dim_v) in (1_usize..258, 1_usize..258),
+        kinds in (kinds(), kinds()),
+        // Each number of positions before as often as each other one of its size.
+        first in (0_u32..11).prop_flat_map(|size| 0_usize..1 << size),
+        m in 1_usize..41,
+        (window, chunk) in (maybe(1_u32..200), maybe(1_u32..200)),
+        softcap in maybe(1.0_f32..50.0),
+        sinks in any::<bool>(),
+        one_of in maybe(1_u64..100),
+        shared in any::<bool>(),
+    ) {
+        let (kv_heads, dim_v) = if shared { (1, dim_v.min(dim_k)) } else { (kv_heads, dim_v) };
+        let scale = 1.0 / (dim_k as f32).sqrt();
+        let shape = AttentionShape { heads: kv_heads * group, kv_heads, dim_k, dim_v, scale, window, softcap };
+        Attention { shape, kinds, first, m, sinks, chunk, one_of, shared }.check();
+    }
+}
+
+#[test]
+fn values_that_a_query_does_not_see_do_not_touch_it() {
+    let shape = AttentionShape { heads: 2, kv_heads: 1, dim_k: 16, dim_v: 16, scale: 1.0, window: None, softcap: None };
+    let (k, _) = filled(KvType::F32, 1, 16, 70, &mut Draw(1));
+    let (mut v, kept) = filled(KvType::F16, 1, 16, 70, &mut Draw(2));
+    v.write(68, &[1e9; 16]);
+    let run = |v: &KvStore, first: usize, out: &mut [f32]| {
+        let q = &[0.5; 10 * 32][..out.len()];
+        cpu::attention_with(&pools()[0].1[0], &shape, q, &k, v, first, &Sight::default(), out);
+    };
+    let mut out = vec![f32::NAN; 10 * 32];
+    run(&v, 60, &mut out);
+    assert_eq!(out[8 * 32..], [f32::INFINITY; 2 * 32]);
+    let mut expected = vec![f32::NAN; 8 * 32];
+    v.write(68, &kept[68 * 16..69 * 16]);
+    run(&v, 60, &mut expected);
+    assert_eq!(bits(&out[..8 * 32]), bits(&expected));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::Pool;
 use super::isa::Kernel;
 use super::simd::{LANES, Lanes, Portable, Simd};
 use crate::memory::{AllocError, Buffer};
-use crate::tables::{f16_at, u16_at};
+use crate::tables::u16_at;
 
 /// Numbers of a `q8_0` block, and its bytes: a half for the scale, then the numbers as signed bytes.
 const Q8_BLOCK: usize = 32;
@@ -150,8 +150,16 @@ impl KvStore {
 
     /// The bytes of one row.
     #[inline(always)]
-    fn row(&self, head: usize, position: usize) -> &[u8] {
+    pub(super) fn row(&self, head: usize, position: usize) -> &[u8] {
         &self.buffer[(head * self.capacity + position) * self.row_bytes..][..self.row_bytes]
+    }
+
+    /// The bytes of `count` rows of a head from position `first` on, or of as many as there are.
+    #[inline(always)]
+    pub(super) fn some_rows(&self, head: usize, first: usize, count: usize) -> &[u8] {
+        let first = first.min(self.capacity);
+        let count = count.min(self.capacity - first);
+        &self.buffer[(head * self.capacity + first) * self.row_bytes..][..count * self.row_bytes]
     }
 
     /// `out.len()` numbers of a row from number `from`, a multiple of 32.
@@ -159,30 +167,143 @@ impl KvStore {
     pub(super) fn read_row<S: Simd>(&self, s: S, head: usize, position: usize, from: usize, out: &mut [f32]) {
         let row = self.row(head, position);
         match self.kind {
-            KvType::F32 => {
-                for (out, bytes) in out.iter_mut().zip(row[4 * from..].chunks_exact(4)) {
-                    *out = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-                }
-            }
-            KvType::F16 => {
-                let (whole, rest) = out.as_chunks_mut::<LANES>();
-                let (lanes, bytes) = row[2 * from..].as_chunks::<{ 2 * LANES }>();
-                for (out, bytes) in whole.iter_mut().zip(lanes) {
-                    s.store(s.halves_to_f32(bytes), out);
-                }
-                let bytes = lanes.get(whole.len()).map_or(bytes, <[u8; 32]>::as_slice);
-                for (i, out) in rest.iter_mut().enumerate() {
-                    *out = f16_at(bytes, 2 * i);
-                }
-            }
-            KvType::Q8_0 => {
-                let blocks = row[from / Q8_BLOCK * Q8_BYTES..].chunks_exact(Q8_BYTES);
-                for (out, block) in out.chunks_mut(Q8_BLOCK).zip(blocks) {
-                    read_q8(s, block, out);
-                }
-            }
+            KvType::F32 => read::<S, F32>(s, row, from / LANES, out),
+            KvType::F16 => read::<S, F16>(s, row, from / LANES, out),
+            KvType::Q8_0 => read::<S, Q8>(s, row, from / LANES, out),
         }
     }
+}
+
+/// How the numbers of a row come into registers: whole numbers in groups of sixteen, which are to be multiplied with
+/// a scale where the type has one.
+pub(super) trait Stored {
+    /// Groups that share a scale; 0 where there are none.
+    const SCALED: usize;
+
+    /// Groups that lie in a row as a whole.
+    fn whole(row: &[u8]) -> usize;
+
+    /// The numbers of such a group.
+    fn load<S: Simd>(s: S, row: &[u8], group: usize) -> S::F;
+
+    /// The bits of a group's scale, a half.
+    fn scale(row: &[u8], group: usize) -> u16;
+
+    /// The numbers of a group of which only the first ones lie in the row.
+    fn load_end<S: Simd>(s: S, row: &[u8], group: usize) -> S::F;
+}
+
+/// Floats.
+pub(super) struct F32;
+
+impl Stored for F32 {
+    const SCALED: usize = 0;
+
+    #[inline(always)]
+    fn whole(row: &[u8]) -> usize {
+        row.len() / (4 * LANES)
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, row: &[u8], group: usize) -> S::F {
+        s.floats(&row.as_chunks().0[group])
+    }
+
+    #[inline(always)]
+    fn scale(_: &[u8], _: usize) -> u16 {
+        0
+    }
+
+    #[inline(always)]
+    fn load_end<S: Simd>(s: S, row: &[u8], group: usize) -> S::F {
+        s.floats(&padded(&row[4 * LANES * group..]))
+    }
+}
+
+/// Halves.
+pub(super) struct F16;
+
+impl Stored for F16 {
+    const SCALED: usize = 0;
+
+    #[inline(always)]
+    fn whole(row: &[u8]) -> usize {
+        row.len() / (2 * LANES)
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, row: &[u8], group: usize) -> S::F {
+        s.halves_to_f32(&row.as_chunks().0[group])
+    }
+
+    #[inline(always)]
+    fn scale(_: &[u8], _: usize) -> u16 {
+        0
+    }
+
+    #[inline(always)]
+    fn load_end<S: Simd>(s: S, row: &[u8], group: usize) -> S::F {
+        s.halves_to_f32(&padded(&row[2 * LANES * group..]))
+    }
+}
+
+/// Blocks of `q8_0`.
+pub(super) struct Q8;
+
+impl Stored for Q8 {
+    const SCALED: usize = Q8_BLOCK / LANES;
+
+    #[inline(always)]
+    fn whole(row: &[u8]) -> usize {
+        row.len() / Q8_BYTES * (Q8_BLOCK / LANES)
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, row: &[u8], group: usize) -> S::F {
+        let block = &row.as_chunks::<Q8_BYTES>().0[group / 2];
+        s.signed(s.bytes(&block[2..].as_chunks().0[group % 2]))
+    }
+
+    #[inline(always)]
+    fn scale(row: &[u8], group: usize) -> u16 {
+        u16_at(&row.as_chunks::<Q8_BYTES>().0[group / 2], 0)
+    }
+
+    #[inline(always)]
+    fn load_end<S: Simd>(s: S, row: &[u8], group: usize) -> S::F {
+        // Rows have whole blocks.
+        Self::load(s, row, group)
+    }
+}
+
+/// Bytes of a row's end as those of a whole vector.
+#[inline(always)]
+fn padded<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let mut whole = [0; N];
+    whole[..bytes.len()].copy_from_slice(bytes);
+    whole
+}
+
+/// Numbers of a row from number 16 · `group` on.
+#[inline(always)]
+fn read<S: Simd, N: Stored>(s: S, row: &[u8], group: usize, out: &mut [f32]) {
+    let (whole, rest) = out.as_chunks_mut::<LANES>();
+    let end = group + whole.len();
+    for (group, out) in (group..).zip(whole) {
+        s.store(scaled::<S, N>(s, row, group, N::load(s, row, group)), out);
+    }
+    if !rest.is_empty() {
+        let mut lanes: Lanes = [0.0; LANES];
+        // The row may go on beyond what is read.
+        let numbers = if end < N::whole(row) { N::load(s, row, end) } else { N::load_end(s, row, end) };
+        s.store(scaled::<S, N>(s, row, end, numbers), &mut lanes);
+        rest.copy_from_slice(&lanes[..rest.len()]);
+    }
+}
+
+#[inline(always)]
+fn scaled<S: Simd, N: Stored>(s: S, row: &[u8], group: usize, numbers: S::F) -> S::F {
+    if N::SCALED > 0 { s.mul(s.splat(s.half(N::scale(row, group))), numbers) } else { numbers }
 }
 
 /// Some numbers of the rows from `position` on.
@@ -204,17 +325,6 @@ impl Kernel for ReadRows<'_> {
             self.store.read_row(s, self.head, position, self.from, out);
         }
     }
-}
-
-/// Up to 32 numbers of a block.
-#[inline(always)]
-fn read_q8<S: Simd>(s: S, block: &[u8], out: &mut [f32]) {
-    let scale = s.splat(s.half(u16_at(block, 0)));
-    let mut numbers: [Lanes; 2] = [[0.0; LANES]; 2];
-    for (numbers, bytes) in numbers.iter_mut().zip(block[2..].as_chunks().0) {
-        s.store(s.mul(scale, s.signed(s.bytes(bytes))), numbers);
-    }
-    out.copy_from_slice(&numbers.as_flattened()[..out.len()]);
 }
 
 fn encode<'a, const N: usize>(

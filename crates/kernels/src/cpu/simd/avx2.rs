@@ -121,6 +121,52 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn largest(self, x: Self::F) -> f32 {
+        // SAFETY: see the module.
+        unsafe {
+            let eight = _mm256_max_ps(x[0], x[1]);
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    #[inline(always)]
+    fn select(self, bits: u16, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: see the module.
+        unsafe {
+            // Each lane looks at a bit of its own.
+            let own = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+            let mask = |bits: u16| {
+                let bits = _mm256_and_si256(_mm256_set1_epi32(i32::from(bits)), own);
+                _mm256_castsi256_ps(_mm256_cmpeq_epi32(bits, own))
+            };
+            let [low, high] = [mask(bits), mask(bits >> 8)];
+            [_mm256_blendv_ps(b[0], a[0], low), _mm256_blendv_ps(b[1], a[1], high)]
+        }
+    }
+
+    #[inline(always)]
+    fn transpose(self, x: &mut [Self::F; LANES]) {
+        let (top, bottom) = x.split_at_mut(LANES / 2);
+        for i in 0..LANES / 2 {
+            (top[i][1], bottom[i][0]) = (bottom[i][0], top[i][1]);
+        }
+        for rows in [top, bottom] {
+            for half in 0..2 {
+                let mut square = [rows[0][half]; 8];
+                for (to, from) in square.iter_mut().zip(&*rows) {
+                    *to = from[half];
+                }
+                transpose_eight(self, &mut square);
+                for (from, to) in square.into_iter().zip(&mut *rows) {
+                    to[half] = from;
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
     fn low_and_high(self, low: f32, high: f32) -> Self::F {
         // SAFETY: see the module.
         unsafe { [_mm256_set1_ps(low), _mm256_set1_ps(high)] }
@@ -179,6 +225,28 @@ impl Simd for Avx2 {
             let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(bytes.as_ptr().add(16).cast()));
             let (low, high) = (_mm256_slli_epi32::<16>(low), _mm256_slli_epi32::<16>(high));
             [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
+        }
+    }
+}
+
+/// Lane j of vector i becomes lane i of vector j.
+#[inline(always)]
+fn transpose_eight(_: Avx2, x: &mut [__m256; 8]) {
+    // SAFETY: the token proves the instructions; they touch registers only.
+    unsafe {
+        // Four vectors at a time: half h of vector i then holds numbers 4h + i of the four.
+        for x in x.as_chunks_mut::<4>().0 {
+            let (a, b) = (_mm256_unpacklo_ps(x[0], x[1]), _mm256_unpackhi_ps(x[0], x[1]));
+            let (c, d) = (_mm256_unpacklo_ps(x[2], x[3]), _mm256_unpackhi_ps(x[2], x[3]));
+            x[0] = _mm256_shuffle_ps::<0x44>(a, c);
+            x[1] = _mm256_shuffle_ps::<0xee>(a, c);
+            x[2] = _mm256_shuffle_ps::<0x44>(b, d);
+            x[3] = _mm256_shuffle_ps::<0xee>(b, d);
+        }
+        for i in 0..4 {
+            let (a, b) = (x[i], x[4 + i]);
+            x[i] = _mm256_permute2f128_ps::<0x20>(a, b);
+            x[4 + i] = _mm256_permute2f128_ps::<0x31>(a, b);
         }
     }
 }

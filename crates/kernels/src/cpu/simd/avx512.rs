@@ -113,6 +113,51 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn largest(self, x: __m512) -> f32 {
+        // SAFETY: see the module.
+        unsafe {
+            let eight = _mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x));
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    #[inline(always)]
+    fn select(self, bits: u16, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see the module.
+        unsafe { _mm512_mask_mov_ps(b, bits, a) }
+    }
+
+    #[inline(always)]
+    fn transpose(self, x: &mut [__m512; LANES]) {
+        // SAFETY: see the module.
+        unsafe {
+            // Four vectors at a time: quarter q of vector i then holds numbers 4q + i of the four.
+            for x in x.as_chunks_mut::<4>().0 {
+                let [a, b] =
+                    [_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1])].map(|x| _mm512_castps_pd(x));
+                let [c, d] =
+                    [_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3])].map(|x| _mm512_castps_pd(x));
+                x[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+                x[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+                x[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+                x[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+            }
+            // Then quarters are moved: even ones (0x88) and odd ones (0xdd) of two vectors.
+            for i in 0..4 {
+                let (a, b, c, d) = (x[i], x[4 + i], x[8 + i], x[12 + i]);
+                let (even, odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+                let (even2, odd2) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+                x[i] = _mm512_shuffle_f32x4::<0x88>(even, even2);
+                x[4 + i] = _mm512_shuffle_f32x4::<0x88>(odd, odd2);
+                x[8 + i] = _mm512_shuffle_f32x4::<0xdd>(even, even2);
+                x[12 + i] = _mm512_shuffle_f32x4::<0xdd>(odd, odd2);
+            }
+        }
+    }
+
+    #[inline(always)]
     fn low_and_high(self, low: f32, high: f32) -> __m512 {
         // SAFETY: see the module.
         unsafe { _mm512_mask_mov_ps(_mm512_set1_ps(low), 0xff00, _mm512_set1_ps(high)) }

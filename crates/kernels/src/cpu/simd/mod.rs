@@ -62,6 +62,12 @@ pub(crate) trait Simd: Copy {
     fn power_of_two(self, x: Self::F) -> Self::F;
     /// The sum of the lanes: lane i with i + 8, then i + 4, i + 2, i + 1.
     fn sum(self, x: Self::F) -> f32;
+    /// The largest of the lanes; where one is no number, any of them.
+    fn largest(self, x: Self::F) -> f32;
+    /// Lanes of `a` where their bit is 1 (the first lane's is the lowest), of `b` elsewhere.
+    fn select(self, bits: u16, a: Self::F, b: Self::F) -> Self::F;
+    /// Lane j of vector i becomes lane i of vector j.
+    fn transpose(self, x: &mut [Self::F; LANES]);
     /// The first eight lanes `low`, the others `high`.
     fn low_and_high(self, low: f32, high: f32) -> Self::F;
     /// Sixteen bytes from memory.
@@ -119,9 +125,28 @@ pub(crate) trait Simd: Copy {
     /// x = n·ln 2 + r with integer n, and e^r by its Taylor series to r^7: |r| ≤ 0.35 leaves 5e-9.
     #[inline(always)]
     fn exp(self, x: Self::F) -> Self::F {
+        let (power, r, two) = self.exp_parts(x);
+        self.mul(self.mul_add(power, r, self.splat(1.0)), two)
+    }
+
+    /// tanh(x) to a few units in the last place, near 0 too. NaN stays NaN.
+    ///
+    /// With d = e^2x − 1 it is d / (d + 2), and d = 2^n·(e^r − 1) + (2^n − 1) loses nothing where x is small.
+    #[inline(always)]
+    fn tanh(self, x: Self::F) -> Self::F {
+        // From 10 on the result is 1.
+        let x = self.min(self.splat(10.0), self.max(self.splat(-10.0), x));
+        let (power, r, two) = self.exp_parts(self.add(x, x));
+        let d = self.mul_add(self.mul(power, r), two, self.sub(two, self.splat(1.0)));
+        self.div(d, self.add(d, self.splat(2.0)))
+    }
+
+    /// (e^r − 1) / r, r and 2^n for x = n·ln 2 + r: see [`exp`](Self::exp).
+    #[inline(always)]
+    fn exp_parts(self, x: Self::F) -> (Self::F, Self::F, Self::F) {
         /// ln 2 in two parts: products of the first with small integers are exact.
         const LN_2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
-        const SERIES: [f32; 8] = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+        const SERIES: [f32; 7] = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0];
         // Of two operands with a NaN, `max` and `min` give the second: so a NaN goes through, and is seen at the end.
         let x = self.min(self.splat(87.0), self.max(self.splat(-87.0), x));
         let rounded = self.add(self.mul(x, self.splat(std::f32::consts::LOG2_E)), self.splat(ROUND));
@@ -132,7 +157,7 @@ pub(crate) trait Simd: Copy {
         for term in &SERIES[1..] {
             power = self.mul_add(power, r, self.splat(*term));
         }
-        self.mul(power, self.power_of_two(rounded))
+        (power, r, self.power_of_two(rounded))
     }
 }
 
@@ -210,7 +235,18 @@ mod tests {
             keep(s.floats(&std::array::from_fn(|i| 7 * (i % 16) as u8)));
             all_halves(s, &mut keep);
             keep(s.load_part(&ramp[..5]));
+            keep(s.select(0b1010_0000_1111_0001, x, s.splat(9.0)));
+            let mut square: [S::F; LANES] = [x; LANES];
+            for (i, row) in square.iter_mut().enumerate() {
+                *row = s.mul_add(s.splat(16.0), s.splat(i as f32), x);
+            }
+            s.transpose(&mut square);
+            for row in square {
+                keep(row);
+            }
             all.push(s.sum(s.mul(x, s.splat(0.1))));
+            all.push(s.largest(s.mul(x, x)));
+            all.push(s.largest(s.sub(s.splat(-1.0), x)));
             all
         }
     }
@@ -227,6 +263,67 @@ mod tests {
         let portable = Isa::PORTABLE.run(Check);
         for isa in Isa::all() {
             assert_eq!(isa.run(Check), portable, "{}", isa.name());
+        }
+    }
+
+    struct Transposed;
+
+    impl Kernel for Transposed {
+        type Output = [Lanes; LANES];
+
+        fn run<S: Simd>(self, s: S) -> [Lanes; LANES] {
+            let mut square = [s.splat(0.0); LANES];
+            for (i, row) in square.iter_mut().enumerate() {
+                *row = s.load(&std::array::from_fn(|j| (LANES * i + j) as f32));
+            }
+            s.transpose(&mut square);
+            let mut out = [[0.0; LANES]; LANES];
+            for (row, out) in square.into_iter().zip(&mut out) {
+                s.store(row, out);
+            }
+            out
+        }
+    }
+
+    #[test]
+    fn rows_become_columns() {
+        for isa in Isa::all() {
+            for (j, row) in isa.run(Transposed).iter().enumerate() {
+                assert_eq!(*row, std::array::from_fn(|i| (LANES * i + j) as f32), "{}", isa.name());
+            }
+        }
+    }
+
+    struct Tanh(Lanes);
+
+    impl Kernel for Tanh {
+        type Output = Lanes;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Lanes {
+            let mut out = [0.0; LANES];
+            s.store(s.tanh(s.load(&self.0)), &mut out);
+            out
+        }
+    }
+
+    #[test]
+    fn tanh_is_within_a_few_units_in_the_last_place() {
+        for isa in Isa::all() {
+            for step in 0..20_000 {
+                // From 1e-6 to 22, in equal ratios, of either sign.
+                let x: Lanes = std::array::from_fn(|i| {
+                    let x = 1e-6 * f32::powf(2.2e7, (step * LANES + i) as f32 / 320_000.0);
+                    if i % 2 == 0 { x } else { -x }
+                });
+                for (x, y) in x.iter().zip(isa.run(Tanh(x))) {
+                    let exact = f64::from(*x).tanh();
+                    assert!((f64::from(y) / exact - 1.0).abs() < 4e-7, "{} tanh({x}) = {y}", isa.name());
+                }
+            }
+            assert_eq!(isa.run(Tanh([0.0; LANES])), [0.0; LANES]);
+            assert!(isa.run(Tanh([f32::NAN; LANES])).iter().all(|x| x.is_nan()));
+            assert_eq!(isa.run(Tanh([f32::NEG_INFINITY; LANES])), [-1.0; LANES]);
         }
     }
 

@@ -86,6 +86,21 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn largest(self, x: Lanes) -> f32 {
+        x.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+
+    #[inline(always)]
+    fn select(self, bits: u16, a: Lanes, b: Lanes) -> Lanes {
+        std::array::from_fn(|i| if bits >> i & 1 == 1 { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
+    fn transpose(self, x: &mut [Lanes; LANES]) {
+        *x = std::array::from_fn(|j| std::array::from_fn(|i| x[i][j]));
+    }
+
+    #[inline(always)]
     fn low_and_high(self, low: f32, high: f32) -> Lanes {
         std::array::from_fn(|i| if i < LANES / 2 { low } else { high })
     }
