@@ -103,6 +103,12 @@ impl Engine {
         Arc::clone(&self.interrupt)
     }
 
+    /// Whether quantized weights are unpacked to `f32` and meet their input as it is, instead of rounded to 8 bits: several
+    /// times slower, to be compared with exact references.
+    pub fn compute_exactly(&mut self, exact: bool) {
+        self.scratch.rounded.set_exact(exact);
+    }
+
     /// The plan it runs under.
     #[must_use]
     pub const fn plan(&self) -> &Plan {

@@ -16,6 +16,7 @@ mod lookahead;
 mod ops;
 mod pairs;
 mod rope;
+mod rounded;
 mod sampler;
 mod scratch;
 mod selection;

@@ -2,7 +2,7 @@
 //!
 //! Owns which kernel a step is. Must never know units, tiers or sessions: bytes and caches are handed in.
 
-use kernels::cpu::{self, AttentionShape, Job, KvStore, Pool, RopeShape, RopeTable, Sight};
+use kernels::cpu::{self, Activations, AttentionShape, Input, Job, KvStore, Pool, RopeShape, RopeTable, Sight};
 
 use crate::arch::Activation;
 use crate::span::{Change, Make};
@@ -38,8 +38,12 @@ pub(crate) struct Products<'a> {
     pub(crate) pool: &'a Pool,
     pub(crate) jobs: &'a [Job<'a>],
     pub(crate) inputs: usize,
+    /// The columns in 8 bits.
+    pub(crate) rounded: Option<&'a Activations>,
 }
-makes!(Products<'_>, |op, out, x| cpu::matmul_jobs(op.pool, op.jobs, op.inputs, x, out));
+makes!(Products<'_>, |op, out, x| {
+    cpu::matmul_jobs(op.pool, op.jobs, op.inputs, Input { numbers: x, quantized: op.rounded }, out);
+});
 
 /// x[t] += vector.
 pub(crate) struct AddVector<'a>(pub(crate) &'a [f32]);

@@ -7,6 +7,7 @@ use plan::{Bytes, KvType, ModelShape, Plan};
 
 use crate::EngineError;
 use crate::pairs::Pairs;
+use crate::rounded::Rounded;
 use crate::selection::Selection;
 use crate::spec::{Ffn, Form, GatedUnit, Kind, Latent, Layer, Linear, Rates, Spec};
 
@@ -27,6 +28,8 @@ pub(crate) struct Scratch {
     /// The activated gate times up.
     pub(crate) inner: Tensor,
     pub(crate) gates: Gates,
+    /// What the matrices at hand read, in 8 bits.
+    pub(crate) rounded: Rounded,
     /// A block's output before it joins the residual stream.
     pub(crate) block: Tensor,
     /// `[LOGIT_ROWS, vocabulary]`.
@@ -143,6 +146,33 @@ fn gate_up(ffn: &Ffn) -> usize {
     }
 }
 
+/// The widest input of a matrix, in 8 bits; those of a token's experts are columns of their own.
+fn rounded(spec: &Spec, plan: &Plan) -> Bytes {
+    let columns = |layer: &Layer| {
+        let wide = cost::quantized(1, inputs(layer) as u64);
+        match &layer.ffn {
+            Ffn::Mixture(m) => wide.max(cost::quantized(m.routing.used as u64, m.inner as u64)),
+            Ffn::Dense(_) => wide,
+        }
+    };
+    let widest = spec.layers.iter().map(columns).max().unwrap_or(Bytes::ZERO);
+    widest.max(cost::quantized(1, spec.width as u64)).times(plan.micro_batch.into())
+}
+
+/// The widest input of a layer's matrices, those of experts apart.
+fn inputs(layer: &Layer) -> usize {
+    let narrow = match &layer.attention.kind {
+        Kind::Latent(latent) => latent.query.first().outputs,
+        // The narrow vectors of a delta net are narrower than its output.
+        Kind::Heads(_) | Kind::Delta(_) => 0,
+    };
+    let inner = match &layer.ffn {
+        Ffn::Dense(dense) => dense.unit.down.inputs,
+        Ffn::Mixture(m) => m.shared.as_ref().map_or(0, |shared| shared.unit.down.inputs),
+    };
+    layer.attention.output.inputs.max(narrow).max(inner)
+}
+
 impl LatentRooms {
     fn new(latent: &Latent, shape: &ModelShape, micro_batch: usize) -> Result<Self, EngineError> {
         let (s, positions) = (latent.sizes, Self::positions(latent));
@@ -190,6 +220,7 @@ impl Scratch {
             gate_up: gate_up?,
             inner: inner?,
             gates,
+            rounded: Rounded::with_capacity(rounded(spec, plan)),
             block: block?,
             logits: rows(LOGIT_ROWS as usize, spec.vocabulary)?,
             vector: vec![0.0; spec.longest_vector()],
@@ -209,6 +240,7 @@ impl Scratch {
         let logits = LOGIT_ROWS as usize * spec.vocabulary;
         Bytes(4 * token as u64).times(plan.micro_batch.into())
             + Bytes(4 * logits as u64)
+            + rounded(spec, plan)
             + cost::CHOICE.times((plan.micro_batch as usize * chosen(spec)) as u64)
             + cost::latent_scratch(shape, plan.micro_batch)
             + cost::selection(shape, plan.micro_batch, plan.threads, plan.kv.tokens)

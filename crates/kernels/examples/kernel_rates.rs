@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use kernels::cpu::{self, Column, Columns, Isa, Job, Pool, WeightedColumn, WeightedJob};
+use kernels::cpu::{self, Activations, Column, Columns, Input, Isa, Job, Pool, WeightedColumn, WeightedJob};
 use plan::QuantType;
 
 const COLUMNS: usize = 256;
@@ -56,6 +56,9 @@ fn mixture_rates(pool: &Pool) {
             lists[(place / used * 5 + place % used) % experts].push(place);
         }
         let x = vec![0.5; tokens * used * inner.max(outer)];
+        let (mut wide, mut narrow) = (Activations::default(), Activations::default());
+        wide.quantize(pool, &x[..tokens * outer], outer);
+        narrow.quantize(pool, &x[..tokens * used * inner], inner);
         let mut out = vec![0.0; 2 * tokens * used * inner.max(outer)];
         let up = |part: usize| {
             let column = move |place: &usize| Column { from: place / used * outer, to: (place * 2 + part) * inner };
@@ -64,12 +67,15 @@ fn mixture_rates(pool: &Pool) {
         let columns = [up(0), up(1)].concat();
         let job = |columns| Job { quant, weights: &weights, rows: inner, columns: Columns::Listed(columns) };
         let jobs: Vec<Job> = columns.iter().map(|list| job(list)).filter(|job| !job.columns.is_empty()).collect();
-        let first = best(|| cpu::matmul_jobs(pool, &jobs, outer, &x, &mut out));
+        let first =
+            best(|| cpu::matmul_jobs(pool, &jobs, outer, Input { numbers: &x, quantized: Some(&wide) }, &mut out));
         let column = |place: &usize| WeightedColumn { from: place * inner, to: place / used * outer, weight: 0.125 };
         let columns: Vec<Vec<WeightedColumn>> = lists.iter().map(|list| list.iter().map(column).collect()).collect();
         let job = |columns| WeightedJob { quant, weights: &weights, rows: outer, columns };
         let jobs: Vec<WeightedJob> = columns.iter().filter(|list| !list.is_empty()).map(|list| job(list)).collect();
-        let second = best(|| cpu::matmul_weighted(pool, &jobs, inner, &x, &mut out));
+        let second = best(|| {
+            cpu::matmul_weighted(pool, &jobs, inner, Input { numbers: &x, quantized: Some(&narrow) }, &mut out)
+        });
         let operations = (2 * tokens * used * inner * outer) as f64 / 1e9;
         println!("{tokens:8} {:12.1} {:12.1}", 2.0 * operations / first, operations / second);
     }

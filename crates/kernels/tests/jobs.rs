@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Draw, bits, on_every_pool, pools};
-use kernels::cpu::{Column, Columns, Job, Pool, WeightedColumn, WeightedJob};
+use kernels::cpu::{Activations, Column, Columns, Input, Job, Pool, WeightedColumn, WeightedJob};
 use kernels::{cpu, reference};
 use plan::QuantType::{self, F16, F32, Mxfp4, Q4K, Q6K, Q8_0};
 
@@ -14,6 +14,21 @@ const CHAIN_TOLERANCE: f32 = 4e-6;
 
 fn supported() -> impl Iterator<Item = QuantType> {
     QuantType::ALL.iter().copied().filter(|quant| cpu::supports(*quant))
+}
+
+/// Columns of `k` numbers in integers.
+fn quantized(pool: &Pool, x: &[f32], k: usize) -> Activations {
+    let mut columns = Activations::default();
+    columns.quantize(pool, &x[..x.len() / k * k], k);
+    columns
+}
+
+fn jobs_of(pool: &Pool, jobs: &[Job], k: usize, x: &[f32], out: &mut [f32]) {
+    cpu::matmul_jobs(pool, jobs, k, Input { numbers: x, quantized: Some(&quantized(pool, x, k)) }, out);
+}
+
+fn weighted_of(pool: &Pool, jobs: &[WeightedJob], k: usize, x: &[f32], out: &mut [f32]) {
+    cpu::matmul_weighted(pool, jobs, k, Input { numbers: x, quantized: Some(&quantized(pool, x, k)) }, out);
 }
 
 /// A type's shortest row of at least `least` numbers.
@@ -89,7 +104,7 @@ fn check_jobs(quants: &[QuantType], rows: &[usize], counts: &[usize], least: usi
         |i| sizes[i] + f32::MIN_POSITIVE,
         SUM_TOLERANCE,
         |pool, out| {
-            cpu::matmul_jobs(pool, &jobs, k, &x, out);
+            jobs_of(pool, &jobs, k, &x, out);
             // Each column alone gives the same bits.
             for (job, list) in jobs.iter().zip(&lists) {
                 for column in list {
@@ -111,7 +126,7 @@ fn jobs_agree_with_the_reference_and_with_each_column_alone() {
     check_jobs(&[Q4K, Q6K], &[70, 300], &[130, 5], 1280);
     check_jobs(&[F16, F32, F16], &[3, 2, 1], &[1, 2, 20], 17);
     check_jobs(&[F32], &[0], &[3], 4);
-    cpu::matmul_jobs(&pools()[0].1[0], &[], 3, &[], &mut []);
+    jobs_of(&pools()[0].1[0], &[], 3, &[], &mut []);
 }
 
 #[test]
@@ -137,7 +152,7 @@ fn strided_heads_are_jobs_of_their_own() {
     for (isa, pools) in pools() {
         let run = |jobs: &[Job]| {
             let mut out = vec![f32::NAN; tokens * heads * rows];
-            cpu::matmul_jobs(&pools[1], jobs, k, &x, &mut out);
+            jobs_of(&pools[1], jobs, k, &x, &mut out);
             bits(&out)
         };
         assert_eq!(run(&strided_jobs), run(&listed_jobs), "{isa}");
@@ -155,7 +170,7 @@ fn jobs_that_do_not_fit_are_refused() {
             if transposed {
                 cpu::matmul_transposed(pool, &[job], 4, &x, &mut out, false);
             } else {
-                cpu::matmul_jobs(pool, &[job], 4, &x, &mut out);
+                jobs_of(pool, &[job], 4, &x, &mut out);
             }
         });
         std::panic::catch_unwind(run).is_err()
@@ -240,7 +255,7 @@ impl Mixture {
             SUM_TOLERANCE,
             |pool, out| {
                 out.copy_from_slice(&self.start);
-                cpu::matmul_weighted(pool, &jobs, k, &self.x, out);
+                weighted_of(pool, &jobs, k, &self.x, out);
                 self.check_cuts(pool, &bits(out));
             },
         );
@@ -252,8 +267,8 @@ impl Mixture {
         let mut by_job = self.start.clone();
         for job in self.jobs(&self.columns, 0..rows) {
             let (left, right) = job.columns.split_at(job.columns.len() / 2);
-            cpu::matmul_weighted(pool, &[WeightedJob { columns: left, ..job }], k, &self.x, &mut by_job);
-            cpu::matmul_weighted(pool, &[WeightedJob { columns: right, ..job }], k, &self.x, &mut by_job);
+            weighted_of(pool, &[WeightedJob { columns: left, ..job }], k, &self.x, &mut by_job);
+            weighted_of(pool, &[WeightedJob { columns: right, ..job }], k, &self.x, &mut by_job);
         }
         assert_eq!(bits(&by_job), whole, "one job at a time");
         let mut by_rows = self.start.clone();
@@ -265,7 +280,7 @@ impl Mixture {
                 .iter()
                 .map(|list| list.iter().map(|c| WeightedColumn { to: c.to + row, ..*c }).collect())
                 .collect();
-            cpu::matmul_weighted(pool, &self.jobs(&shifted, row..end), k, &self.x, &mut by_rows);
+            weighted_of(pool, &self.jobs(&shifted, row..end), k, &self.x, &mut by_rows);
             (row, piece) = (end, piece + 2);
         }
         assert_eq!(bits(&by_rows), whole, "some rows at a time");
@@ -286,7 +301,7 @@ fn weighted_sums_agree_with_the_reference_in_any_cut() {
     ] {
         Mixture::new(quants, rows, least, tokens).check();
     }
-    cpu::matmul_weighted(&pools()[0].1[0], &[], 3, &[], &mut []);
+    weighted_of(&pools()[0].1[0], &[], 3, &[], &mut []);
 }
 
 /// Jobs with the transposed matrices: the reference, and rows in pieces that add.

@@ -70,6 +70,55 @@ fn every_type_agrees_with_the_reference() {
     }
 }
 
+/// Over 16 rows of many numbers: the mean square of what rounding columns to 8 bits adds, against that of the exact products.
+#[test]
+fn rounding_columns_costs_less_than_a_two_thousandth_of_the_power() {
+    for quant in supported().filter(|quant| cpu::in_integers(*quant)) {
+        for m in [1, 9] {
+            let case = Case::new(quant, 16, 1024, m);
+            let mut weights = vec![0.0; case.rows * case.k];
+            reference::dequantize(quant, &case.weights, &mut weights);
+            let bytes: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
+            let mut exact = vec![f32::NAN; m * case.rows];
+            reference::matmul(QuantType::F32, &bytes, case.rows, case.k, &case.x, m, &mut exact, case.rows, 0);
+            for (isa, pools) in pools() {
+                let found = case.run(&pools[0]);
+                let error: f64 = found.iter().zip(&exact).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+                let power: f64 = exact.iter().map(|x| f64::from(*x).powi(2)).sum();
+                assert!(error <= 5e-4 * power, "{isa} {quant} by {m}: {:e}", error / power);
+            }
+        }
+    }
+}
+
+#[test]
+fn instruction_sets_with_fused_sums_give_the_same_bits() {
+    for quant in supported().filter(|quant| cpu::in_integers(*quant)) {
+        let case = Case::new(quant, 37, 5 * 256, 11);
+        let mut all =
+            pools().into_iter().filter(|(isa, _)| *isa != "portable").map(|(isa, pools)| (isa, case.run(&pools[0])));
+        let Some((first, expected)) = all.next() else { return };
+        for (isa, found) in all {
+            assert_eq!(bits(&found), bits(&expected), "{quant}: {isa} and {first}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_is_not_hidden() {
+    for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut case = Case::new(QuantType::Q8_0, 3, 320, 2);
+        case.x[320 + 300] = wrong;
+        for (isa, pools) in pools() {
+            let found = case.run(&pools[0]);
+            assert!(
+                found[..3].iter().all(|x| x.is_finite()) && found[3..].iter().all(|x| x.is_nan()),
+                "{isa}: {found:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn rows_of_any_length_agree_with_the_reference() {
     for quant in [QuantType::F32, QuantType::F16, QuantType::Bf16] {

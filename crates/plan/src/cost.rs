@@ -231,6 +231,17 @@ fn selected(micro_batch: u32, context: u32) -> Bytes {
     Bytes(8 * u64::from(micro_batch) * u64::from(context.div_ceil(WORD)))
 }
 
+/// Numbers of a column that share a scale where they are multiplied in integers.
+pub const RUN_NUMBERS: u64 = 256;
+/// Such a run: a byte for each number, its scale, and sums of 16 and 32 numbers as integers and as floats.
+pub const RUN: Bytes = Bytes(448);
+
+/// Columns of `width` numbers in the form in which they meet quantized weights.
+#[must_use]
+pub const fn quantized(columns: u64, width: u64) -> Bytes {
+    Bytes(columns * width.div_ceil(RUN_NUMBERS) * RUN.0)
+}
+
 /// Buffers of activations, in 32-bit floats unless said:
 ///
 /// ```text
@@ -241,7 +252,7 @@ fn selected(micro_batch: u32, context: u32) -> Bytes {
 ///               + 3 × feed_forward   gate, up, product
 ///               + experts            the router's scores
 ///               + 72 B × used        which experts were chosen, their weights, and the lists of columns by expert
-///               + 1.125 B × widest   the same row as 8-bit blocks for the integer kernels )
+///               + 448 B × runs       the widest row in 8 bits: see [`quantized`] )
 /// + latent scratch                   see [`latent_scratch`]
 /// + threads × context                scores of one head, or of an indexer
 /// + micro_batch × context bits       which positions were selected, in a model with an indexer
@@ -251,13 +262,15 @@ fn selected(micro_batch: u32, context: u32) -> Bytes {
 #[must_use]
 pub fn activations(widths: &Widths, micro_batch: u32, threads: u32, context: u32) -> Bytes {
     let widest = widths.embedding.max(widths.attention).max(widths.feed_forward);
+    // Each chosen expert's inner numbers are a column of their own, which may end within a run.
+    let runs = widest.div_ceil(RUN_NUMBERS) + widths.experts_used;
     let floats = 4 * widths.embedding
         + 3 * widths.attention
         + widths.kv
         + widths.delta
         + 3 * widths.feed_forward
         + widths.experts;
-    let token = 4 * floats + CHOICE.0 * widths.experts_used + widest * 9 / 8;
+    let token = 4 * floats + CHOICE.0 * widths.experts_used + runs * RUN.0;
     let selected = if widths.indexed { selected(micro_batch, context) } else { Bytes::ZERO };
     let logits = 4 * (u64::from(LOGIT_ROWS) + 4) * widths.vocabulary;
     let latent = latent_scratch_of(widths.latent, micro_batch);

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use kernels::cpu::{Isa, Pool, matmul};
+use kernels::cpu::{Activations, Columns, Input, Isa, Job, Pool, matmul_jobs};
 use kernels::memory::{Buffer, ByteSource, FileSource, read_exact_at};
 use plan::{Bytes, Machine, QuantType};
 
@@ -90,9 +90,10 @@ fn ram(pool: &Pool, available: Bytes) -> Result<Spread, ProbeError> {
     let weights = weights(matrices)?;
     let x = vec![0.5; WIDTH];
     let mut out = vec![0.0; ROWS];
+    let quantized = quantized(pool, &x);
     let pass = || {
         for weights in weights.chunks_exact(matrix) {
-            matmul(pool, QUANT, weights, ROWS, WIDTH, &x, 1, &mut out, ROWS, 0);
+            multiply(pool, weights, Input { numbers: &x, quantized: Some(&quantized) }, &mut out);
         }
     };
     Ok(rate((matrices * matrix) as f64, RUNS, pass))
@@ -104,7 +105,23 @@ fn prefill(pool: &Pool) -> Result<Spread, ProbeError> {
     let x = vec![0.5; COLUMNS * WIDTH];
     let mut out = vec![0.0; COLUMNS * ROWS];
     let operations = 2.0 * (COLUMNS * ROWS * WIDTH) as f64;
-    Ok(rate(operations, RUNS, || matmul(pool, QUANT, &weights, ROWS, WIDTH, &x, COLUMNS, &mut out, ROWS, 0)))
+    let quantized = quantized(pool, &x);
+    let input = Input { numbers: &x, quantized: Some(&quantized) };
+    Ok(rate(operations, RUNS, || multiply(pool, &weights, input, &mut out)))
+}
+
+/// The columns of `x` in 8 bits, as a layer makes them once for several matrices.
+fn quantized(pool: &Pool, x: &[f32]) -> Activations {
+    let mut columns = Activations::default();
+    columns.quantize(pool, x, WIDTH);
+    columns
+}
+
+/// One matrix times all columns.
+fn multiply(pool: &Pool, weights: &[u8], x: Input, out: &mut [f32]) {
+    let count = x.numbers.len() / WIDTH;
+    let columns = Columns::Strided { from: 0, from_step: WIDTH, to: 0, to_step: ROWS, count };
+    matmul_jobs(pool, &[Job { quant: QUANT, weights, rows: ROWS, columns }], WIDTH, x, out);
 }
 
 fn matrix_bytes() -> usize {

@@ -1,6 +1,6 @@
 //! Products of latent attention's matrices, which hold some rows for each head, with columns that differ by head.
 
-use kernels::cpu::{Columns, Job, Pool, matmul_jobs, matmul_transposed};
+use kernels::cpu::{Columns, Input, Job, Pool, matmul_jobs, matmul_transposed};
 use plan::QuantType;
 
 use crate::spec::{HeadRows, Latent};
@@ -83,7 +83,7 @@ impl HeadProduct {
         if self.transposed {
             matmul_transposed(pool, &jobs, self.row_elements, x, out, true);
         } else {
-            matmul_jobs(pool, &jobs, self.row_elements, x, out);
+            matmul_jobs(pool, &jobs, self.row_elements, Input { numbers: x, quantized: None }, out);
         }
     }
 

@@ -43,6 +43,8 @@ impl Pass<'_> {
     ) -> Result<()> {
         let (pool, quants) = (self.pool, self.quants);
         let inputs = group.clone().next().map_or(0, |linear| linear.inputs);
+        let types = group.clone().map(|linear| quants.get(linear.weight.unit));
+        x.with(|x| self.scratch.rounded.make(pool, x, inputs, types).is_some())?;
         let columns = |linear: &Linear, to: usize| Columns::Strided {
             from: 0,
             from_step: inputs,
@@ -60,14 +62,16 @@ impl Pass<'_> {
             start += tokens * linear.outputs;
         }
         if count > 0 {
-            out.make(x, &Products { pool, jobs: &jobs[..count], inputs })?;
+            let rounded = self.scratch.rounded.last();
+            out.make(x, &Products { pool, jobs: &jobs[..count], inputs, rounded })?;
         }
         start = 0;
         for linear in group {
             let quant = quants.get(linear.weight.unit);
             each_staged(self.tiers, &linear.weight, &mut |first, rows, weights| {
                 let job = Job { quant, weights, rows, columns: columns(linear, start + first) };
-                Ok(out.make(x, &Products { pool, jobs: &[job], inputs })?)
+                let rounded = self.scratch.rounded.last();
+                Ok(out.make(x, &Products { pool, jobs: &[job], inputs, rounded })?)
             })?;
             if let Some(bias) = &linear.bias {
                 self.load(bias)?;

@@ -4,7 +4,7 @@
 //! changes no bit. All resident experts are computed in one call of the kernel; those on disk piece by piece as they land.
 
 use kernels::cpu::{
-    Column, Columns, Job, WeightedColumn, WeightedJob, dequantize, matmul_jobs, matmul_weighted, route,
+    Column, Columns, Input, Job, WeightedColumn, WeightedJob, dequantize, matmul_jobs, matmul_weighted, route,
 };
 use plan::UnitId;
 use tiers::RowSlice;
@@ -130,6 +130,11 @@ impl Pass<'_> {
         let count = self.scratch.pairs.len();
         self.scratch.pairs.list_columns(width, f.inner);
         let pairs = &self.scratch.pairs;
+        let types = pairs.groups().flat_map(|(expert, _)| {
+            [Half::Gate, Half::Up].map(|half| self.quants.get(f.experts[expert].half(half).unit))
+        });
+        let quantized = self.scratch.rounded.make(self.pool, x, width, types);
+        let x = Input { numbers: x, quantized };
         let mut jobs = Vec::with_capacity(2 * pairs.groups().len());
         for half in [Half::Gate, Half::Up] {
             for (expert, range) in pairs.groups() {
@@ -172,6 +177,9 @@ impl Pass<'_> {
         let width = self.spec.width;
         self.scratch.pairs.list_weighted(f.inner, width, f.weighs_input);
         let pairs = &self.scratch.pairs;
+        let types = pairs.groups().map(|(expert, _)| self.quants.get(f.experts[expert].down.unit));
+        let quantized = self.scratch.rounded.make(self.pool, x, f.inner, types);
+        let x = Input { numbers: x, quantized };
         let mut columns: Vec<WeightedColumn> = Vec::new();
         let mut groups = pairs.groups().peekable();
         while groups.peek().is_some() {

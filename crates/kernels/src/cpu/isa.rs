@@ -1,5 +1,6 @@
 //! Which instructions the kernels use: chosen once, carried as a value that proves the processor has them.
 
+use super::integer::{self, Wide};
 use super::simd::{self, Simd};
 
 /// An instruction set that this processor has.
@@ -11,15 +12,43 @@ enum Level {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// AVX2 with the 8-bit dot products of AVX-VNNI.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    /// AVX-512 with VNNI: processors that have the first without the second are served by AVX2.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+}
+
+impl Level {
+    /// Whether this processor has it.
+    fn is_here(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => Self::Avx2.is_here() && is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                Self::Avx2.is_here()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+        }
+    }
 }
 
 /// A name that is no instruction set of this processor.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IsaError {
     /// No such name.
-    #[error("{0:?} is not an instruction set\n\nhint: portable, avx2 and avx512 are")]
+    #[error("{0:?} is not an instruction set\n\nhint: portable, avx2, avxvnni and avx512 are")]
     Unknown(String),
     /// The processor lacks it.
     #[error("this processor lacks {wanted}\n\nhint: its best here is {best}")]
@@ -38,53 +67,37 @@ impl Isa {
     /// The best that this processor has.
     #[must_use]
     pub fn best() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 =
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-            let avx512 = avx2
-                && is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512dq");
-            if avx512 {
-                return Self(Level::Avx512);
-            }
-            if avx2 {
-                return Self(Level::Avx2);
-            }
-        }
-        Self::PORTABLE
+        Self::all().last().unwrap_or(Self::PORTABLE)
     }
 
     /// Every instruction set of this processor, the plainest first.
     pub fn all() -> impl Iterator<Item = Self> {
-        let best = Self::best().0;
-        LEVELS.iter().copied().filter(move |level| *level <= best).map(Self)
+        LEVELS.iter().copied().filter(|level| level.is_here()).map(Self)
     }
 
-    /// The instruction set called `portable`, `avx2` or `avx512`.
+    /// The instruction set called `portable`, `avx2`, `avxvnni` or `avx512`.
     ///
     /// # Errors
     /// [`IsaError`] where there is none of this name, or this processor lacks it.
     pub fn named(name: &str) -> Result<Self, IsaError> {
         let unknown = || IsaError::Unknown(name.to_owned());
         let wanted = LEVELS.iter().copied().map(Self).find(|isa| isa.name() == name).ok_or_else(unknown)?;
-        let best = Self::best();
-        if wanted.0 <= best.0 {
+        if wanted.0.is_here() {
             Ok(wanted)
         } else {
-            Err(IsaError::Missing { wanted: wanted.name(), best: best.name() })
+            Err(IsaError::Missing { wanted: wanted.name(), best: Self::best().name() })
         }
     }
 
-    /// `portable`, `avx2` or `avx512`.
+    /// `portable`, `avx2`, `avxvnni` or `avx512`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self.0 {
             Level::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Level::AvxVnni => "avxvnni",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "avx512",
         }
@@ -96,17 +109,34 @@ impl Isa {
         match self.0 {
             Level::Portable => kernel.run(simd::Portable),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `best` is the only source of this level beside `named`, which asks it: the features were seen.
-            Level::Avx2 => unsafe { run_avx2(kernel) },
+            // SAFETY: `all` and `named` are the only sources of these levels: `is_here` saw the features.
+            Level::Avx2 | Level::AvxVnni => unsafe { run_avx2(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Level::Avx512 => unsafe { run_avx512(kernel) },
         }
     }
+
+    /// Runs a kernel over sixteen rows compiled for this instruction set.
+    #[inline]
+    pub(crate) fn run_wide<K: WideKernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            Level::Portable => kernel.run(integer::Portable),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `all` and `named` are the only sources of these levels: `is_here` saw the features.
+            Level::Avx2 => unsafe { wide_avx2(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Level::AvxVnni => unsafe { wide_avxvnni(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Level::Avx512 => unsafe { wide_avx512(kernel) },
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
-const LEVELS: &[Level] = &[Level::Portable, Level::Avx2, Level::Avx512];
+const LEVELS: &[Level] = &[Level::Portable, Level::Avx2, Level::AvxVnni, Level::Avx512];
 #[cfg(not(target_arch = "x86_64"))]
 const LEVELS: &[Level] = &[Level::Portable];
 
@@ -120,6 +150,36 @@ pub(crate) trait Kernel {
 
     /// Computes with the instructions that `simd` proves.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// The same over [`Wide`].
+pub(crate) trait WideKernel {
+    /// What it gives.
+    type Output;
+
+    /// Computes with the instructions that `w` proves.
+    fn run<W: Wide>(self, w: W) -> Self::Output;
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn wide_avx2<K: WideKernel>(kernel: K) -> K::Output {
+    // SAFETY: this function's own features are those that the token stands for.
+    kernel.run(unsafe { integer::Avx2::new() })
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+fn wide_avxvnni<K: WideKernel>(kernel: K) -> K::Output {
+    // SAFETY: this function's own features are those that the token stands for.
+    kernel.run(unsafe { integer::AvxVnni::new() })
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn wide_avx512<K: WideKernel>(kernel: K) -> K::Output {
+    // SAFETY: this function's own features are those that the token stands for.
+    kernel.run(unsafe { integer::Avx512::new() })
 }
 
 #[cfg(target_arch = "x86_64")]

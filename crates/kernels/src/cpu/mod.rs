@@ -13,6 +13,7 @@ mod attention;
 mod decode;
 mod delta;
 mod elementwise;
+mod integer;
 mod isa;
 mod kv;
 mod matmul;
@@ -29,10 +30,12 @@ pub use attention::{AttentionShape, Sight, attention, attention_with};
 pub use decode::{dequantize, supports};
 pub use delta::{DeltaInputs, DeltaShape, HeadOrder, TAPS_MAX, decays, gated_delta, short_conv};
 pub use elementwise::{add, add_bias, scale, scale_rows};
+pub use integer::Activations;
 pub use isa::{Isa, IsaError};
 pub use kv::KvStore;
 pub use matmul::{
-    Column, Columns, Job, WeightedColumn, WeightedJob, matmul, matmul_jobs, matmul_transposed, matmul_weighted,
+    Column, Columns, Input, Job, WeightedColumn, WeightedJob, in_integers, matmul, matmul_jobs, matmul_transposed,
+    matmul_weighted,
 };
 pub use norm::{l2_norm_in_place, layer_norm_in_place, rms_norm, rms_norm_in_place};
 pub use pool::Pool;

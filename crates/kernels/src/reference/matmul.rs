@@ -1,12 +1,13 @@
-//! Quantized matrices times columns of activations.
+//! Quantized matrices times columns of activations, which are rounded to 8 bits where the weights are not floats.
 
 use plan::QuantType;
 
 use super::dequantize;
-use crate::cpu::{Job, WeightedJob};
+use crate::cpu::{Job, WeightedJob, in_integers};
 
 /// `out[t·out_stride + out_offset + r] = Σ_k w[r][k]·x[t][k]` for `rows` rows of `row_elements` numbers and `m` columns;
-/// `x` is `m × row_elements`, row by row.
+/// `x` is `m × row_elements`, row by row. For types that are multiplied [in integers](in_integers) each column is
+/// [rounded] first.
 ///
 /// # Panics
 /// Where the type is not supported or a slice is too short.
@@ -24,6 +25,7 @@ pub fn matmul(
 ) {
     let row_bytes = row_elements / quant.block_elements() * quant.block_bytes();
     let mut row = vec![0.0; row_elements];
+    let x = if in_integers(quant) { rounded(&x[..m * row_elements], row_elements) } else { x.to_vec() };
     for r in 0..rows {
         dequantize(quant, &weights[r * row_bytes..][..row_bytes], &mut row);
         for t in 0..m {
@@ -32,6 +34,18 @@ pub fn matmul(
             out[t * out_stride + out_offset + r] = sum as f32;
         }
     }
+}
+
+/// Columns of `width` numbers as 8-bit codes times a scale for each 256 of them, the largest magnitude over 127: the rule of the
+/// `Q8_K` blocks that llama.cpp multiplies K-quants with.
+#[must_use]
+pub fn rounded(x: &[f32], width: usize) -> Vec<f32> {
+    let round = |run: &[f32]| {
+        let largest = run.iter().fold(0.0, |largest: f32, x| largest.max(x.abs()));
+        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+        run.iter().map(|x| (x * inverse).round_ties_even() * (largest / 127.0)).collect::<Vec<f32>>()
+    };
+    x.chunks(width).flat_map(|column| column.chunks(256).flat_map(round)).collect()
 }
 
 /// `out[to + r] = Σ_k w[r][k]·x[from + k]` for each job's rows and columns.

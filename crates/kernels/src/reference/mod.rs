@@ -17,7 +17,7 @@ pub use activation::{gate_rows, gelu_tanh_mul, sigmoid, silu_mul, softmax, swigl
 pub use attention::attention;
 pub use delta::{decays, gated_delta, short_conv};
 pub use dequantize::{dequantize, supports, value};
-pub use matmul::{matmul, matmul_jobs, matmul_transposed, matmul_weighted};
+pub use matmul::{matmul, matmul_jobs, matmul_transposed, matmul_weighted, rounded};
 pub use norm::{l2_norm, layer_norm, rms_norm};
 pub use rope::rope;
 pub use route::route;

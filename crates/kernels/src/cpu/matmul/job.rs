@@ -2,7 +2,17 @@
 
 use plan::QuantType;
 
-use crate::cpu::supports;
+use crate::cpu::{Activations, integer, supports};
+
+/// What matrices are multiplied with.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// All columns.
+    pub numbers: &'a [f32],
+    /// The same, cut into columns as long as a row, for the matrices that are multiplied [in
+    /// integers](crate::cpu::in_integers). Without them every matrix is unpacked to `f32`: exact, and several times slower.
+    pub quantized: Option<&'a Activations>,
+}
 
 /// A quantized matrix and the columns it is multiplied with.
 #[derive(Clone, Copy, Debug)]
@@ -132,6 +142,14 @@ pub(super) fn check_weights(quant: QuantType, weights: &[u8], rows: usize, row_e
     let row_bytes = row_bytes(quant, row_elements);
     let fits = rows.checked_mul(row_bytes).is_some_and(|need| need <= weights.len());
     assert!(fits, "{} bytes for {rows} rows of {row_bytes}", weights.len());
+}
+
+/// Panics unless columns were quantized where the type needs it.
+pub(super) fn check_quantized(quant: QuantType, row_elements: usize, x: &Input) {
+    let Some(quantized) = x.quantized.filter(|_| integer::takes(quant)) else { return };
+    let (width, columns) = (quantized.width(), quantized.columns());
+    assert!(width == row_elements, "columns were quantized {width} numbers long, rows have {row_elements}");
+    assert!(columns * width <= x.numbers.len(), "{columns} columns of {width} were quantized of fewer numbers");
 }
 
 /// Bytes of a row.

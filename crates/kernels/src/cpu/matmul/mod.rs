@@ -21,10 +21,10 @@ use plan::QuantType;
 
 use self::cut::{Cut, Cuts};
 use self::product::{Outputs, Part, Product};
-use super::Pool;
 use super::outputs::Cells;
+use super::{Activations, Pool, integer};
 
-pub use self::job::{Column, Columns, Job, WeightedColumn, WeightedJob};
+pub use self::job::{Column, Columns, Input, Job, WeightedColumn, WeightedJob};
 pub(super) use self::tile::dot_tile;
 pub use self::transposed::matmul_transposed;
 
@@ -69,7 +69,18 @@ pub fn matmul(
 ) {
     assert!(m <= 1 || out_stride >= rows, "outputs of {rows} rows every {out_stride}");
     let columns = Columns::Strided { from: 0, from_step: row_elements, to: out_offset, to_step: out_stride, count: m };
-    matmul_jobs(pool, &[Job { quant, weights, rows, columns }], row_elements, x, out);
+    let mut quantized = Activations::default();
+    if in_integers(quant) {
+        quantized.quantize(pool, &x[..m * row_elements], row_elements);
+    }
+    let input = Input { numbers: x, quantized: Some(&quantized) };
+    matmul_jobs(pool, &[Job { quant, weights, rows, columns }], row_elements, input, out);
+}
+
+/// Whether matrices of this type are multiplied in integers, with quantized columns.
+#[must_use]
+pub fn in_integers(quant: QuantType) -> bool {
+    integer::takes(quant)
 }
 
 /// `out[to + r] = Σ_k w[r][k]·x[from + k]` for the rows of each job's matrix and each of its columns, all at once: every
@@ -81,19 +92,20 @@ pub fn matmul(
 /// Where a type is not [supported](super::supports), a row is not whole blocks, `weights` are too short, or a column or
 /// its outputs lie outside of `x` or `out`. Each output should belong to one row and one column: where two share one,
 /// debug builds panic and others leave there something that either of them wrote.
-pub fn matmul_jobs(pool: &Pool, jobs: &[Job], row_elements: usize, x: &[f32], out: &mut [f32]) {
+pub fn matmul_jobs(pool: &Pool, jobs: &[Job], row_elements: usize, x: Input, out: &mut [f32]) {
     for job in jobs {
         job::check_weights(job.quant, job.weights, job.rows, row_elements);
-        job.columns.check((row_elements, x.len()), (job.rows, out.len()));
+        job.columns.check((row_elements, x.numbers.len()), (job.rows, out.len()));
+        job::check_quantized(job.quant, row_elements, &x);
     }
     debug_assert!(job::apart(jobs, |job| job.rows), "two products of one call share an output");
     let out = Cells::new(out);
     // Rows of all jobs, one that meets several tasks of columns counted for each.
-    let rows = jobs.iter().map(|job| job.rows * job.columns.len().div_ceil(TASK_COLUMNS)).sum();
+    let rows = jobs.iter().map(|job| job.rows * job.columns.len().div_ceil(x.task_columns(job.quant))).sum();
     let cuts = Cuts::new(jobs.iter().map(|job| {
-        let columns = job.columns.len().min(TASK_COLUMNS);
-        let work = columns.saturating_mul(row_elements);
-        Cut::new(job.rows, job.columns.len(), task_rows(pool, rows, columns, work), columns)
+        let columns = job.columns.len().min(x.task_columns(job.quant));
+        let task_rows = task_rows(pool, x.together(job.quant), rows, columns, columns.saturating_mul(row_elements));
+        Cut::new(job.rows, job.columns.len(), task_rows, columns)
     }));
     pool.run(cuts.tasks(), &|i| {
         let (job, rows, columns) = cuts.task(i);
@@ -116,42 +128,62 @@ pub fn matmul_jobs(pool: &Pool, jobs: &[Job], row_elements: usize, x: &[f32], ou
 /// Where the jobs of a call differ in rows, and as [`matmul_jobs`] does.
 /// Columns whose outputs overlap must have the same `to`: debug builds panic where they do not, in others sums may miss
 /// what another thread added.
-pub fn matmul_weighted(pool: &Pool, jobs: &[WeightedJob], row_elements: usize, x: &[f32], out: &mut [f32]) {
+pub fn matmul_weighted(pool: &Pool, jobs: &[WeightedJob], row_elements: usize, x: Input, out: &mut [f32]) {
     let rows = jobs.first().map_or(0, |job| job.rows);
     for job in jobs {
         assert!(job.rows == rows, "jobs of {rows} and of {} rows in one call", job.rows);
         job::check_weights(job.quant, job.weights, rows, row_elements);
         for column in job.columns {
-            job::check_column(column.from, row_elements, x.len());
+            job::check_column(column.from, row_elements, x.numbers.len());
             job::check_column(column.to, rows, out.len());
         }
+        job::check_quantized(job.quant, row_elements, &x);
     }
     debug_assert!(job::apart_or_equal(jobs, rows), "outputs overlap without being the same");
     let out = Cells::new(out);
     let columns: usize = jobs.iter().map(|job| job.columns.len()).sum();
-    let task_rows = task_rows(pool, rows, columns, columns.saturating_mul(row_elements));
+    // One cut for all: types of a call seldom differ.
+    let together = jobs.first().map_or(TOGETHER, |job| x.together(job.quant));
+    let task_rows = task_rows(pool, together, rows, columns, columns.saturating_mul(row_elements));
     // A task is a run of rows of all jobs, so that one thread makes all additions to an output.
     pool.run(rows.div_ceil(task_rows), &|i| {
         let rows = i * task_rows..rows.min((i + 1) * task_rows);
         for WeightedJob { quant, weights, columns, .. } in jobs {
             let outputs = Outputs::Add(columns);
             let product = Product { isa: pool.isa(), quant: *quant, weights, row_elements, x, out, outputs };
-            for first in (0..columns.len()).step_by(TASK_COLUMNS) {
-                let columns = first..columns.len().min(first + TASK_COLUMNS);
+            let most = x.task_columns(*quant);
+            for first in (0..columns.len()).step_by(most) {
+                let columns = first..columns.len().min(first + most);
                 Part { product, rows: rows.clone(), columns }.run();
             }
         }
     });
 }
 
+impl Input<'_> {
+    /// Columns of one task.
+    fn task_columns(&self, quant: QuantType) -> usize {
+        if self.in_integers(quant) { integer::TASK_COLUMNS } else { TASK_COLUMNS }
+    }
+
+    /// Rows that are computed side by side.
+    fn together(&self, quant: QuantType) -> usize {
+        if self.in_integers(quant) { integer::ROWS } else { TOGETHER }
+    }
+
+    fn in_integers(&self, quant: QuantType) -> bool {
+        self.quantized.is_some() && in_integers(quant)
+    }
+}
+
 /// Rows of one task, of `rows` in all, where `columns` meet a row, in `work` multiplications.
-fn task_rows(pool: &Pool, rows: usize, columns: usize, work: usize) -> usize {
+fn task_rows(pool: &Pool, together: usize, rows: usize, columns: usize, work: usize) -> usize {
     let task_rows = if columns >= MANY_COLUMNS {
         // Fewer where there are not enough rows for all threads.
-        rows.div_ceil(2 * pool.threads()).clamp(TOGETHER, MANY_ROWS)
+        rows.div_ceil(2 * pool.threads()).clamp(together, MANY_ROWS)
     } else {
         let work = work.max(1);
         rows.div_ceil(8 * pool.threads()).clamp(TASK_WORK.0 / work, TASK_WORK.1 / work)
     };
-    task_rows.max(1).next_multiple_of(TOGETHER)
+    task_rows.max(1).next_multiple_of(together)
 }

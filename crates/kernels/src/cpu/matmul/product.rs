@@ -7,10 +7,12 @@ use std::ops::Range;
 
 use plan::QuantType;
 
-use super::job::{Columns, WeightedColumn, row_bytes};
+use super::job::{Columns, Input, WeightedColumn, row_bytes};
 use super::tile::dot_tile;
 use super::{CHUNK, MANY_COLUMNS, MANY_ROWS, TASK_COLUMNS, TOGETHER};
+use crate::cpu::Activations;
 use crate::cpu::decode::{Block, Dequantize, ForBlock, Sink, for_block};
+use crate::cpu::integer::{self, Finish, Run};
 use crate::cpu::isa::{Isa, Kernel};
 use crate::cpu::outputs::Cells;
 use crate::cpu::simd::{LANES, Lanes, Simd, lanes};
@@ -26,7 +28,7 @@ pub(super) struct Product<'a> {
     pub(super) quant: QuantType,
     pub(super) weights: &'a [u8],
     pub(super) row_elements: usize,
-    pub(super) x: &'a [f32],
+    pub(super) x: Input<'a>,
     pub(super) out: Cells<'a>,
     pub(super) outputs: Outputs<'a>,
 }
@@ -50,7 +52,9 @@ pub(super) struct Part<'a> {
 impl Part<'_> {
     pub(super) fn run(self) {
         let isa = self.product.isa;
-        if self.columns.len() >= MANY_COLUMNS {
+        if let Some(quantized) = self.product.integers() {
+            self.run_in_integers(quantized);
+        } else if self.columns.len() >= MANY_COLUMNS {
             isa.run(Task::<MANY_ROWS>(self));
         } else if self.columns.len() == 1 && self.product.row_elements.is_multiple_of(LANES) {
             isa.run(OneColumn(self));
@@ -58,17 +62,53 @@ impl Part<'_> {
             isa.run(Task::<TOGETHER>(self));
         }
     }
+
+    fn run_in_integers(self, quantized: &Activations) {
+        let Self { product, rows, columns } = self;
+        let mut runs: [&[Run]; integer::TASK_COLUMNS] = [&[]; integer::TASK_COLUMNS];
+        let runs = &mut runs[..columns.len()];
+        for (runs, column) in runs.iter_mut().zip(columns.clone()) {
+            let from = product.from(column);
+            let whole = from.is_multiple_of(product.row_elements);
+            assert!(whole, "a column from {from}, but they were quantized every {}", product.row_elements);
+            *runs = quantized.column(from / product.row_elements);
+        }
+        let Product { isa, quant, weights, row_elements, .. } = product;
+        let finish = FinishFrom { product, first: columns.start };
+        integer::Task { isa, quant, weights, row_elements, rows, columns: runs, finish }.run();
+    }
+}
+
+/// Finishes the products of columns from `first` on.
+struct FinishFrom<'a> {
+    product: Product<'a>,
+    first: usize,
+}
+
+impl Finish for FinishFrom<'_> {
+    fn finish(&self, column: usize, first: usize, products: &[f32]) {
+        self.product.finish(self.first + column, first, products.iter().copied());
+    }
 }
 
 impl<'a> Product<'a> {
     /// The numbers of a column.
     #[inline(always)]
     fn column(&self, column: usize) -> &'a [f32] {
-        let from = match self.outputs {
+        &self.x.numbers[self.from(column)..][..self.row_elements]
+    }
+
+    /// The columns in integers, where the matrix is multiplied with those.
+    fn integers(&self) -> Option<&'a Activations> {
+        self.x.quantized.filter(|_| integer::takes(self.quant))
+    }
+
+    #[inline(always)]
+    fn from(&self, column: usize) -> usize {
+        match self.outputs {
             Outputs::Set(columns) => columns.at(column).from,
             Outputs::Add(columns) => columns[column].from,
-        };
-        &self.x[from..][..self.row_elements]
+        }
     }
 
     /// The finished products of a column with the rows from `first` on.

@@ -1,0 +1,78 @@
+//! Quantized blocks to integer codes and scales, sixteen rows at a time: the table of types.
+//!
+//! Every type is `scale · code − minimum` over groups of 16 or 32 numbers, with codes from 0 up. Where zero has the same code
+//! in every group of every block, the minimum is that code times the scale, and products take it off in integers.
+//! The layouts are described in `reference::dequantize`; here is only how sixteen rows of them are taken apart at once.
+
+mod k;
+mod plain;
+
+use plan::QuantType;
+
+use super::panel::{Rows, Unpacked};
+use super::wide::Wide;
+use crate::cpu::isa::WideKernel;
+
+/// How the numbers of a type are made of codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Form {
+    /// Numbers that share a scale: 16 or 32.
+    pub(super) group: usize,
+    /// The code of zero; unused with minima.
+    pub(super) zero: u8,
+    /// Whether groups have minima of their own.
+    pub(super) minima: bool,
+    /// Whether codes go beyond 127.
+    pub(super) full_range: bool,
+}
+
+impl Form {
+    const fn around(zero: u8, group: usize) -> Self {
+        Self { group, zero, minima: false, full_range: false }
+    }
+
+    const fn with_minima(group: usize) -> Self {
+        Self { group, zero: 0, minima: true, full_range: false }
+    }
+
+    const fn full(self) -> Self {
+        Self { full_range: true, ..self }
+    }
+}
+
+/// The form of a type, if it is multiplied in integers.
+pub(super) const fn form(quant: QuantType) -> Option<Form> {
+    Some(match quant {
+        QuantType::Q4_0 => Form::around(8, 32),
+        QuantType::Q4_1 | QuantType::Q4K | QuantType::Q5K => Form::with_minima(32),
+        QuantType::Q8_0 => Form::around(128, 32).full(),
+        QuantType::Q6K => Form::around(32, 16),
+        _ => return None,
+    })
+}
+
+/// Unpacks the first `groups` groups of up to 256 numbers of sixteen rows.
+pub(super) struct Unpack<'a, 'b> {
+    pub(super) quant: QuantType,
+    pub(super) rows: Rows<'a>,
+    pub(super) groups: usize,
+    pub(super) out: &'b mut Unpacked,
+}
+
+impl WideKernel for Unpack<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<W: Wide>(self, w: W) {
+        let Self { quant, rows, groups, out } = self;
+        match quant {
+            QuantType::Q4_0 => plain::q4_0(w, rows, groups, out),
+            QuantType::Q4_1 => plain::q4_1(w, rows, groups, out),
+            QuantType::Q8_0 => plain::q8_0(w, rows, groups, out),
+            QuantType::Q4K => k::q4_k(w, rows, out),
+            QuantType::Q5K => k::q5_k(w, rows, out),
+            QuantType::Q6K => k::q6_k(w, rows, out),
+            _ => unreachable!("`form` says which types there are"),
+        }
+    }
+}

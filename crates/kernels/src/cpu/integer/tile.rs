@@ -1,0 +1,161 @@
+//! Unpacked panels times quantized columns, as many sums at once as fit the registers.
+
+use super::activations::{RUN, Run};
+use super::blocks::Form;
+use super::panel::Unpacked;
+use super::wide::{Column, Quad, ROWS, Wide};
+
+/// Columns that are multiplied at once where they are many.
+pub(super) const MANY: usize = 6;
+
+/// The sums of one column with a panel's rows.
+pub(super) type Sums = Column;
+
+/// `sums[c][p] += panel p · run c`, for the groups that the panels hold.
+///
+/// Each output's order: first over groups `part = part − minimum · sum of codes`, then over groups `part = idot · scale + part`,
+/// the integers exact; in the end `part · scale of the run + sum`. (Minima first, since they wait for no dot product.)
+#[inline(always)]
+pub(super) fn multiply<W: Wide, const P: usize>(
+    w: W,
+    form: Form,
+    groups: usize,
+    panels: &[Unpacked; P],
+    runs: &[&Run],
+    sums: &mut [[Sums; P]],
+) {
+    match (form.group, form.minima, form.full_range && W::HALF_RANGE) {
+        (32, false, false) => Tile::<8, false, false> { zero: form.zero, groups }.all(w, panels, runs, sums),
+        (32, true, _) => Tile::<8, true, false> { zero: 0, groups }.all(w, panels, runs, sums),
+        (32, false, true) => Tile::<8, false, true> { zero: form.zero, groups }.all(w, panels, runs, sums),
+        (_, false, _) => Tile::<4, false, false> { zero: form.zero, groups }.all(w, panels, runs, sums),
+        (_, true, _) => Tile::<4, true, false> { zero: 0, groups }.all(w, panels, runs, sums),
+    }
+}
+
+/// Products over groups of `4 · QUADS` numbers.
+#[derive(Clone, Copy)]
+struct Tile<const QUADS: usize, const MINIMA: bool, const FULL: bool> {
+    zero: u8,
+    groups: usize,
+}
+
+impl<const QUADS: usize, const MINIMA: bool, const FULL: bool> Tile<QUADS, MINIMA, FULL> {
+    /// All columns, some at a time.
+    #[inline(always)]
+    fn all<W: Wide, const P: usize>(self, w: W, panels: &[Unpacked; P], runs: &[&Run], sums: &mut [[Sums; P]]) {
+        let (mut runs, mut sums) = (runs, sums);
+        while !runs.is_empty() {
+            // As many sums side by side as hide the latency of the instructions, and no more than there are registers.
+            let count = if W::REGISTERS == 0 {
+                self.some::<W, P, 1, 1>(w, panels, runs, sums)
+            } else if P > 1 {
+                match runs.len() {
+                    MANY.. if W::REGISTERS == 32 => self.some::<W, P, MANY, 1>(w, panels, runs, sums),
+                    4.. if W::REGISTERS == 32 => self.some::<W, P, 4, 1>(w, panels, runs, sums),
+                    2.. => self.some::<W, P, 2, 1>(w, panels, runs, sums),
+                    _ => self.some::<W, P, 1, 2>(w, panels, runs, sums),
+                }
+            } else {
+                match runs.len() {
+                    4.. if W::REGISTERS == 32 => self.some::<W, P, 4, 2>(w, panels, runs, sums),
+                    4.. => self.some::<W, P, 4, 1>(w, panels, runs, sums),
+                    2.. => self.some::<W, P, 2, 4>(w, panels, runs, sums),
+                    _ => self.some::<W, P, 1, 8>(w, panels, runs, sums),
+                }
+            };
+            (runs, sums) = (&runs[count..], &mut sums[count..]);
+        }
+    }
+
+    /// `C` columns, `G` groups side by side. Returns `C`.
+    #[inline(always)]
+    fn some<W: Wide, const P: usize, const C: usize, const G: usize>(
+        self,
+        w: W,
+        panels: &[Unpacked; P],
+        runs: &[&Run],
+        sums: &mut [[Sums; P]],
+    ) -> usize {
+        let runs: [&Run; C] = *runs.first_chunk().expect("as many runs");
+        let sums: &mut [[Sums; P]; C] = sums.first_chunk_mut().expect("as many sums");
+        let mut parts = [[w.each_float(0.0); P]; C];
+        // What dot products start from: zero's code times the sum of a group's codes is too much.
+        let mut starts = [Quad([[0; 4]; ROWS]); C];
+        for ((starts, parts), run) in starts.iter_mut().zip(&mut parts).zip(runs) {
+            if MINIMA {
+                let minus: &[f32] = if QUADS == 8 { &run.wide_minus } else { &run.minus };
+                for (group, minus) in minus[..self.groups].iter().enumerate() {
+                    for (part, panel) in parts.iter_mut().zip(panels) {
+                        let minimum = w.load_floats(&panel.minima[group]);
+                        *part = w.mul_add(minimum, w.each_float(*minus), *part);
+                    }
+                }
+            } else {
+                let code_sums = if QUADS == 8 { &run.wide_sums } else { &run.sums };
+                w.store(w.times(code_sums, -i32::from(self.zero)), starts);
+            }
+        }
+        let mut group = 0;
+        while group + G <= self.groups {
+            self.groups::<W, P, C, G>(w, panels, runs, &starts, group, &mut parts);
+            group += G;
+        }
+        while group < self.groups {
+            self.groups::<W, P, C, 1>(w, panels, runs, &starts, group, &mut parts);
+            group += 1;
+        }
+        for ((sums, parts), run) in sums.iter_mut().zip(parts).zip(runs) {
+            let scale = w.each_float(run.scale);
+            for (sum, part) in sums.iter_mut().zip(parts) {
+                w.store_floats(w.mul_add(part, scale, w.load_floats(sum)), sum);
+            }
+        }
+        C
+    }
+
+    /// `G` groups from `first` on.
+    #[inline(always)]
+    fn groups<W: Wide, const P: usize, const C: usize, const G: usize>(
+        self,
+        w: W,
+        panels: &[Unpacked; P],
+        runs: [&Run; C],
+        starts: &[Quad; C],
+        first: usize,
+        parts: &mut [[W::F; P]; C],
+    ) {
+        let mut dots = [[[w.each(0); P]; C]; G];
+        if !MINIMA {
+            for (g, dots) in dots.iter_mut().enumerate() {
+                for (dots, starts) in dots.iter_mut().zip(starts) {
+                    *dots = [w.each(i32::from_le_bytes(starts.0[(first + g) % ROWS])); P];
+                }
+            }
+        }
+        let codes: [&[Quad]; P] = std::array::from_fn(|p| &panels[p].codes[first * QUADS..(first + G) * QUADS]);
+        let x: [&[[i8; 4]]; C] = std::array::from_fn(|c| &runs[c].codes[first * QUADS..(first + G) * QUADS]);
+        for quad in 0..QUADS {
+            for (g, dots) in dots.iter_mut().enumerate() {
+                let a: [W::V; P] = std::array::from_fn(|p| w.load(&codes[p][g * QUADS + quad]));
+                for (dots, x) in dots.iter_mut().zip(x) {
+                    let x = w.each(i32::from_le_bytes(x[g * QUADS + quad].map(|x| x as u8)));
+                    for (dot, a) in dots.iter_mut().zip(a) {
+                        *dot = if FULL { w.dot_full(*dot, a, x) } else { w.dot(*dot, a, x) };
+                    }
+                }
+            }
+        }
+        for (g, dots) in dots.iter().enumerate() {
+            let group = (first + g) % ROWS;
+            for (p, panel) in panels.iter().enumerate() {
+                let scale = w.load_floats(&panel.scales[group]);
+                for (dots, parts) in dots.iter().zip(parts.iter_mut()) {
+                    parts[p] = w.mul_add(w.to_float(dots[p]), scale, parts[p]);
+                }
+            }
+        }
+    }
+}
+
+const _: () = assert!(RUN / 16 == ROWS, "a group of sixteen numbers for each lane of sums");

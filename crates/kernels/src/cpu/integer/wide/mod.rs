@@ -1,0 +1,121 @@
+//! Sixteen rows side by side: the instructions that integer products are written over.
+//!
+//! A [`Wide::V`] holds four bytes of each of sixteen rows, row r in lane r; sums, scales and products have the same lanes. So
+//! nothing is ever added up across lanes, every row's sum has one order, and it is the same for every instruction set.
+//! Must never know a quantization type.
+
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+pub(crate) use self::portable::Portable;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use self::{
+    avx2::{Avx2, AvxVnni},
+    avx512::Avx512,
+};
+
+/// Rows of a panel: the lanes of all vectors here.
+pub(crate) const ROWS: usize = 16;
+
+/// Four bytes of each row, in memory.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quad(pub(crate) [[u8; 4]; ROWS]);
+
+/// One number of each row, in memory.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Column(pub(crate) [f32; ROWS]);
+
+/// One instruction set, by way of a token that proves that the processor has it.
+///
+/// Shifts are of whole lanes: what crosses from one byte to the next is for the caller to mask.
+pub(crate) trait Wide: Copy {
+    /// Four bytes, or one `i32`, of each row.
+    type V: Copy;
+    /// One `f32` of each row.
+    type F: Copy;
+
+    /// Whether [`dot`](Self::dot) holds for codes up to 127 only, and [`dot_full`](Self::dot_full) is dearer.
+    const HALF_RANGE: bool;
+    /// How many vectors fit the processor's registers: none where nothing is known of them.
+    const REGISTERS: usize;
+
+    fn load(self, from: &Quad) -> Self::V;
+    fn store(self, x: Self::V, to: &mut Quad);
+    /// The same four bytes, or the same `i32`, for each row.
+    fn each(self, x: i32) -> Self::V;
+    /// The same byte everywhere.
+    #[inline(always)]
+    fn bytes(self, x: u8) -> Self::V {
+        self.each(i32::from_le_bytes([x; 4]))
+    }
+    /// Sixteen bytes of each row, whose bytes at `from` are `stride` apart: four at a time.
+    ///
+    /// # Safety
+    /// `from + r · stride` is good for reading 16 bytes, for each r below 16.
+    unsafe fn sixteen(self, from: *const u8, stride: usize) -> [Self::V; 4];
+    /// Eight bytes of each row from `rows`, split into the first and the last four.
+    fn halves_of_eight(self, rows: &[Quad; 2]) -> [Self::V; 2];
+    fn and(self, a: Self::V, b: Self::V) -> Self::V;
+    fn or(self, a: Self::V, b: Self::V) -> Self::V;
+    fn xor(self, a: Self::V, b: Self::V) -> Self::V;
+    fn shift_left<const BITS: u32>(self, x: Self::V) -> Self::V;
+    fn shift_right<const BITS: u32>(self, x: Self::V) -> Self::V;
+    /// Byte by byte.
+    fn add_bytes(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Byte by byte.
+    fn sub_bytes(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Each byte, which is below 16, replaced by the table's.
+    fn lookup(self, table: &[u8; 16], x: Self::V) -> Self::V;
+    /// Where bit b of the `FIRST`-th nibble of a row's `signs` is set, the row's byte b is replaced by its negative.
+    fn negate<const FIRST: u32>(self, x: Self::V, signs: Self::V) -> Self::V;
+    /// `sums + a · x` over the four unsigned bytes of `a` (up to 127 where [`HALF_RANGE`](Self::HALF_RANGE)) and the four
+    /// signed ones of `x` (not −128).
+    fn dot(self, sums: Self::V, a: Self::V, x: Self::V) -> Self::V;
+    /// The same for any unsigned bytes.
+    fn dot_full(self, sums: Self::V, a: Self::V, x: Self::V) -> Self::V;
+    /// Signed integers as floats.
+    fn to_float(self, x: Self::V) -> Self::F;
+    /// The low half of each lane as a float.
+    fn low_half(self, x: Self::V) -> Self::F;
+    /// The lanes' bits as floats.
+    fn as_float(self, x: Self::V) -> Self::F;
+    fn each_float(self, x: f32) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a · b + c`; with one rounding but in portable code, where that would be slow.
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    fn load_floats(self, from: &Column) -> Self::F;
+    fn store_floats(self, x: Self::F, to: &mut Column);
+    /// Sixteen small integers times a factor.
+    fn times(self, x: &[i16; ROWS], factor: i32) -> Self::V;
+    /// Asks for the cache line of an address, which need not exist.
+    fn prefetch(self, at: *const u8);
+
+    /// Byte `I` of each lane as a number from 0 to 255.
+    #[inline(always)]
+    fn byte<const BITS: u32>(self, x: Self::V) -> Self::F {
+        self.to_float(self.and(self.shift_right::<BITS>(x), self.each(255)))
+    }
+}
+
+/// For each byte of four rows, which byte holds the row's nibble `FIRST` out of four.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn spread_of_nibble<const FIRST: u32>() -> std::arch::x86_64::__m128i {
+    let place = (FIRST / 2) as i32 * 0x0101_0101;
+    // SAFETY: SSE2 is part of the platform.
+    unsafe { std::arch::x86_64::_mm_setr_epi32(place, place + 0x0404_0404, place + 0x0808_0808, place + 0x0c0c_0c0c) }
+}
+
+/// For each byte of a row, the bit of the nibble's byte that is its own.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+const fn own_bits(first: u32) -> i32 {
+    if first % 2 == 0 { i32::from_le_bytes([1, 2, 4, 8]) } else { i32::from_le_bytes([16, 32, 64, 128]) }
+}
