@@ -2,7 +2,7 @@
 
 use super::super::panel::{Rows, Unpacked};
 use super::super::wide::Wide;
-use super::plain::{nibbles, put};
+use super::bits::{bytes, moved, nibbles, put, put_crumbs};
 
 /// Scale and minimum, and eight 6-bit scales and minima of the 16 bytes that `Q4_K` and `Q5_K` begin with.
 #[inline(always)]
@@ -12,9 +12,9 @@ fn scales_and_minima<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
     // See `tables::scale_and_min` for the places of the bits.
     let (low, upper) = (w.bytes(15), w.bytes(3 << 4));
     let six = w.bytes(63);
-    let top = |word| w.and(w.shift_right::<2>(word), upper);
-    let scales = [w.and(a, six), w.or(w.and(c, low), top(a))];
-    let minima = [w.and(b, six), w.or(w.and(w.shift_right::<4>(c), low), top(b))];
+    let (top_a, top_b) = (w.and(w.shift_right::<2>(a), upper), w.and(w.shift_right::<2>(b), upper));
+    let scales = [w.and(a, six), w.or(w.and(c, low), top_a)];
+    let minima = [w.and(b, six), w.or(w.and(w.shift_right::<4>(c), low), top_b)];
     for half in 0..2 {
         let four = &mut out.scales[4 * half..4 * half + 4];
         for (to, x) in four.iter_mut().zip(bytes(w, scales[half])) {
@@ -27,10 +27,71 @@ fn scales_and_minima<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
     }
 }
 
-/// The four bytes of each lane as numbers.
+/// Sixteen scales (low) and minima (high) of 4 bits, 64 bytes of crumbs, scale, minimum.
 #[inline(always)]
-fn bytes<W: Wide>(w: W, x: W::V) -> [W::F; 4] {
-    [w.byte::<0>(x), w.byte::<8>(x), w.byte::<16>(x), w.byte::<24>(x)]
+pub(super) fn q2_k<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
+    let last = rows.sixteen(w, 68);
+    let (scale, minimum) = (w.low_half(last[3]), w.low_half(w.shift_right::<16>(last[3])));
+    let low = w.bytes(15);
+    for (i, both) in rows.sixteen(w, 0).into_iter().enumerate() {
+        for (to, x) in out.scales[4 * i..].iter_mut().zip(bytes(w, w.and(both, low))) {
+            w.store_floats(w.mul(x, scale), to);
+        }
+        let minima = w.and(w.shift_right::<4>(both), low);
+        for (to, x) in out.minima[4 * i..].iter_mut().zip(bytes(w, minima)) {
+            w.store_floats(w.mul(x, minimum), to);
+        }
+    }
+    for piece in 0..4 {
+        let four = rows.sixteen(w, 16 + 16 * piece);
+        for pair in 0..4 {
+            put_crumbs(w, four, 2 * pair, &mut out.codes[piece / 2 * 32 + 8 * pair + piece % 2 * 4..]);
+        }
+    }
+}
+
+/// 32 bytes of third bits, 64 of crumbs, 12 of scales, scale; a code stands for itself less 4.
+#[inline(always)]
+pub(super) fn q3_k<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
+    q3_k_scales(w, rows, out);
+    let (three, third) = (w.bytes(3), w.bytes(4));
+    for half in 0..2 {
+        let uppers = rows.sixteen(w, 16 * half);
+        for part in 0..2 {
+            let crumbs = rows.sixteen(w, 32 + 32 * part + 16 * half);
+            for pair in 0..4 {
+                for i in 0..4 {
+                    let crumb = w.and(moved(w, crumbs[i], 2 * pair, 0), three);
+                    let upper = w.and(moved(w, uppers[i], 4 * part + pair, 2), third);
+                    w.store(w.or(crumb, upper), &mut out.codes[32 * part + 8 * pair + 4 * half + i]);
+                }
+            }
+        }
+    }
+}
+
+/// See `tables::q3_k_scale` for the places of the bits.
+#[inline(always)]
+fn q3_k_scales<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
+    // Twelve bytes and the scale, of which two bytes more come first.
+    let [a, b, c, d] = rows.sixteen(w, 94);
+    let scale = w.low_half(w.shift_right::<16>(d));
+    let zero = w.mul(scale, w.each_float(-32.0));
+    let first = w.or(w.shift_right::<16>(a), w.shift_left::<16>(b));
+    let second = w.or(w.shift_right::<16>(b), w.shift_left::<16>(c));
+    let tops = w.or(w.shift_right::<16>(c), w.shift_left::<16>(d));
+    let (low, top) = (w.bytes(15), w.bytes(3 << 4));
+    let six = [
+        w.or(w.and(first, low), w.and(w.shift_left::<4>(tops), top)),
+        w.or(w.and(second, low), w.and(w.shift_left::<2>(tops), top)),
+        w.or(w.and(w.shift_right::<4>(first), low), w.and(tops, top)),
+        w.or(w.and(w.shift_right::<4>(second), low), w.and(w.shift_right::<2>(tops), top)),
+    ];
+    for (i, four) in six.into_iter().enumerate() {
+        for (to, x) in out.scales[4 * i..].iter_mut().zip(bytes(w, four)) {
+            w.store_floats(w.mul_add(x, scale, zero), to);
+        }
+    }
 }
 
 /// Scale, minimum, 12 bytes of scales and minima, 128 of nibbles.
@@ -58,7 +119,7 @@ pub(super) fn q5_k<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
             for part in 0..2 {
                 for i in 0..4 {
                     let bit = 2 * run + part;
-                    let upper = shifted(w, uppers[i], bit);
+                    let upper = moved(w, uppers[i], bit, 4);
                     let code = w.or(codes[4 * part + i], w.and(upper, fifth));
                     w.store(code, &mut out.codes[16 * run + 8 * part + 4 * half + i]);
                 }
@@ -67,30 +128,16 @@ pub(super) fn q5_k<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
     }
 }
 
-/// Bit `bit` of each byte as its bit 4 (and other bits elsewhere).
-#[inline(always)]
-fn shifted<W: Wide>(w: W, x: W::V, bit: usize) -> W::V {
-    match bit {
-        0 => w.shift_left::<4>(x),
-        1 => w.shift_left::<3>(x),
-        2 => w.shift_left::<2>(x),
-        3 => w.shift_left::<1>(x),
-        4 => x,
-        5 => w.shift_right::<1>(x),
-        6 => w.shift_right::<2>(x),
-        _ => w.shift_right::<3>(x),
-    }
-}
-
 /// 128 bytes of nibbles, 64 of crumbs, 16 signed scales, scale; a code stands for itself less 32.
 #[inline(always)]
 pub(super) fn q6_k<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
-    let scale = w.low_half(rows.shorts(w, 208));
-    let zero = w.each_float(-128.0);
+    let last = rows.sixteen(w, 194);
+    let scale = w.low_half(w.shift_right::<16>(last[3]));
+    let zero = w.mul(scale, w.each_float(-128.0));
     for (i, four) in rows.sixteen(w, 192).into_iter().enumerate() {
         // With 128 added a signed byte is an unsigned one.
         for (to, x) in out.scales[4 * i..].iter_mut().zip(bytes(w, w.xor(four, w.bytes(128)))) {
-            w.store_floats(w.mul(w.mul_add(x, w.each_float(1.0), zero), scale), to);
+            w.store_floats(w.mul_add(x, scale, zero), to);
         }
     }
     let upper = w.bytes(3 << 4);

@@ -4,8 +4,14 @@
 //! in every group of every block, the minimum is that code times the scale, and products take it off in integers.
 //! The layouts are described in `reference::dequantize`; here is only how sixteen rows of them are taken apart at once.
 
+mod bits;
+mod codebook;
 mod k;
 mod plain;
+mod small;
+mod ternary;
+#[cfg(test)]
+mod tests;
 
 use plan::QuantType;
 
@@ -43,10 +49,17 @@ impl Form {
 /// The form of a type, if it is multiplied in integers.
 pub(super) const fn form(quant: QuantType) -> Option<Form> {
     Some(match quant {
+        QuantType::Q1_0 | QuantType::Q2_0 | QuantType::Tq1_0 | QuantType::Tq2_0 => Form::around(1, 32),
         QuantType::Q4_0 => Form::around(8, 32),
-        QuantType::Q4_1 | QuantType::Q4K | QuantType::Q5K => Form::with_minima(32),
+        QuantType::Q5_0 => Form::around(16, 32),
         QuantType::Q8_0 => Form::around(128, 32).full(),
+        QuantType::Q4_1 | QuantType::Q5_1 | QuantType::Q4K | QuantType::Q5K => Form::with_minima(32),
+        QuantType::Q2K => Form::with_minima(16),
+        QuantType::Q3K => Form::around(4, 16),
         QuantType::Q6K => Form::around(32, 16),
+        QuantType::Iq4Nl | QuantType::Iq4Xs => Form::around(codebook::IQ4_ZERO, 32).full(),
+        QuantType::Mxfp4 => Form::around(codebook::E2M1_ZERO, 32),
+        QuantType::Nvfp4 => Form::around(codebook::E2M1_ZERO, 16),
         _ => return None,
     })
 }
@@ -66,12 +79,24 @@ impl WideKernel for Unpack<'_, '_> {
     fn run<W: Wide>(self, w: W) {
         let Self { quant, rows, groups, out } = self;
         match quant {
-            QuantType::Q4_0 => plain::q4_0(w, rows, groups, out),
-            QuantType::Q4_1 => plain::q4_1(w, rows, groups, out),
-            QuantType::Q8_0 => plain::q8_0(w, rows, groups, out),
+            QuantType::Q1_0 => small::unpack::<W, plain::Q1_0>(w, rows, 32 * groups, out),
+            QuantType::Q2_0 => small::unpack::<W, plain::Q2_0>(w, rows, 32 * groups, out),
+            QuantType::Q4_0 => small::unpack::<W, plain::Q4_0>(w, rows, 32 * groups, out),
+            QuantType::Q4_1 => small::unpack::<W, plain::Q4_1>(w, rows, 32 * groups, out),
+            QuantType::Q5_0 => small::unpack::<W, plain::Q5_0>(w, rows, 32 * groups, out),
+            QuantType::Q5_1 => small::unpack::<W, plain::Q5_1>(w, rows, 32 * groups, out),
+            QuantType::Q8_0 => small::unpack::<W, plain::Q8_0>(w, rows, 32 * groups, out),
+            QuantType::Iq4Nl => small::unpack::<W, codebook::Iq4Nl>(w, rows, 32 * groups, out),
+            QuantType::Mxfp4 => small::unpack::<W, codebook::Mxfp4>(w, rows, 32 * groups, out),
+            QuantType::Nvfp4 => small::unpack::<W, codebook::Nvfp4>(w, rows, 16 * groups, out),
+            QuantType::Q2K => k::q2_k(w, rows, out),
+            QuantType::Q3K => k::q3_k(w, rows, out),
             QuantType::Q4K => k::q4_k(w, rows, out),
             QuantType::Q5K => k::q5_k(w, rows, out),
             QuantType::Q6K => k::q6_k(w, rows, out),
+            QuantType::Iq4Xs => codebook::iq4_xs(w, rows, out),
+            QuantType::Tq1_0 => ternary::tq1_0(w, rows, out),
+            QuantType::Tq2_0 => ternary::tq2_0(w, rows, out),
             _ => unreachable!("`form` says which types there are"),
         }
     }
