@@ -15,7 +15,7 @@ enum Level {
     /// AVX2 with the 8-bit dot products of AVX-VNNI.
     #[cfg(target_arch = "x86_64")]
     AvxVnni,
-    /// AVX-512 with VNNI: processors that have the first without the second are served by AVX2.
+    /// AVX-512 with VBMI and VNNI: processors that have the first without the others are served by AVX2.
     #[cfg(target_arch = "x86_64")]
     Avx512,
 }
@@ -38,6 +38,7 @@ impl Level {
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vbmi")
                     && is_x86_feature_detected!("avx512vnni")
             }
         }
@@ -176,7 +177,7 @@ fn wide_avxvnni<K: WideKernel>(kernel: K) -> K::Output {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni,avx2,fma,f16c")]
 fn wide_avx512<K: WideKernel>(kernel: K) -> K::Output {
     // SAFETY: this function's own features are those that the token stands for.
     kernel.run(unsafe { integer::Avx512::new() })

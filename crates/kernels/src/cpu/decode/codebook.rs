@@ -37,13 +37,13 @@ const fn fours<const N: usize>(packed: &[u16; N], values: [u8; 8]) -> [u32; N] {
     grid
 }
 
-static IQ2_XXS: [u64; 256] = eights(&grids::IQ2_XXS, IQ2_MAGNITUDES);
-static IQ2_XS: [u64; 512] = eights(&grids::IQ2_XS, IQ2_MAGNITUDES);
-static IQ2_S: [u64; 1024] = eights(&grids::IQ2_S, IQ2_MAGNITUDES);
-static IQ3_XXS: [u32; 256] = fours(&grids::IQ3_XXS, IQ3_XXS_MAGNITUDES);
-static IQ3_S: [u32; 512] = fours(&grids::IQ3_S, IQ3_S_MAGNITUDES);
+pub(crate) static IQ2_XXS: [u64; 256] = eights(&grids::IQ2_XXS, IQ2_MAGNITUDES);
+pub(crate) static IQ2_XS: [u64; 512] = eights(&grids::IQ2_XS, IQ2_MAGNITUDES);
+pub(crate) static IQ2_S: [u64; 1024] = eights(&grids::IQ2_S, IQ2_MAGNITUDES);
+pub(crate) static IQ3_XXS: [u32; 256] = fours(&grids::IQ3_XXS, IQ3_XXS_MAGNITUDES);
+pub(crate) static IQ3_S: [u32; 512] = fours(&grids::IQ3_S, IQ3_S_MAGNITUDES);
 /// Eight times −1, 0, 1: with the offset of ⅛ a value is then an integer.
-static IQ1_EIGHTFOLD: [u64; 2048] = eights(&grids::IQ1, [-8_i8 as u8, 0, 8, 0]);
+pub(crate) static IQ1_EIGHTFOLD: [u64; 2048] = eights(&grids::IQ1, [-8_i8 as u8, 0, 8, 0]);
 
 /// Sixteen magnitudes with their signs (bit 1 is minus), times the scale.
 #[inline(always)]

@@ -5,7 +5,7 @@
 //! [`reference::value`](crate::reference::value) to the bit: where a multiply-add stands for a product and a sum, the
 //! product is exact (an 11-bit scale times a scale and a number of few bits), so that both round once.
 
-mod codebook;
+pub(super) mod codebook;
 mod k;
 mod plain;
 

@@ -6,10 +6,14 @@
 
 mod bits;
 mod codebook;
+mod grids;
 mod k;
+mod places;
 mod plain;
 mod small;
+mod split;
 mod ternary;
+mod ternary_grids;
 #[cfg(test)]
 mod tests;
 
@@ -60,6 +64,11 @@ pub(super) const fn form(quant: QuantType) -> Option<Form> {
         QuantType::Iq4Nl | QuantType::Iq4Xs => Form::around(codebook::IQ4_ZERO, 32).full(),
         QuantType::Mxfp4 => Form::around(codebook::E2M1_ZERO, 32),
         QuantType::Nvfp4 => Form::around(codebook::E2M1_ZERO, 16),
+        QuantType::Iq1S => Form::around(9, 32),
+        QuantType::Iq1M => Form::around(9, 16),
+        QuantType::Iq2Xxs | QuantType::Iq3Xxs => Form::around(64, 32),
+        QuantType::Iq2Xs | QuantType::Iq2S => Form::around(64, 16),
+        QuantType::Iq3S => Form::around(16, 32),
         _ => return None,
     })
 }
@@ -97,6 +106,13 @@ impl WideKernel for Unpack<'_, '_> {
             QuantType::Iq4Xs => codebook::iq4_xs(w, rows, out),
             QuantType::Tq1_0 => ternary::tq1_0(w, rows, out),
             QuantType::Tq2_0 => ternary::tq2_0(w, rows, out),
+            QuantType::Iq1S => ternary_grids::iq1_s(w, rows, out),
+            QuantType::Iq1M => ternary_grids::iq1_m(w, rows, out),
+            QuantType::Iq2Xxs => grids::iq2_xxs(w, rows, out),
+            QuantType::Iq2Xs => grids::iq2_xs(w, rows, out),
+            QuantType::Iq2S => grids::iq2_s(w, rows, out),
+            QuantType::Iq3Xxs => grids::iq3_xxs(w, rows, out),
+            QuantType::Iq3S => grids::iq3_s(w, rows, out),
             _ => unreachable!("`form` says which types there are"),
         }
     }

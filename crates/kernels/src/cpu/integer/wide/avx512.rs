@@ -8,13 +8,13 @@ use std::arch::x86_64::*;
 
 use super::{Column, Quad, ROWS, Wide};
 
-/// Proves AVX-512 F, BW, VL, DQ and VNNI.
+/// Proves AVX-512 F, BW, VL, DQ, VBMI and VNNI.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(());
 
 impl Avx512 {
     /// # Safety
-    /// The processor has AVX-512 F, BW, VL, DQ and VNNI.
+    /// The processor has AVX-512 F, BW, VL, DQ, VBMI and VNNI.
     #[inline(always)]
     pub(crate) unsafe fn new() -> Self {
         Self(())
@@ -27,6 +27,7 @@ impl Wide for Avx512 {
 
     const HALF_RANGE: bool = false;
     const REGISTERS: usize = 32;
+    const TABLES: bool = true;
 
     #[inline(always)]
     fn load(self, from: &Quad) -> __m512i {
@@ -125,6 +126,53 @@ impl Wide for Avx512 {
     fn lookup(self, table: &[u8; 16], x: __m512i) -> __m512i {
         // SAFETY: see the module; the table is 16 bytes.
         unsafe { _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), x) }
+    }
+
+    #[inline(always)]
+    fn lookup_128s<const T: usize>(self, tables: &[[u8; 128]; T], low: __m512i, upper: __m512i) -> __m512i {
+        const { assert!(T == 2 || T == 4 || T == 8) };
+        // SAFETY: see the module; a table is twice 64 bytes.
+        unsafe {
+            let [seventh, eighth, ninth] = [
+                _mm512_movepi8_mask(low),
+                _mm512_test_epi8_mask(upper, _mm512_set1_epi8(1)),
+                _mm512_test_epi8_mask(upper, _mm512_set1_epi8(2)),
+            ];
+            let mut found = [low; 8];
+            for (to, table) in found.iter_mut().zip(tables) {
+                let table: *const __m512i = table.as_ptr().cast();
+                *to = _mm512_permutex2var_epi8(_mm512_loadu_si512(table), low, _mm512_loadu_si512(table.add(1)));
+            }
+            // Halves of what is left, by one more bit each time.
+            for (bit, left) in [(seventh, T / 2), (eighth, T / 4), (ninth, T / 8)] {
+                for i in 0..left {
+                    found[i] = _mm512_mask_blend_epi8(bit, found[2 * i], found[2 * i + 1]);
+                }
+            }
+            found[0]
+        }
+    }
+
+    #[inline(always)]
+    fn lookup_64(self, table: &[u8; 64], x: __m512i) -> __m512i {
+        // SAFETY: see the module; the table is 64 bytes.
+        unsafe { _mm512_permutexvar_epi8(x, _mm512_loadu_si512(table.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn windows<const FIRST: i32, const STEP: i32>(self, x: __m512i) -> __m512i {
+        // Two rows are one word here: bits are counted modulo 64.
+        let at = const {
+            let mut at = [0; 8];
+            let mut b = 0;
+            while b < 8 {
+                at[b] = (FIRST + STEP * (b as i32 % 4) + 32 * (b as i32 / 4)) as u8 & 63;
+                b += 1;
+            }
+            i64::from_le_bytes(at)
+        };
+        // SAFETY: see the module.
+        unsafe { _mm512_multishift_epi64_epi8(_mm512_set1_epi64(at), x) }
     }
 
     #[inline(always)]

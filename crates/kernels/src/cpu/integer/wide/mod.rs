@@ -45,6 +45,8 @@ pub(crate) trait Wide: Copy {
     const HALF_RANGE: bool;
     /// How many vectors fit the processor's registers: none where nothing is known of them.
     const REGISTERS: usize;
+    /// Whether [`lookup_128s`](Self::lookup_128s), [`windows`](Self::windows) and [`lookup_64`](Self::lookup_64) are instructions.
+    const TABLES: bool = false;
 
     fn load(self, from: &Quad) -> Self::V;
     fn store(self, x: Self::V, to: &mut Quad);
@@ -73,6 +75,42 @@ pub(crate) trait Wide: Copy {
     fn sub_bytes(self, a: Self::V, b: Self::V) -> Self::V;
     /// Each byte, which is below 16, replaced by the table's.
     fn lookup(self, table: &[u8; 16], x: Self::V) -> Self::V;
+    /// Each byte of `low`, with the bits of `upper`'s byte above it, replaced by the entry of `128 · T` that it counts out. `T` is
+    /// 2, 4 or 8; bits of `upper` that are too many do not matter.
+    #[inline(always)]
+    fn lookup_128s<const T: usize>(self, tables: &[[u8; 128]; T], low: Self::V, upper: Self::V) -> Self::V {
+        let tables = tables.as_flattened();
+        self.bytewise(low, upper, |low, upper| tables[(usize::from(low) | usize::from(upper) << 8) % tables.len()])
+    }
+    /// Each byte replaced by the entry that its lowest six bits count out.
+    #[inline(always)]
+    fn lookup_64(self, table: &[u8; 64], x: Self::V) -> Self::V {
+        self.bytewise(x, x, |x, _| table[usize::from(x % 64)])
+    }
+    /// For byte b of each row the eight bits of the row's word from bit `FIRST + b · STEP` on, which is −7 to 31; those that the
+    /// word does not have may be anything.
+    #[inline(always)]
+    fn windows<const FIRST: i32, const STEP: i32>(self, x: Self::V) -> Self::V {
+        let mut quad = Quad([[0; 4]; ROWS]);
+        self.store(x, &mut quad);
+        for row in &mut quad.0 {
+            let word = u64::from(u32::from_le_bytes(*row)) << 8;
+            *row = std::array::from_fn(|b| (word >> (FIRST + b as i32 * STEP + 8)) as u8);
+        }
+        self.load(&quad)
+    }
+    /// A function of two bytes, by way of memory.
+    #[inline(always)]
+    fn bytewise(self, a: Self::V, b: Self::V, f: impl Fn(u8, u8) -> u8) -> Self::V {
+        let mut quads = [Quad([[0; 4]; ROWS]); 2];
+        self.store(a, &mut quads[0]);
+        self.store(b, &mut quads[1]);
+        let [a, b] = &mut quads;
+        for (a, b) in a.0.as_flattened_mut().iter_mut().zip(b.0.as_flattened()) {
+            *a = f(*a, *b);
+        }
+        self.load(a)
+    }
     /// Where bit b of the `FIRST`-th nibble of a row's `signs` is set, the row's byte b is replaced by its negative.
     fn negate<const FIRST: u32>(self, x: Self::V, signs: Self::V) -> Self::V;
     /// `sums + a · x` over the four unsigned bytes of `a` (up to 127 where [`HALF_RANGE`](Self::HALF_RANGE)) and the four
