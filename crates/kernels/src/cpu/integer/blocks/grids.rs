@@ -5,8 +5,8 @@
 
 use super::super::panel::{Rows, Unpacked};
 use super::super::wide::{Quad, Wide};
+use super::bits::put;
 use super::places::{LOW_BYTES, Places, eights_at_bytes, fours_at_bytes};
-use super::plain::put;
 use super::split;
 use crate::cpu::decode::codebook;
 
