@@ -162,7 +162,8 @@ impl Ready {
         let sources = files.collect::<anyhow::Result<Vec<_>>>()?;
         let bar = show::Progress::bytes("loading", Bytes::ZERO);
         let mut progress = |done, total| bar.at(done, total);
-        let engine = Engine::open(&model, plan, isa()?, sources, &mut progress)?;
+        let mut engine = Engine::open(&model, plan, isa()?, sources, &mut progress)?;
+        engine.compute_exactly(exactly()?);
         signals.raise(engine.interrupt())?;
         Ok(Running { engine, model, tokenizer, machine, signals })
     }
@@ -222,6 +223,18 @@ pub(crate) fn cache_folder() -> Option<PathBuf> {
     let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")));
     cache.map(|cache| cache.join("plimsoll"))
+}
+
+/// Whether `PLIMSOLL_ACTIVATIONS` asks that activations meet quantized weights in 32-bit floats: to see what rounding them costs.
+fn exactly() -> anyhow::Result<bool> {
+    match std::env::var("PLIMSOLL_ACTIVATIONS").as_deref() {
+        Ok("f32") => Ok(true),
+        Ok("" | "int8") | Err(_) => Ok(false),
+        Ok(other) => {
+            let hint = "hint: int8 (which is what is done without it) and f32 are";
+            Err(Usage(format!("PLIMSOLL_ACTIVATIONS: {other:?} is no form of activations\n\n{hint}")).into())
+        }
+    }
 }
 
 /// The instruction set that `PLIMSOLL_ISA` names, else the best one of this processor.

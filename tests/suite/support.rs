@@ -89,7 +89,13 @@ pub(crate) fn open_plan(model: &gguf::Model, plan: plan::Plan) -> Engine {
 pub(crate) const ALL_IN_RAM: &str = "version: 1\ntiers:\n  ram: { memory: 8GiB, threads: 2 }\n\
                               context: { tokens: 256, kv_type: f32 }\nprefill: { micro_batch: 64 }\n";
 
+/// The binary under test, with variables of the environment.
+pub(crate) fn plimsoll_with(variables: &[(&str, &str)], arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
+    command.envs(variables.iter().copied()).args(arguments).output().expect("the binary starts")
+}
+
 /// The binary under test.
 pub(crate) fn plimsoll(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_plimsoll")).args(arguments).output().expect("the binary starts")
+    plimsoll_with(&[], arguments)
 }

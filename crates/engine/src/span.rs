@@ -184,7 +184,9 @@ mod tests {
     impl Change for Double {
         const NAME: &'static str = "Double";
         fn change(&self, x: &mut [f32]) {
-            x.iter_mut().for_each(|x| *x *= 2.0);
+            for x in x {
+                *x *= 2.0;
+            }
         }
     }
 

@@ -74,7 +74,7 @@ fn mixture_rates(pool: &Pool) {
         let job = |columns| WeightedJob { quant, weights: &weights, rows: outer, columns };
         let jobs: Vec<WeightedJob> = columns.iter().filter(|list| !list.is_empty()).map(|list| job(list)).collect();
         let second = best(|| {
-            cpu::matmul_weighted(pool, &jobs, inner, Input { numbers: &x, quantized: Some(&narrow) }, &mut out)
+            cpu::matmul_weighted(pool, &jobs, inner, Input { numbers: &x, quantized: Some(&narrow) }, &mut out);
         });
         let operations = (2 * tokens * used * inner * outer) as f64 / 1e9;
         println!("{tokens:8} {:12.1} {:12.1}", 2.0 * operations / first, operations / second);

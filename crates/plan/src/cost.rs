@@ -11,9 +11,9 @@ pub const PROCESS: Bytes = Bytes(14 << 20);
 pub const PROCESS_CUDA: Bytes = Bytes(256 << 20);
 /// What a CUDA context with its kernels takes on the GPU.
 pub const GPU_CONTEXT: Bytes = Bytes(448 << 20);
-/// What a worker thread touches of its stack, and its handle. Measured: 39 KiB idle, and 128 KiB of unpacked weights
-/// while it multiplies.
-pub const THREAD: Bytes = Bytes(208 << 10);
+/// What a worker thread touches of its stack, and its handle, with its share of attention's partial results. Measured:
+/// 39 KiB idle, and 128 KiB of unpacked weights while it multiplies; the partial results are 128 KiB.
+pub const THREAD: Bytes = Bytes(336 << 10);
 /// Bookkeeping in RAM for one unit: the unit, its placement with the reason, its lease.
 pub const UNIT_RECORD: Bytes = Bytes(256);
 /// Bookkeeping in RAM for one tensor: its name and description.
@@ -231,9 +231,9 @@ fn selected(micro_batch: u32, context: u32) -> Bytes {
     Bytes(8 * u64::from(micro_batch) * u64::from(context.div_ceil(WORD)))
 }
 
-/// Numbers of a column that share a scale where they are multiplied in integers.
+/// Numbers of a column that lie together where they are multiplied in integers.
 pub const RUN_NUMBERS: u64 = 256;
-/// Such a run: a byte for each number, its scale, and sums of 16 and 32 numbers as integers and as floats.
+/// Such a run: a byte for each number, scales, and sums of 16 and 32 numbers as integers and as floats.
 pub const RUN: Bytes = Bytes(448);
 
 /// Columns of `width` numbers in the form in which they meet quantized weights.
@@ -256,7 +256,7 @@ pub const fn quantized(columns: u64, width: u64) -> Bytes {
 /// + latent scratch                   see [`latent_scratch`]
 /// + threads × context                scores of one head, or of an indexer
 /// + micro_batch × context bits       which positions were selected, in a model with an indexer
-/// + threads × 208 KiB                 stacks, as far as they are touched
+/// + threads × 336 KiB                 stacks, as far as they are touched, and partial results of attention
 /// + (LOGIT_ROWS + 4) × vocabulary    logits, the last row's copy, and the sampler's candidates
 /// ```
 #[must_use]

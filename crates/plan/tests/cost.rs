@@ -50,7 +50,7 @@ fn choices_and_scores_of_experts_are_counted() {
     let dense = Widths { experts: 0, experts_used: 0, latent: 0, ..mixture };
     let of = |widths: &Widths| cost::activations(widths, 512, 8, 4096);
     let latent = cost::latent_scratch(&common::inventory("deepseek-r1-iq1_s").shape, 512);
-    assert_eq!(of(&mixture) - of(&dense), Bytes(512 * (256 * 4 + 8 * 72)) + latent);
+    assert_eq!(of(&mixture) - of(&dense), Bytes(512 * (256 * 4 + 8 * (72 + 448))) + latent);
 }
 
 #[test]

@@ -105,13 +105,12 @@ impl Pass<'_> {
     }
 }
 
+/// What becomes of rows: the first, how many, and their bytes.
+type UseRows<'a> = dyn FnMut(usize, usize, &[u8]) -> Result<()> + 'a;
+
 /// Hands the rows of `slice`, where it comes from disk, to `use_them` as they land: the first row counted from the slice's,
 /// how many, and their bytes. Resident rows are asked for by [`Tiers::resident`], as many at once as one call needs.
-pub(super) fn each_staged(
-    tiers: &mut Tiers,
-    slice: &RowSlice,
-    use_them: &mut dyn FnMut(usize, usize, &[u8]) -> Result<()>,
-) -> Result<()> {
+pub(super) fn each_staged(tiers: &mut Tiers, slice: &RowSlice, use_them: &mut UseRows) -> Result<()> {
     if tiers.is_resident(slice.unit) {
         return Ok(());
     }

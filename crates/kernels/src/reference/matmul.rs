@@ -36,8 +36,8 @@ pub fn matmul(
     }
 }
 
-/// Columns of `width` numbers as 8-bit codes times a scale for each 256 of them, the largest magnitude over 127: the rule of the
-/// `Q8_K` blocks that llama.cpp multiplies K-quants with.
+/// Columns of `width` numbers as 8-bit codes times a scale for each 32 of them, the largest magnitude over 127: the rule of
+/// `Q8_0`.
 #[must_use]
 pub fn rounded(x: &[f32], width: usize) -> Vec<f32> {
     let round = |run: &[f32]| {
@@ -45,7 +45,7 @@ pub fn rounded(x: &[f32], width: usize) -> Vec<f32> {
         let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
         run.iter().map(|x| (x * inverse).round_ties_even() * (largest / 127.0)).collect::<Vec<f32>>()
     };
-    x.chunks(width).flat_map(|column| column.chunks(256).flat_map(round)).collect()
+    x.chunks(width).flat_map(|column| column.chunks(32).flat_map(round)).collect()
 }
 
 /// `out[to + r] = Σ_k w[r][k]·x[from + k]` for each job's rows and columns.

@@ -1,7 +1,7 @@
 //! Columns of activations as 8-bit integers, the form in which they meet quantized weights.
 //!
-//! A run of [`RUN`] numbers has one scale, its largest magnitude over 127 (as in `Q8_K`); a column ends with a shorter run where
-//! its length is no multiple. Made once for all matrices that read the same columns.
+//! Each [`GROUP`] numbers have a scale, their largest magnitude over 127 (as in `Q8_0`). Made once for all matrices that read the
+//! same columns.
 
 use plan::cost;
 
@@ -11,13 +11,15 @@ use crate::cpu::isa::Kernel;
 use crate::cpu::outputs::Scattered;
 use crate::cpu::simd::Simd;
 
-/// Numbers that share a scale, and are multiplied with a block of a panel.
+/// Numbers that are multiplied with a block of a panel; a column ends with a shorter run where its length is no multiple.
 pub(super) const RUN: usize = cost::RUN_NUMBERS as usize;
 
 const _: () = assert!(size_of::<Run>() as u64 == cost::RUN.0, "the plan counts what is allocated");
 
-/// Numbers in the smallest groups that weights have scales for.
-const GROUP: usize = 16;
+/// Numbers that share a scale.
+const GROUP: usize = 32;
+/// Such groups in a run.
+const GROUPS: usize = RUN / GROUP;
 
 /// Runs quantized by one task: a few microseconds.
 const TASK_RUNS: usize = 64;
@@ -32,10 +34,11 @@ pub(crate) struct Run {
     pub(super) sums: [i16; ROWS],
     /// Sums of 32 codes, and zeros behind them.
     pub(super) wide_sums: [i16; ROWS],
-    /// The negatives of both, for types with minima.
+    /// The negatives of both times their scales, for types with minima.
     pub(super) minus: [f32; ROWS],
-    pub(super) wide_minus: [f32; ROWS / 2],
-    pub(super) scale: f32,
+    pub(super) wide_minus: [f32; GROUPS],
+    /// Each group's.
+    pub(super) scales: [f32; GROUPS],
 }
 
 impl Run {
@@ -44,8 +47,8 @@ impl Run {
         sums: [0; ROWS],
         wide_sums: [0; ROWS],
         minus: [0.0; ROWS],
-        wide_minus: [0.0; ROWS / 2],
-        scale: 0.0,
+        wide_minus: [0.0; GROUPS],
+        scales: [0.0; GROUPS],
     };
 }
 
@@ -67,7 +70,7 @@ impl Activations {
 
     /// Replaces all columns by those of `x`, `width` numbers each.
     ///
-    /// A number that is not finite makes its run's scale NaN, and so every product that it takes part in.
+    /// A number that is not finite makes its group's scale NaN, and so every product that it takes part in.
     ///
     /// # Panics
     /// Where `x` is not whole columns.
@@ -129,34 +132,28 @@ impl Kernel for Quantize<'_> {
         const ROUND: f32 = 12_582_912.0;
         let mut numbers = [0.0_f32; RUN];
         numbers[..self.numbers.len()].copy_from_slice(self.numbers);
-        let mut largest = [0_u32; ROWS];
-        for group in numbers.as_chunks::<ROWS>().0 {
-            for (largest, x) in largest.iter_mut().zip(group) {
-                // Magnitudes are ordered as their bits are, and what is not finite comes last.
-                *largest = (*largest).max(x.to_bits() & 0x7fff_ffff);
+        let run = self.run;
+        let groups = numbers.as_chunks::<GROUP>().0.iter().zip(run.codes.as_flattened_mut().as_chunks_mut::<GROUP>().0);
+        for (group, (numbers, codes)) in groups.enumerate() {
+            // Magnitudes are ordered as their bits are, and what is not finite comes last.
+            let largest = numbers.iter().fold(0, |largest: u32, x| largest.max(x.to_bits() & 0x7fff_ffff));
+            let largest = f32::from_bits(largest);
+            let (scale, inverse) = match largest {
+                _ if !largest.is_finite() => (f32::NAN, 0.0),
+                1e-36.. => (largest / 127.0, 127.0 / largest),
+                // Too small for its inverse.
+                _ => (0.0, 0.0),
+            };
+            for (code, x) in codes.iter_mut().zip(numbers) {
+                *code = (x * inverse + ROUND).to_bits() as i8;
             }
-        }
-        let largest = f32::from_bits(largest.into_iter().fold(0, u32::max));
-        let (scale, inverse) = if largest.is_finite() {
-            (largest / 127.0, if largest > 1e-36 { 127.0 / largest } else { 0.0 })
-        } else {
-            (f32::NAN, 0.0)
-        };
-        let codes = self.run.codes.as_flattened_mut();
-        for (code, x) in codes.iter_mut().zip(&numbers) {
-            *code = (x * inverse + ROUND).to_bits() as i8;
-        }
-        self.run.scale = scale;
-        for (sum, group) in self.run.sums.iter_mut().zip(codes.as_chunks::<GROUP>().0) {
-            *sum = group.iter().map(|code| i16::from(*code)).sum();
-        }
-        self.run.wide_sums = [0; ROWS];
-        for (wide, pair) in self.run.wide_sums.iter_mut().zip(self.run.sums.as_chunks::<2>().0) {
-            *wide = pair[0] + pair[1];
-        }
-        self.run.minus = self.run.sums.map(|sum| -f32::from(sum));
-        for (minus, sum) in self.run.wide_minus.iter_mut().zip(self.run.wide_sums) {
-            *minus = -f32::from(sum);
+            let (first, last) = codes.split_at(GROUP / 2);
+            let halves = [first, last].map(|half| half.iter().map(|code| i16::from(*code)).sum::<i16>());
+            run.sums[2 * group..2 * group + 2].copy_from_slice(&halves);
+            run.minus[2 * group..2 * group + 2].copy_from_slice(&halves.map(|sum| -(scale * f32::from(sum))));
+            run.wide_sums[group] = halves[0] + halves[1];
+            run.wide_minus[group] = -(scale * f32::from(halves[0] + halves[1]));
+            run.scales[group] = scale;
         }
     }
 }

@@ -41,6 +41,7 @@ pub(crate) struct Task<'a, F> {
 }
 
 impl<F: Finish> Task<'_, F> {
+    #[allow(clippy::large_stack_arrays)] // 32 KiB, which the plan counts for each thread.
     pub(crate) fn run(&self) {
         if self.columns.len() >= PAIR_COLUMNS {
             let mut sums = [[Column([0.0; ROWS]); 2]; TASK_COLUMNS];

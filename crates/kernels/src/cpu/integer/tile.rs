@@ -13,8 +13,8 @@ pub(super) type Sums = Column;
 
 /// `sums[c][p] += panel p · run c`, for the groups that the panels hold.
 ///
-/// Each output's order: first over groups `part = part − minimum · sum of codes`, then over groups `part = idot · scale + part`,
-/// the integers exact; in the end `part · scale of the run + sum`. (Minima first, since they wait for no dot product.)
+/// Each output's order: first over groups `sum = sum − minimum · (scale of the column · sum of codes)`, then over groups
+/// `sum = idot · (scale · scale of the column) + sum`, the integers exact. (Minima first, since they wait for no dot product.)
 #[inline(always)]
 pub(super) fn multiply<W: Wide, const P: usize>(
     w: W,
@@ -80,6 +80,11 @@ impl<const QUADS: usize, const MINIMA: bool, const FULL: bool> Tile<QUADS, MINIM
         let runs: [&Run; C] = *runs.first_chunk().expect("as many runs");
         let sums: &mut [[Sums; P]; C] = sums.first_chunk_mut().expect("as many sums");
         let mut parts = [[w.each_float(0.0); P]; C];
+        for (parts, sums) in parts.iter_mut().zip(&*sums) {
+            for (part, sum) in parts.iter_mut().zip(sums) {
+                *part = w.load_floats(sum);
+            }
+        }
         // What dot products start from: zero's code times the sum of a group's codes is too much.
         let mut starts = [Quad([[0; 4]; ROWS]); C];
         for ((starts, parts), run) in starts.iter_mut().zip(&mut parts).zip(runs) {
@@ -98,17 +103,16 @@ impl<const QUADS: usize, const MINIMA: bool, const FULL: bool> Tile<QUADS, MINIM
         }
         let mut group = 0;
         while group + G <= self.groups {
-            self.groups::<W, P, C, G>(w, panels, runs, &starts, group, &mut parts);
+            Self::add_groups::<W, P, C, G>(w, panels, runs, &starts, group, &mut parts);
             group += G;
         }
         while group < self.groups {
-            self.groups::<W, P, C, 1>(w, panels, runs, &starts, group, &mut parts);
+            Self::add_groups::<W, P, C, 1>(w, panels, runs, &starts, group, &mut parts);
             group += 1;
         }
-        for ((sums, parts), run) in sums.iter_mut().zip(parts).zip(runs) {
-            let scale = w.each_float(run.scale);
+        for (sums, parts) in sums.iter_mut().zip(parts) {
             for (sum, part) in sums.iter_mut().zip(parts) {
-                w.store_floats(w.mul_add(part, scale, w.load_floats(sum)), sum);
+                w.store_floats(part, sum);
             }
         }
         C
@@ -116,8 +120,7 @@ impl<const QUADS: usize, const MINIMA: bool, const FULL: bool> Tile<QUADS, MINIM
 
     /// `G` groups from `first` on.
     #[inline(always)]
-    fn groups<W: Wide, const P: usize, const C: usize, const G: usize>(
-        self,
+    fn add_groups<W: Wide, const P: usize, const C: usize, const G: usize>(
         w: W,
         panels: &[Unpacked; P],
         runs: [&Run; C],
@@ -150,8 +153,9 @@ impl<const QUADS: usize, const MINIMA: bool, const FULL: bool> Tile<QUADS, MINIM
             let group = (first + g) % ROWS;
             for (p, panel) in panels.iter().enumerate() {
                 let scale = w.load_floats(&panel.scales[group]);
-                for (dots, parts) in dots.iter().zip(parts.iter_mut()) {
-                    parts[p] = w.mul_add(w.to_float(dots[p]), scale, parts[p]);
+                for ((dots, parts), run) in dots.iter().zip(parts.iter_mut()).zip(runs) {
+                    let both = w.mul(scale, w.each_float(run.scales[group * QUADS / 8]));
+                    parts[p] = w.mul_add(w.to_float(dots[p]), both, parts[p]);
                 }
             }
         }

@@ -55,7 +55,7 @@ pub(super) const fn form(quant: QuantType) -> Option<Form> {
     Some(match quant {
         QuantType::Q1_0 | QuantType::Q2_0 | QuantType::Tq1_0 | QuantType::Tq2_0 => Form::around(1, 32),
         QuantType::Q4_0 => Form::around(8, 32),
-        QuantType::Q5_0 => Form::around(16, 32),
+        QuantType::Q5_0 | QuantType::Iq3S => Form::around(16, 32),
         QuantType::Q8_0 => Form::around(128, 32).full(),
         QuantType::Q4_1 | QuantType::Q5_1 | QuantType::Q4K | QuantType::Q5K => Form::with_minima(32),
         QuantType::Q2K => Form::with_minima(16),
@@ -68,7 +68,6 @@ pub(super) const fn form(quant: QuantType) -> Option<Form> {
         QuantType::Iq1M => Form::around(9, 16),
         QuantType::Iq2Xxs | QuantType::Iq3Xxs => Form::around(64, 32),
         QuantType::Iq2Xs | QuantType::Iq2S => Form::around(64, 16),
-        QuantType::Iq3S => Form::around(16, 32),
         _ => return None,
     })
 }

@@ -155,5 +155,5 @@ fn spread_of_nibble<const FIRST: u32>() -> std::arch::x86_64::__m128i {
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 const fn own_bits(first: u32) -> i32 {
-    if first % 2 == 0 { i32::from_le_bytes([1, 2, 4, 8]) } else { i32::from_le_bytes([16, 32, 64, 128]) }
+    if first.is_multiple_of(2) { i32::from_le_bytes([1, 2, 4, 8]) } else { i32::from_le_bytes([16, 32, 64, 128]) }
 }
