@@ -11,7 +11,7 @@
 //!
 //! # Why no worker is pinned to a core
 //! It was measured, on 16 cores of Sapphire Rapids that have no second hyperthread, in tokens per second of the example
-//! `pool_costs`. A process alone is as fast pinned (16 threads: 223 and 246) as not (217 and 273). But two processes of
+//! bench `pool`. A process alone is as fast pinned (16 threads: 223 and 246) as not (217 and 273). But two processes of
 //! 8 threads, which leave each other alone otherwise (321 and 295 together), fight over the same 8 cores when
 //! pinned (158 and 150). And threads inherit what their parent may run on: a caller that is pinned takes the reader of
 //! a drive with it. So every thread runs where the process may, and the system chooses: tasks go to who has time.

@@ -6,7 +6,7 @@
 ///
 /// Workers wake up often. Where two processes have more threads than there are cores, each awakening would stop a
 /// thread of the other process in the middle of a task, for which all of that process then waits. In tokens per second
-/// of the example `pool_costs`, two processes of 16 threads on 16 cores reach 212 and 144 together without this call
+/// of the bench `pool`, two processes of 16 threads on 16 cores reach 212 and 144 together without this call
 /// (two measurements), 310 and 225 with it; alone, one reaches 226 and 197. Two of 2 threads on 2 cores reach
 /// 66 and 64, and with it 68 and 78; alone, one reaches 60 and 76.
 ///

@@ -1,46 +1,110 @@
-//! How fast the CPU kernels are on this machine: `cargo run --release -p kernels --example kernel_rates [THREADS [ISA]]`.
+//! How fast the CPU's matrix products are on this machine: `cargo bench -p kernels --bench kernels -- [THREADS [ISA [TYPE]]]`.
 //!
-//! For each type the GB/s of weights in decode (one column, a matrix larger than any cache) and the GFLOP/s in prefill
-//! (256 columns); then what mixtures and latent attention ask for. Best of several runs, since other programs share the
-//! machine. Attention has rates of its own: `attention_rates`.
+//! For each type GB/s of weights for a few columns, from RAM and from the second-level cache, and 10^9 operations a second for a
+//! prompt's; beside them what a plain loop reads from RAM, before and after. Then what mixtures and latent attention ask for. Best
+//! of several runs, since other programs share the machine.
 
+use std::fmt::Write;
 use std::time::Instant;
 
 use kernels::cpu::{self, Activations, Column, Columns, Input, Isa, Job, Pool, WeightedColumn, WeightedJob};
+use kernels::memory::Buffer;
 use plan::QuantType;
 
-const COLUMNS: usize = 256;
-const K: usize = 4096;
-const RUNS: usize = 5;
+/// Numbers of a row.
+const K: usize = 2048;
+const RUNS: usize = 7;
+/// Several times a last-level cache's share, and half of a second-level cache.
+const RAM: usize = 256 << 20;
+const CACHE: usize = 700 << 10;
+/// Columns of speculation and small batches, and of a prompt.
+const FEW: [usize; 4] = [1, 2, 4, 8];
+const PROMPT: usize = 512;
 
 /// Bytes that are numbers near 1 as floats of any width and as scales: processors are slow with subnormal numbers.
 const ORDINARY: [u8; 8] = [0x9a, 0x3e, 0xc5, 0x3f, 0x33, 0x3e, 0x51, 0x3f];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1);
+    // Cargo adds a flag of its own.
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let threads = arguments.next().map_or(Ok(1), |text| text.parse())?;
     let isa = arguments.next().map_or(Ok(Isa::best()), |name| Isa::named(&name))?;
+    let only = arguments.next();
     let pool = Pool::new(threads, isa)?;
-    println!("{} threads, {}", pool.threads(), pool.isa().name());
-    println!("{:8} {:>12} {:>12} {:>14}", "type", "decode GB/s", "m=4 GB/s", "prefill GFLOP/s");
+    println!("{} threads, {}, rows of {K}", pool.threads(), pool.isa().name());
+    let plain = plain_reads(threads)?;
+    let columns = FEW.map(|m| format!("{m:>6}")).join(" ");
+    println!("{:8} | from RAM, GB/s, columns {columns} | from L2 {columns} | {PROMPT} columns, GOP/s", "type");
     for quant in QuantType::ALL.iter().copied().filter(|quant| cpu::supports(*quant)) {
-        let decode_rows = 128 << 20 >> 12;
-        let row_bytes = K / quant.block_elements() * quant.block_bytes();
-        let rows = decode_rows.min((128 << 20) / row_bytes);
-        let weights = ordinary(rows * row_bytes);
-        let x = vec![0.5; COLUMNS * K];
-        let mut out = vec![0.0; COLUMNS * rows];
-        let mut seconds =
-            |rows: usize, m: usize| best(|| cpu::matmul(&pool, quant, &weights, rows, K, &x, m, &mut out, rows, 0));
-        let bytes = (rows * row_bytes) as f64 / 1e9;
-        let (one, four) = (bytes / seconds(rows, 1), bytes / seconds(rows, 4));
-        let prefill_rows = 512;
-        let operations = (2 * prefill_rows * K * COLUMNS) as f64 / 1e9;
-        println!("{:8} {one:12.2} {four:12.2} {:14.1}", quant.name(), operations / seconds(prefill_rows, COLUMNS));
+        if only.as_ref().is_some_and(|only| quant.name() != only) || !K.is_multiple_of(quant.block_elements()) {
+            continue;
+        }
+        let mut line = format!("{:8} |", quant.name());
+        for (bytes, width) in [(RAM, 22), (CACHE, 7)] {
+            let matrix = Matrix::new(quant, bytes)?;
+            let rates = FEW.map(|m| format!("{:6.1}", matrix.weights.len() as f64 / 1e9 / matrix.seconds(&pool, m)));
+            write!(line, "{:width$} {} |", "", rates.join(" "))?;
+        }
+        let matrix = Matrix::new(quant, CACHE)?;
+        let operations = (2 * matrix.rows * K * PROMPT) as f64 / 1e9;
+        println!("{line} {:8.0}", operations / matrix.seconds(&pool, PROMPT));
     }
-    mixture_rates(&pool);
-    latent_rates(&pool);
+    println!("plain reads: {plain:.1} GB/s before, {:.1} after", plain_reads(threads)?);
+    if only.is_none() {
+        mixture_rates(&pool);
+        latent_rates(&pool);
+    }
     Ok(())
+}
+
+struct Matrix {
+    quant: QuantType,
+    rows: usize,
+    weights: Buffer,
+}
+
+impl Matrix {
+    /// About so many bytes.
+    fn new(quant: QuantType, bytes: usize) -> Result<Self, Box<dyn std::error::Error>> {
+        let row = K / quant.block_elements() * quant.block_bytes();
+        let rows = (bytes / row).next_multiple_of(32);
+        let mut weights = Buffer::try_new(rows * row)?;
+        for (i, byte) in weights.iter_mut().enumerate() {
+            *byte = ORDINARY[i % ORDINARY.len()];
+        }
+        Ok(Self { quant, rows, weights })
+    }
+
+    /// For a product with `m` columns, which are quantized before.
+    fn seconds(&self, pool: &Pool, m: usize) -> f64 {
+        let x: Vec<f32> = (0..m * K).map(|i| (i % 37) as f32 - 18.0).collect();
+        let mut quantized = Activations::default();
+        quantized.quantize(pool, &x, K);
+        let mut out = vec![0.0; m * self.rows];
+        let columns = Columns::Strided { from: 0, from_step: K, to: 0, to_step: self.rows, count: m };
+        let job = Job { quant: self.quant, weights: &self.weights, rows: self.rows, columns };
+        let input = Input { numbers: &x, quantized: Some(&quantized) };
+        best(|| cpu::matmul_jobs(pool, &[job], K, input, &mut out))
+    }
+}
+
+/// What threads read of a large buffer that they only add up, in GB/s.
+fn plain_reads(threads: usize) -> Result<f64, Box<dyn std::error::Error>> {
+    let mut buffer = Buffer::try_new(2 * RAM)?;
+    buffer.fill(1);
+    let part = buffer.len() / threads;
+    let add = |bytes: &[u8]| {
+        let words = bytes.as_chunks::<8>().0.iter();
+        std::hint::black_box(words.fold(0_u64, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word))));
+    };
+    let seconds = best(|| {
+        std::thread::scope(|scope| {
+            for bytes in buffer.chunks(part) {
+                scope.spawn(move || add(bytes));
+            }
+        });
+    });
+    Ok(buffer.len() as f64 / 1e9 / seconds)
 }
 
 /// Eight of 64 experts of 768 × 2048 and back, for each of some tokens.

@@ -1,4 +1,4 @@
-//! How fast attention is on this machine: `cargo run --release -p kernels --example attention_rates [THREADS [ISA]]`.
+//! How fast attention is on this machine: `cargo bench -p kernels --bench attention -- [THREADS [ISA]]`.
 //!
 //! Decode: GB/s of keys and values for one token after 16,384, over caches of several layers that together are larger
 //! than any cache of the processor; its floor is what memory gives. Prefill: GFLOP/s of the scores and sums that 512
@@ -31,7 +31,7 @@ const SHAPES: [(&str, usize, usize, usize, usize); 6] = [
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let threads = arguments.next().map_or(Ok(1), |text| text.parse())?;
     let isa = arguments.next().map_or(Ok(Isa::best()), |name| Isa::named(&name))?;
     let pool = Pool::new(threads, isa)?;

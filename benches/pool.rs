@@ -1,4 +1,4 @@
-//! What sharing work out costs: `cargo run --release -p kernels --example pool_costs [THREADS [SECONDS]]`.
+//! What sharing work out costs: `cargo bench -p kernels --bench pool -- [THREADS [SECONDS]]`.
 //!
 //! First the time of an empty run after the caller has worked alone for a while; then how much longer a run takes than
 //! its share of the work, in sequences like those of a layer; last the tokens per second of something like decode. With
@@ -16,7 +16,7 @@ const RUNS: usize = 200;
 const TIMES: usize = 21;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let threads = arguments.next().map_or(Ok(2), |text| text.parse())?;
     let seconds: Option<f64> = arguments.next().map(|text| text.parse()).transpose()?;
     let pool = Pool::new(threads, Isa::best())?;
