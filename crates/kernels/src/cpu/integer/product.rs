@@ -7,18 +7,34 @@ use plan::QuantType;
 use super::activations::{RUN, Run};
 use super::blocks::{Unpack, form};
 use super::panel::{Rows, Tail, Unpacked};
-use super::tile::{Sums, multiply};
+use super::tile::{MANY, Sums, multiply};
 use super::wide::{Column, ROWS, Wide};
 use crate::cpu::isa::{Isa, WideKernel};
 
-/// Columns of one task.
+/// Columns of one task, at most.
 pub(crate) const TASK_COLUMNS: usize = 256;
+
+/// What the columns of a task may take of the second-level cache, where they stay while all rows pass.
+const COLUMNS_BYTES: usize = 768 << 10;
+
+/// Columns of one task: fewer where they are long, but enough to unpack rows for.
+pub(crate) const fn task_columns(row_elements: usize) -> usize {
+    let column = row_elements.div_ceil(RUN) * size_of::<Run>();
+    let fit = COLUMNS_BYTES / if column == 0 { 1 } else { column } / MANY * MANY;
+    if fit < LISTED {
+        LISTED
+    } else if fit > TASK_COLUMNS {
+        TASK_COLUMNS
+    } else {
+        fit
+    }
+}
 
 /// From here on panels are unpacked in pairs, so that each load of a column serves both.
 const PAIR_COLUMNS: usize = 16;
 
 /// Columns whose runs are listed at a time: a multiple of those that are multiplied at once.
-const LISTED: usize = 8 * super::tile::MANY;
+const LISTED: usize = 8 * MANY;
 
 /// Takes what a task has computed.
 pub(crate) trait Finish {

@@ -101,9 +101,10 @@ pub fn matmul_jobs(pool: &Pool, jobs: &[Job], row_elements: usize, x: Input, out
     debug_assert!(job::apart(jobs, |job| job.rows), "two products of one call share an output");
     let out = Cells::new(out);
     // Rows of all jobs, one that meets several tasks of columns counted for each.
-    let rows = jobs.iter().map(|job| job.rows * job.columns.len().div_ceil(x.task_columns(job.quant))).sum();
+    let rows =
+        jobs.iter().map(|job| job.rows * job.columns.len().div_ceil(x.task_columns(job.quant, row_elements))).sum();
     let cuts = Cuts::new(jobs.iter().map(|job| {
-        let columns = job.columns.len().min(x.task_columns(job.quant));
+        let columns = job.columns.len().min(x.task_columns(job.quant, row_elements));
         let task_rows = task_rows(pool, x.together(job.quant), rows, columns, columns.saturating_mul(row_elements));
         Cut::new(job.rows, job.columns.len(), task_rows, columns)
     }));
@@ -151,7 +152,7 @@ pub fn matmul_weighted(pool: &Pool, jobs: &[WeightedJob], row_elements: usize, x
         for WeightedJob { quant, weights, columns, .. } in jobs {
             let outputs = Outputs::Add(columns);
             let product = Product { isa: pool.isa(), quant: *quant, weights, row_elements, x, out, outputs };
-            let most = x.task_columns(*quant);
+            let most = x.task_columns(*quant, row_elements);
             for first in (0..columns.len()).step_by(most) {
                 let columns = first..columns.len().min(first + most);
                 Part { product, rows: rows.clone(), columns }.run();
@@ -162,8 +163,8 @@ pub fn matmul_weighted(pool: &Pool, jobs: &[WeightedJob], row_elements: usize, x
 
 impl Input<'_> {
     /// Columns of one task.
-    fn task_columns(&self, quant: QuantType) -> usize {
-        if self.in_integers(quant) { integer::TASK_COLUMNS } else { TASK_COLUMNS }
+    fn task_columns(&self, quant: QuantType, row_elements: usize) -> usize {
+        if self.in_integers(quant) { integer::task_columns(row_elements) } else { TASK_COLUMNS }
     }
 
     /// Rows that are computed side by side.
