@@ -5,10 +5,12 @@
 //! tokens at the start of a context need; its floor is what multiplications take. Best of several runs, since other
 //! programs share the machine.
 
-use std::time::Instant;
+mod timing;
 
 use kernels::cpu::{self, AttentionShape, Isa, KvStore, Pool};
 use plan::KvType;
+
+use crate::timing::best_of;
 
 const POSITIONS: usize = 16_384;
 const PROMPT: usize = 512;
@@ -71,9 +73,9 @@ fn rates_of(pool: &Pool, shape: &AttentionShape, kind: KvType) -> Result<(f64, f
         let (q, out) = (&q[..m * heads * dim_k], &mut out[..m * heads * dim_v]);
         cpu::attention(pool, shape, q, k, v.as_ref().unwrap_or(k), first, None, out);
     };
-    let decode = best(|| caches.iter().for_each(|cache| run(cache, POSITIONS - 1, 1)));
+    let decode = best_of(RUNS, || caches.iter().for_each(|cache| run(cache, POSITIONS - 1, 1)));
     let first = if shared { PROMPT } else { 0 };
-    let prefill = best(|| run(&caches[0], first, m));
+    let prefill = best_of(RUNS, || run(&caches[0], first, m));
     let pairs = m * first + m * (m + 1) / 2;
     Ok((bytes as f64 / decode / 1e9, (2 * pairs * heads * (dim_k + dim_v)) as f64 / prefill / 1e9))
 }
@@ -85,14 +87,4 @@ fn filled(kind: KvType, heads: usize, dim: usize) -> Result<KvStore, Box<dyn std
         store.write(position, &row[position % 17..][..heads * dim]);
     }
     Ok(store)
-}
-
-fn best(mut run: impl FnMut()) -> f64 {
-    let mut times = [0.0; RUNS];
-    for time in &mut times {
-        let start = Instant::now();
-        run();
-        *time = start.elapsed().as_secs_f64();
-    }
-    times.into_iter().fold(f64::INFINITY, f64::min)
 }

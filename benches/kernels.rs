@@ -4,12 +4,15 @@
 //! prompt's; beside them what a plain loop reads from RAM, before and after. Then what mixtures and latent attention ask for. Best
 //! of several runs, since other programs share the machine.
 
+mod timing;
+
 use std::fmt::Write;
-use std::time::Instant;
 
 use kernels::cpu::{self, Activations, Column, Columns, Input, Isa, Job, Pool, WeightedColumn, WeightedJob};
 use kernels::memory::Buffer;
 use plan::QuantType;
+
+use crate::timing::best_of;
 
 /// Numbers of a row.
 const K: usize = 2048;
@@ -84,7 +87,7 @@ impl Matrix {
         let columns = Columns::Strided { from: 0, from_step: K, to: 0, to_step: self.rows, count: m };
         let job = Job { quant: self.quant, weights: &self.weights, rows: self.rows, columns };
         let input = Input { numbers: &x, quantized: Some(&quantized) };
-        best(|| cpu::matmul_jobs(pool, &[job], K, input, &mut out))
+        best_of(RUNS, || cpu::matmul_jobs(pool, &[job], K, input, &mut out))
     }
 }
 
@@ -97,7 +100,7 @@ fn plain_reads(threads: usize) -> Result<f64, Box<dyn std::error::Error>> {
         let words = bytes.as_chunks::<8>().0.iter();
         std::hint::black_box(words.fold(0_u64, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word))));
     };
-    let seconds = best(|| {
+    let seconds = best_of(RUNS, || {
         std::thread::scope(|scope| {
             for bytes in buffer.chunks(part) {
                 scope.spawn(move || add(bytes));
@@ -131,13 +134,14 @@ fn mixture_rates(pool: &Pool) {
         let columns = [up(0), up(1)].concat();
         let job = |columns| Job { quant, weights: &weights, rows: inner, columns: Columns::Listed(columns) };
         let jobs: Vec<Job> = columns.iter().map(|list| job(list)).filter(|job| !job.columns.is_empty()).collect();
-        let first =
-            best(|| cpu::matmul_jobs(pool, &jobs, outer, Input { numbers: &x, quantized: Some(&wide) }, &mut out));
+        let first = best_of(RUNS, || {
+            cpu::matmul_jobs(pool, &jobs, outer, Input { numbers: &x, quantized: Some(&wide) }, &mut out);
+        });
         let column = |place: &usize| WeightedColumn { from: place * inner, to: place / used * outer, weight: 0.125 };
         let columns: Vec<Vec<WeightedColumn>> = lists.iter().map(|list| list.iter().map(column).collect()).collect();
         let job = |columns| WeightedJob { quant, weights: &weights, rows: outer, columns };
         let jobs: Vec<WeightedJob> = columns.iter().filter(|list| !list.is_empty()).map(|list| job(list)).collect();
-        let second = best(|| {
+        let second = best_of(RUNS, || {
             cpu::matmul_weighted(pool, &jobs, inner, Input { numbers: &x, quantized: Some(&narrow) }, &mut out);
         });
         let operations = (2 * tokens * used * inner * outer) as f64 / 1e9;
@@ -157,9 +161,9 @@ fn latent_rates(pool: &Pool) {
             Job { quant, weights: &weights, rows, columns }
         };
         let heads: Vec<Job> = (0..128).map(|head| job(128, head * 128, head * 512, 1)).collect();
-        let absorb = best(|| cpu::matmul_transposed(pool, &heads, 512, &x, &mut out, false));
+        let absorb = best_of(RUNS, || cpu::matmul_transposed(pool, &heads, 512, &x, &mut out, false));
         let whole = quant.block_elements() <= 128;
-        let expand = best(|| {
+        let expand = best_of(RUNS, || {
             if whole {
                 cpu::matmul_transposed(pool, &[job(512, 0, 0, 2048)], 128, &x, &mut out, false);
             }
@@ -172,14 +176,4 @@ fn latent_rates(pool: &Pool) {
 
 fn ordinary(bytes: usize) -> Vec<u8> {
     (0..bytes).map(|i| ORDINARY[i % ORDINARY.len()]).collect()
-}
-
-fn best(mut run: impl FnMut()) -> f64 {
-    let mut times = [0.0; RUNS];
-    for time in &mut times {
-        let start = Instant::now();
-        run();
-        *time = start.elapsed().as_secs_f64();
-    }
-    times.into_iter().fold(f64::INFINITY, f64::min)
 }

@@ -187,7 +187,10 @@ pub(super) trait Stored {
     fn load<S: Simd>(s: S, row: &[u8], group: usize) -> S::F;
 
     /// The bits of a group's scale, a half.
-    fn scale(row: &[u8], group: usize) -> u16;
+    #[inline(always)]
+    fn scale(_: &[u8], _: usize) -> u16 {
+        0
+    }
 
     /// The numbers of a group of which only the first ones lie in the row.
     fn load_end<S: Simd>(s: S, row: &[u8], group: usize) -> S::F;
@@ -210,11 +213,6 @@ impl Stored for F32 {
     }
 
     #[inline(always)]
-    fn scale(_: &[u8], _: usize) -> u16 {
-        0
-    }
-
-    #[inline(always)]
     fn load_end<S: Simd>(s: S, row: &[u8], group: usize) -> S::F {
         s.floats(&padded(&row[4 * LANES * group..]))
     }
@@ -234,11 +232,6 @@ impl Stored for F16 {
     #[inline(always)]
     fn load<S: Simd>(s: S, row: &[u8], group: usize) -> S::F {
         s.halves_to_f32(&row.as_chunks().0[group])
-    }
-
-    #[inline(always)]
-    fn scale(_: &[u8], _: usize) -> u16 {
-        0
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use super::activations::RUN;
 use super::wide::{Column, Quad, ROWS, Wide};
 
-/// Bytes that 256 numbers take in the widest type (`Q8_K`), rounded up.
+/// Bytes that 256 numbers take at most: 272 in the widest type that is taken (`Q8_0`), rounded up.
 const RUN_BYTES_MAX: usize = 320;
 
 /// The bytes of up to 256 numbers of each of sixteen rows.

@@ -10,6 +10,7 @@ use super::panel::{Rows, Tail, Unpacked};
 use super::tile::{MANY, Sums, multiply};
 use super::wide::{Column, ROWS, Wide};
 use crate::cpu::isa::{Isa, WideKernel};
+use crate::cpu::matmul::row_bytes;
 
 /// Columns of one task, at most.
 pub(crate) const TASK_COLUMNS: usize = 256;
@@ -62,8 +63,10 @@ impl<F: Finish> Task<'_, F> {
         if self.columns.len() >= PAIR_COLUMNS {
             let mut sums = [[Column([0.0; ROWS]); 2]; TASK_COLUMNS];
             let single = self.panels(self.rows.start, &mut [Unpacked::ZERO, Unpacked::ZERO], &mut sums);
-            let mut sums = [[Column([0.0; ROWS])]; TASK_COLUMNS];
-            self.panels(single, &mut [Unpacked::ZERO], &mut sums);
+            if single < self.rows.end {
+                let mut sums = [[Column([0.0; ROWS])]; TASK_COLUMNS];
+                self.panels(single, &mut [Unpacked::ZERO], &mut sums);
+            }
         } else {
             let mut sums = [[Column([0.0; ROWS])]; PAIR_COLUMNS];
             self.panels(self.rows.start, &mut [Unpacked::ZERO], &mut sums);
@@ -97,10 +100,9 @@ impl<F: Finish> Task<'_, F> {
     /// A block of a panel.
     fn unpack(&self, first: usize, block: usize, out: &mut Unpacked) {
         let quant = self.quant;
-        let bytes_of = |numbers: usize| numbers / quant.block_elements() * quant.block_bytes();
-        let stride = bytes_of(self.row_elements);
+        let stride = row_bytes(quant, self.row_elements);
         let numbers = RUN.min(self.row_elements - block * RUN);
-        let (from, bytes) = (first * stride + bytes_of(block * RUN), bytes_of(numbers));
+        let (from, bytes) = (first * stride + row_bytes(quant, block * RUN), row_bytes(quant, numbers));
         let count = ROWS.min(self.rows.end - first);
         let groups = numbers / form(quant).map_or(RUN, |form| form.group);
         let mut tail;
@@ -111,7 +113,7 @@ impl<F: Finish> Task<'_, F> {
             tail.fill(&self.weights[from..], stride, count, bytes)
         };
         // Sixteen rows are one run of memory, but they are not read in its order. So the next sixteen are asked for in theirs.
-        let next = self.weights.as_ptr().wrapping_add((first + ROWS) * stride + ROWS * block * bytes_of(RUN));
+        let next = self.weights.as_ptr().wrapping_add((first + ROWS) * stride + ROWS * block * row_bytes(quant, RUN));
         let rows = rows.asking_for(next);
         self.isa.run_wide(Unpack { quant, rows, groups, out });
     }

@@ -14,6 +14,13 @@ pub struct Input<'a> {
     pub quantized: Option<&'a Activations>,
 }
 
+impl<'a> Input<'a> {
+    /// The columns in integers, where a matrix of this type is multiplied with those.
+    pub(super) fn integers(&self, quant: QuantType) -> Option<&'a Activations> {
+        self.quantized.filter(|_| integer::takes(quant))
+    }
+}
+
 /// A quantized matrix and the columns it is multiplied with.
 #[derive(Clone, Copy, Debug)]
 pub struct Job<'a> {
@@ -146,7 +153,7 @@ pub(super) fn check_weights(quant: QuantType, weights: &[u8], rows: usize, row_e
 
 /// Panics unless columns were quantized where the type needs it.
 pub(super) fn check_quantized(quant: QuantType, row_elements: usize, x: &Input) {
-    let Some(quantized) = x.quantized.filter(|_| integer::takes(quant)) else { return };
+    let Some(quantized) = x.integers(quant) else { return };
     let (width, columns) = (quantized.width(), quantized.columns());
     assert!(width == row_elements, "columns were quantized {width} numbers long, rows have {row_elements}");
     assert!(columns * width <= x.numbers.len(), "{columns} columns of {width} were quantized of fewer numbers");
@@ -154,7 +161,7 @@ pub(super) fn check_quantized(quant: QuantType, row_elements: usize, x: &Input) 
 
 /// Bytes of a row.
 #[inline(always)]
-pub(super) fn row_bytes(quant: QuantType, row_elements: usize) -> usize {
+pub(in crate::cpu) fn row_bytes(quant: QuantType, row_elements: usize) -> usize {
     row_elements / quant.block_elements() * quant.block_bytes()
 }
 

@@ -24,6 +24,7 @@ use self::product::{Outputs, Part, Product};
 use super::outputs::Cells;
 use super::{Activations, Pool, integer};
 
+pub(super) use self::job::row_bytes;
 pub use self::job::{Column, Columns, Input, Job, WeightedColumn, WeightedJob};
 pub(super) use self::tile::dot_tile;
 pub use self::transposed::matmul_transposed;
@@ -164,16 +165,12 @@ pub fn matmul_weighted(pool: &Pool, jobs: &[WeightedJob], row_elements: usize, x
 impl Input<'_> {
     /// Columns of one task.
     fn task_columns(&self, quant: QuantType, row_elements: usize) -> usize {
-        if self.in_integers(quant) { integer::task_columns(row_elements) } else { TASK_COLUMNS }
+        if self.integers(quant).is_some() { integer::task_columns(row_elements) } else { TASK_COLUMNS }
     }
 
     /// Rows that are computed side by side.
     fn together(&self, quant: QuantType) -> usize {
-        if self.in_integers(quant) { integer::ROWS } else { TOGETHER }
-    }
-
-    fn in_integers(&self, quant: QuantType) -> bool {
-        self.quantized.is_some() && in_integers(quant)
+        if self.integers(quant).is_some() { integer::ROWS } else { TOGETHER }
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) struct Part<'a> {
 impl Part<'_> {
     pub(super) fn run(self) {
         let isa = self.product.isa;
-        if let Some(quantized) = self.product.integers() {
+        if let Some(quantized) = self.product.x.integers(self.product.quant) {
             self.run_in_integers(quantized);
         } else if self.columns.len() >= MANY_COLUMNS {
             isa.run(Task::<MANY_ROWS>(self));
@@ -96,11 +96,6 @@ impl<'a> Product<'a> {
     #[inline(always)]
     fn column(&self, column: usize) -> &'a [f32] {
         &self.x.numbers[self.from(column)..][..self.row_elements]
-    }
-
-    /// The columns in integers, where the matrix is multiplied with those.
-    fn integers(&self) -> Option<&'a Activations> {
-        self.x.quantized.filter(|_| integer::takes(self.quant))
     }
 
     #[inline(always)]
