@@ -12,4 +12,12 @@ done
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo test --workspace --locked
+# The code for GPUs is compiled and checked here; its tests on a card say that they are skipped where there is none.
+if [ -n "${PLIMSOLL_NVCC:-${CUDA_HOME:-}}" ] || command -v nvcc >/dev/null || scripts/cuda-toolkit.sh; then
+  cargo clippy -p kernels --features cuda --all-targets --locked -- -D warnings
+  cargo test -p kernels --features cuda --locked --lib --test cuda
+  RUSTDOCFLAGS="-D warnings" cargo doc -p kernels --features cuda --no-deps --locked --quiet
+else
+  echo "skipped: code for GPUs, whose compiler cannot be fetched here"
+fi
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet

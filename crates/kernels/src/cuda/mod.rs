@@ -1,0 +1,33 @@
+//! Arithmetic and memory on NVIDIA GPUs from `sm_80` up (feature `cuda`).
+//!
+//! [`Gpu`] opens a card under a ceiling of bytes, [`Arena`] takes memory there once, [`Stream`]s order copies and kernels, and each
+//! operation is a function over [`Slice`]s of that memory. Kernels are written in `kernels/cuda/*.cu`, compiled by nvcc at build time and
+//! embedded; the driver is looked up when the first card is asked for, so that a binary with this feature starts anywhere.
+//!
+//! Weights stay in the blocks of the GGUF file, byte for byte as RAM and disk hold them: a copy to the card is a copy.
+//!
+//! Work on a stream is asynchronous. What the device reads or writes stays allocated until it has finished: buffers wait for the device
+//! when they are dropped. Two streams that touch the same memory are put in order by an [`Event`]; forgetting one gives wrong numbers,
+//! never a wrong access. A failed launch or a lost card is a [`CudaError`] of the next call, never a panic.
+//!
+//! Must never know candle's tensors, a model's name, or why bytes lie where they lie.
+
+mod crossing;
+mod device;
+mod driver;
+mod error;
+mod host;
+mod launch;
+mod memory;
+mod module;
+mod nvml;
+mod quantize;
+mod stream;
+
+pub use crossing::Crossing;
+pub use device::{Gpu, GpuInfo, count};
+pub use error::CudaError;
+pub use host::{Download, Pinned, PinnedSlice, Registered};
+pub use memory::{Arena, DeviceBuffer, Plain, Slice, SliceMut};
+pub use quantize::Quantized;
+pub use stream::{Event, Stream};

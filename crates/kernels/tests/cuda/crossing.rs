@@ -1,0 +1,41 @@
+//! Numbers that cross to the processor and back.
+
+use kernels::cuda::{Crossing, Gpu};
+
+use crate::card::{download, gpu, poisoned, upload};
+use crate::common::{Draw, bits};
+
+#[test]
+fn numbers_cross_in_turn_and_come_back_changed() {
+    let Some(gpu) = gpu() else { return };
+    let mut draw = Draw(3);
+    for crossing in [Crossing::new(gpu, 7168).unwrap(), Crossing::new(gpu, 7168).unwrap().with_waiting_kernel()] {
+        rounds(gpu, crossing, &mut draw);
+    }
+}
+
+fn rounds(gpu: &Gpu, mut crossing: Crossing, draw: &mut Draw) {
+    for count in [1, 7, 64, 1023, 4096, 7168, 5] {
+        let x = draw.numbers(count);
+        let from = upload(gpu, &x);
+        let mut to = poisoned(gpu, count);
+        // Everything is asked for before the processor has anything to say.
+        crossing.leave(from.slice()).unwrap();
+        crossing.arrive(&mut to.slice_mut()).unwrap();
+        let twice: Vec<f32> = crossing.receive().unwrap().iter().map(|x| x + x).collect();
+        crossing.room()[..count].copy_from_slice(&twice);
+        crossing.send();
+        let expected: Vec<f32> = x.iter().map(|x| x + x).collect();
+        assert_eq!(bits(&download(gpu, to.slice())), bits(&expected), "{count} numbers");
+    }
+}
+
+#[test]
+fn a_stream_that_waits_for_nothing_more_is_let_go() {
+    let Some(gpu) = gpu() else { return };
+    let mut to = poisoned(gpu, 8);
+    let mut crossing = Crossing::new(gpu, 8).unwrap();
+    crossing.arrive(&mut to.slice_mut()).unwrap();
+    drop(crossing);
+    gpu.synchronize().unwrap();
+}
