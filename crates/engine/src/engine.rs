@@ -201,14 +201,13 @@ impl Engine {
                     return Err(EngineError::Interrupted);
                 }
                 let vocabulary = self.spec.vocabulary;
-                let logits = self.at(base, batch.len()).logits(first, most.min(batch.len() - first))?;
-                logits.with(|rows| -> Result<()> {
+                self.at(base, batch.len()).logits(first, most.min(batch.len() - first), &mut |rows| {
                     for (row, position) in rows.chunks(vocabulary).zip(base + first..) {
                         check_finite(row, position)?;
                         use_them(position - start, row);
                     }
                     Ok(())
-                })??;
+                })?;
             }
         }
         Ok(())
@@ -317,9 +316,13 @@ impl Engine {
 
     /// Copies the logits of one token of the last pass out, and refuses them where they are not finite.
     fn take_logits(&mut self, session: &Session, row: usize) -> Result<()> {
-        let logits = self.at(session.position(), 1).logits(row, 1)?;
-        logits.with(|numbers| self.logits.copy_from_slice(numbers))?;
-        check_finite(&self.logits, session.position() - 1)
+        let mut logits = std::mem::take(&mut self.logits);
+        let outcome = self.at(session.position(), 1).logits(row, 1, &mut |numbers| {
+            logits.copy_from_slice(numbers);
+            check_finite(numbers, session.position() - 1)
+        });
+        self.logits = logits;
+        outcome
     }
 }
 

@@ -25,6 +25,7 @@ mod span;
 mod spec;
 mod state;
 mod stats;
+mod steps;
 
 pub use check::{check_model, unsupported_types};
 pub use engine::Engine;

@@ -8,6 +8,7 @@ use crate::ops::{AddVector, Sigmoid};
 use crate::span::{Span, with_all};
 use crate::spec::{Attention, Delta, Projection, Rates};
 use crate::state::DeltaState;
+use crate::steps::Register;
 
 /// What keeps the length of a query or key from vanishing.
 const LENGTH_EPS: f32 = 1e-6;
@@ -24,7 +25,7 @@ struct Made {
 
 impl Pass<'_> {
     /// attended = what the states answer to `normed`, which changes them.
-    pub(super) fn delta(
+    pub(super) fn delta_net(
         &mut self,
         a: &Attention,
         d: &Delta,
@@ -69,7 +70,7 @@ impl Pass<'_> {
             Rates::Together(both) => [both.outputs, 0],
         };
         let widths = [q, k, v, rates[0], rates[1], d.gate.first().outputs];
-        let (all, [q, k, v, first, beta, gate]) = self.views(&self.scratch.projected, widths);
+        let (all, [q, k, v, first, beta, gate]) = self.views(Register::Projected, widths);
         (all, Made { parts: [q, k, v], rates: [first, beta], gate })
     }
 

@@ -1,33 +1,37 @@
-//! The dense feed-forward network.
+//! The feed-forward network: a layer's second block. A dense one is said here in its steps.
 
-use super::{Pass, Result};
+use super::{Result, join};
 use crate::arch::Activation;
-use crate::ops::Activate;
-use crate::span::Span;
-use crate::spec::{Dense, GatedUnit};
+use crate::spec::{Dense, Ffn, GatedUnit, Spec};
+use crate::steps::{Part, Register, Steps};
 
-impl Pass<'_> {
-    pub(super) fn dense(&mut self, f: &Dense) -> Result<()> {
-        let x = self.view(&self.scratch.x, self.spec.width);
-        let normed = self.view(&self.scratch.normed, self.spec.width);
-        let block = self.view(&self.scratch.block, self.spec.width);
-        self.norm(&f.norm, &x, &normed)?;
-        self.gate_up(&f.unit, &normed)?;
-        self.down(&f.unit, f.activation, &block)?;
-        self.join(&block, f.post_norm.as_ref())
+/// x += ffn(norm(x)).
+pub(super) fn ffn(s: &mut dyn Steps, spec: &Spec, layer: usize, f: &Ffn) -> Result<()> {
+    match f {
+        Ffn::Dense(dense) => self::dense(s, spec, dense),
+        Ffn::Mixture(mixture) => s.mixture(layer, mixture),
     }
+}
 
-    /// The gates of `x`, and behind them its ups.
-    pub(super) fn gate_up(&mut self, unit: &GatedUnit, x: &Span) -> Result<()> {
-        let both = self.view(&self.scratch.gate_up, 2 * unit.up.outputs);
-        self.linears([&unit.gate, &unit.up].into_iter(), x, &both)
-    }
+fn dense(s: &mut dyn Steps, spec: &Spec, f: &Dense) -> Result<()> {
+    let now = s.now();
+    let normed = now.rows(Register::Normed, spec.width);
+    s.norm(&f.norm, now.rows(Register::X, spec.width), normed)?;
+    gate_up(s, &f.unit, normed)?;
+    down(s, &f.unit, f.activation, now.rows(Register::Block, spec.width))?;
+    join(s, spec, f.post_norm.as_ref())
+}
 
-    /// out = down(activation(gates) · ups).
-    pub(super) fn down(&mut self, unit: &GatedUnit, activation: Activation, out: &Span) -> Result<()> {
-        let both = self.view(&self.scratch.gate_up, 2 * unit.up.outputs);
-        let inner = self.view(&self.scratch.inner, unit.up.outputs);
-        inner.make(&both, &Activate { pool: self.pool, activation })?;
-        self.linear(&unit.down, &inner, out)
-    }
+/// The gates of `x`, and behind them its ups.
+pub(super) fn gate_up(s: &mut dyn Steps, unit: &GatedUnit, x: Part) -> Result<()> {
+    let now = s.now();
+    s.products(&[&unit.gate, &unit.up], x, now.rows(Register::GateUp, 2 * unit.up.outputs), now.tokens)
+}
+
+/// out = down(activation(gates) · ups).
+pub(super) fn down(s: &mut dyn Steps, unit: &GatedUnit, activation: Activation, out: Part) -> Result<()> {
+    let now = s.now();
+    let inner = now.rows(Register::Inner, unit.up.outputs);
+    s.activate(activation, now.rows(Register::GateUp, 2 * unit.up.outputs), inner)?;
+    s.products(&[&unit.down], inner, out, now.tokens)
 }

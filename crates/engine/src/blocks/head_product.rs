@@ -7,7 +7,7 @@ use crate::spec::{HeadRows, Latent};
 
 /// Numbers in x and out: where head 0 starts, from one head to the next, and from one column to the next.
 #[derive(Clone, Copy)]
-pub(super) struct Steps {
+pub(super) struct Strides {
     pub(super) start: usize,
     pub(super) head: usize,
     pub(super) column: usize,
@@ -35,8 +35,8 @@ pub(super) struct HeadProduct {
     /// The first head.
     first: usize,
     columns: usize,
-    from: Steps,
-    to: Steps,
+    from: Strides,
+    to: Strides,
     /// Whether rows are summed over instead of multiplied with.
     transposed: bool,
 }
@@ -49,7 +49,7 @@ impl HeadProduct {
             HeadRows::Split { .. } => (s.rank, s.rank, s.plain, true),
             HeadRows::Combined(_) => (s.plain + s.value, s.plain, s.rank, false),
         };
-        let steps = Steps { start: 0, head: 0, column: 0 };
+        let steps = Strides { start: 0, head: 0, column: 0 };
         Self { stride, part: 0, rows, row_elements, first, columns: 0, from: steps, to: steps, transposed }
     }
 
@@ -70,7 +70,7 @@ impl HeadProduct {
     }
 
     /// The same of so many columns.
-    pub(super) const fn of(self, columns: usize, from: Steps, to: Steps) -> Self {
+    pub(super) const fn of(self, columns: usize, from: Strides, to: Strides) -> Self {
         Self { columns, from, to, ..self }
     }
 
@@ -96,7 +96,7 @@ impl HeadProduct {
         while row < end {
             let (head, within) = (row / self.stride, row % self.stride - self.part);
             let rows = (self.rows - within).min(end - row);
-            let place = |steps: Steps, extra: usize| steps.start + (head - self.first) * steps.head + extra;
+            let place = |steps: Strides, extra: usize| steps.start + (head - self.first) * steps.head + extra;
             let (in_x, in_out) = if self.transposed { (within, 0) } else { (0, within) };
             jobs.push(Job {
                 quant,

@@ -8,13 +8,14 @@ use kernels::cpu::{AttentionShape, KvStore, Pool, Sight, attention_with};
 use plan::cost::LATENT_TILE;
 use tiers::RowSlice;
 
-use super::head_product::{HeadProduct, Rows, Steps};
+use super::head_product::{HeadProduct, Rows, Strides};
 use super::linear::each_staged;
 use super::{Pass, Result};
 use crate::scratch::LatentRooms;
 use crate::session::LayerCache;
 use crate::span::{Span, with_all};
 use crate::spec::{Attention, Latent, LatentQuery};
+use crate::steps::Register;
 
 const TILE: usize = LATENT_TILE as usize;
 
@@ -30,7 +31,7 @@ struct Group<'a> {
 
 impl Pass<'_> {
     /// attended = latent attention of `normed` over the cache, to which it adds this pass's latents.
-    pub(super) fn latent(
+    pub(super) fn latent_attention(
         &mut self,
         a: &Attention,
         l: &Latent,
@@ -42,7 +43,7 @@ impl Pass<'_> {
         let indexer = l.indexer();
         let index_widths = indexer.map_or([0; 2], |i| [i.shape.dim, if self.form.selects { i.shape.heads } else { 0 }]);
         let widths = [l.query.first().outputs, s.rank, s.rotated, index_widths[0], index_widths[1]];
-        let (all, [first, latents, rotated, index_k, index_weights]) = &self.views(&self.scratch.projected, widths);
+        let (all, [first, latents, rotated, index_k, index_weights]) = &self.views(Register::Projected, widths);
         self.linears(l.inputs(self.form), normed, all)?;
         if let Some(indexer) = indexer {
             self.keep_index_keys(indexer, a.rope, index_k, cache.index_keys.as_mut())?;
@@ -52,7 +53,7 @@ impl Pass<'_> {
             LatentQuery::LowRank { norm, up, .. } => {
                 self.norm_in_place(norm, first)?;
                 let index_q = indexer.filter(|_| self.form.selects).map_or(0, |indexer| indexer.q.outputs);
-                let (all, [q, index_q]) = self.views(&self.scratch.queries, [up.outputs, index_q]);
+                let (all, [q, index_q]) = self.views(Register::Queries, [up.outputs, index_q]);
                 self.linears(l.queries(self.form), first, &all)?;
                 if let Some(indexer) = indexer {
                     self.choose_positions(indexer, a.rope, &index_q, index_weights, cache.index_keys.as_ref())?;
@@ -109,14 +110,14 @@ impl Pass<'_> {
             to[..s.rank].fill(0.0);
             to[s.rank..].copy_from_slice(&from[s.plain..]);
         }
-        let from = Steps { start: g.heads.start * key, head: key, column: all * key };
-        let to = Steps { start: 0, head: wide, column: heads * wide };
+        let from = Strides { start: g.heads.start * key, head: key, column: all * key };
+        let to = Strides { start: 0, head: wide, column: heads * wide };
         let product = HeadProduct::absorbing(g.latent, g.heads.start).of(tokens, from, to);
         self.head_products(g.latent.key_rows(g.heads.start, g.heads.end), product, g.q, queries)?;
         let shape = plain_shape(heads, 1, wide, s.rank, g.attention.scale);
         attention_with(self.pool, &shape, queries, g.cache, g.cache, self.first_position, &self.sight(), gathered);
-        let from = Steps { start: 0, head: s.rank, column: heads * s.rank };
-        let to = Steps { start: g.heads.start * s.value, head: s.value, column: all * s.value };
+        let from = Strides { start: 0, head: s.rank, column: heads * s.rank };
+        let to = Strides { start: g.heads.start * s.value, head: s.value, column: all * s.value };
         let product = HeadProduct::values(g.latent, g.heads.start).of(tokens, from, to);
         self.head_products(g.latent.value_rows(g.heads.start, g.heads.end), product, gathered, out)
     }
@@ -177,8 +178,8 @@ impl Pass<'_> {
         let (pool, positions, wide) = (self.pool, self.first_position + self.tokens, g.cache.dim());
         self.each_rows(slices, &mut |parts| {
             each_tile(pool, g.cache, positions, tile, |start, tile| {
-                let from = Steps { start: 0, head: 0, column: wide };
-                let to = Steps { start: start * width, head: positions * width, column: width };
+                let from = Strides { start: 0, head: 0, column: wide };
+                let to = Strides { start: start * width, head: positions * width, column: width };
                 product.of(tile.len() / wide, from, to).run(pool, parts, tile, store.numbers_mut());
             });
         })

@@ -9,12 +9,14 @@ use kernels::cpu::{
 use plan::UnitId;
 use tiers::RowSlice;
 
+use super::ffn::{down, gate_up};
 use super::linear::each_staged;
-use super::{Pass, Result};
+use super::{Pass, Result, join};
 use crate::experts::Choice;
 use crate::ops::{Activate, AddVector, ScaleRows, Sigmoid};
 use crate::span::Span;
 use crate::spec::{Expert, Mixture};
+use crate::steps::{Register, Steps};
 
 /// Which matrix of an expert.
 #[derive(Clone, Copy)]
@@ -24,15 +26,16 @@ enum Half {
 }
 
 impl Pass<'_> {
-    pub(super) fn mixture(&mut self, layer: usize, f: &Mixture) -> Result<()> {
-        let x = self.view(&self.scratch.x, self.spec.width);
-        let normed = self.view(&self.scratch.normed, self.spec.width);
-        let block = self.view(&self.scratch.block, self.spec.width);
-        self.norm(&f.norm, &x, &normed)?;
+    pub(super) fn mixture_of_experts(&mut self, layer: usize, f: &Mixture) -> Result<()> {
+        let (now, spec) = (self.now(), self.spec);
+        let width = spec.width;
+        let (input, output) = (now.rows(Register::Normed, width), now.rows(Register::Block, width));
+        let (normed, block) = (self.span(input), self.span(output));
+        self.norm(&f.norm, now.rows(Register::X, width), input)?;
         // Where nothing of it has to be waited for, the shared expert begins in the router's call.
         let together =
             f.shared.is_some() && f.inputs().all(|m| m.bias.is_none() && self.tiers.is_resident(m.weight.unit));
-        let (all, [_, _, scores, own_gate]) = &self.views(&self.scratch.gate_up, f.widths());
+        let (all, [_, _, scores, own_gate]) = &self.views(Register::GateUp, f.widths());
         if together {
             self.linears(f.inputs(), &normed, all)?;
         } else {
@@ -44,9 +47,9 @@ impl Pass<'_> {
             // Its bytes were expected before the experts', and it is computed while theirs are on their way.
             Some(shared) => {
                 if !together {
-                    self.gate_up(&shared.unit, &normed)?;
+                    gate_up(self, &shared.unit, input)?;
                 }
-                self.down(&shared.unit, f.activation, &block)?;
+                down(self, &shared.unit, f.activation, output)?;
                 if let Some(own) = &shared.gate {
                     if !together {
                         self.linear(own, &normed, own_gate)?;
@@ -58,7 +61,7 @@ impl Pass<'_> {
         }
         self.activate_experts(f, &normed)?;
         self.add_experts(f, &block)?;
-        self.join(&block, None)
+        join(self, spec, None)
     }
 
     /// Groups this pass's pairs of token and expert by expert, as the router's scores have it.

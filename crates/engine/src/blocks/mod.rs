@@ -1,8 +1,11 @@
-//! One pass through the layers: each step leases the bytes it needs and runs one operation on them.
+//! One pass through the layers.
 //!
-//! Owns the order of operations. It must be the order of [`Spec::each_slice`], by which the tiers are told what comes.
+//! Owns the order of operations, which is written once, in [`Steps`] that any device can do. It must be the order of
+//! [`Spec::each_slice`], by which the tiers are told what comes. [`Pass`] does them on the processor: each step leases the
+//! bytes it needs and runs one operation on them.
 
 mod attention;
+mod cpu;
 mod delta;
 mod ffn;
 mod head_product;
@@ -19,11 +22,11 @@ use tiers::Tiers;
 use crate::EngineError;
 use crate::experts::ExpertRecord;
 use crate::lookahead::Lookahead;
-use crate::ops::{Add, RmsNorm, SoftCap};
 use crate::scratch::Scratch;
 use crate::session::Memory;
 use crate::span::Span;
-use crate::spec::{Ffn, Form, Kind, Spec, Vector};
+use crate::spec::{Form, Spec, Vector};
+use crate::steps::{Part, Register, Steps};
 
 type Result<T> = std::result::Result<T, EngineError>;
 
@@ -78,56 +81,19 @@ impl Pass<'_> {
     pub(crate) fn layer(&mut self, index: usize, memory: &mut Memory) -> Result<()> {
         let spec = self.spec;
         let layer = &spec.layers[index];
-        let x = self.view(&self.scratch.x, spec.width);
-        let normed = self.view(&self.scratch.normed, spec.width);
-        let attended = self.view(&self.scratch.attended, layer.attention.output.inputs);
-        self.norm(&layer.attention.norm, &x, &normed)?;
-        match (&layer.attention.kind, memory) {
-            (Kind::Heads(heads), Memory::Cache(cache)) => {
-                self.heads(&layer.attention, heads, &normed, &attended, cache)?;
-            }
-            (Kind::Latent(latent), Memory::Cache(cache)) => {
-                self.latent(&layer.attention, latent, &normed, &attended, cache)?;
-            }
-            (Kind::Delta(net), Memory::State(state)) => self.delta(&layer.attention, net, &normed, &attended, state)?,
-            _ => unreachable!("a session has the memory of its model's layers"),
-        }
-        let block = self.view(&self.scratch.block, spec.width);
-        self.linear(&layer.attention.output, &attended, &block)?;
-        self.join(&block, layer.attention.post_norm.as_ref())?;
-        match &layer.ffn {
-            Ffn::Dense(dense) => self.dense(dense),
-            Ffn::Mixture(mixture) => self.mixture(index, mixture),
-        }
+        attention::attention(self, spec, &layer.attention, memory)?;
+        ffn::ffn(self, spec, index, &layer.ffn)
     }
 
-    /// x += block, with a norm between where the model has one.
-    fn join(&mut self, block: &Span, post_norm: Option<&Vector>) -> Result<()> {
-        let x = self.view(&self.scratch.x, self.spec.width);
-        match post_norm {
-            None => x.make(block, &Add)?,
-            Some(norm) => {
-                let normed = self.view(&self.scratch.normed, self.spec.width);
-                self.norm(norm, block, &normed)?;
-                x.make(&normed, &Add)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Logits of the tokens `first..first + count` of this pass, into the first rows of the logits tensor.
-    pub(crate) fn logits(&mut self, first: usize, count: usize) -> Result<Span> {
-        let width = self.spec.width;
-        let x = Span::new(&self.scratch.x, first * width, count * width);
-        let normed = Span::new(&self.scratch.normed, 0, count * width);
-        let logits = Span::new(&self.scratch.logits, 0, count * self.spec.vocabulary);
+    /// Hands the logits of the tokens `first..first + count` of this pass to `use_them`.
+    pub(crate) fn logits(
+        &mut self,
+        first: usize,
+        count: usize,
+        use_them: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
         let spec = self.spec;
-        self.norm(&spec.output_norm, &x, &normed)?;
-        self.multiply([&spec.output].into_iter(), &normed, &logits, count)?;
-        if let Some(cap) = spec.logit_softcap {
-            logits.change(&SoftCap(cap))?;
-        }
-        Ok(logits)
+        logits(self, spec, first, count, use_them)
     }
 
     /// This pass's rows of an activation tensor.
@@ -136,29 +102,39 @@ impl Pass<'_> {
     }
 
     /// The same of several widths, one after another: all of them, and each.
-    fn views<const N: usize>(&self, tensor: &Tensor, widths: [usize; N]) -> (Span, [Span; N]) {
-        let all = self.view(tensor, widths.iter().sum());
-        let mut start = 0;
-        let parts = widths.map(|width| {
-            let count = self.tokens * width;
-            start += count;
-            all.part(start - count, count)
-        });
-        (all, parts)
+    fn views<const N: usize>(&self, register: Register, widths: [usize; N]) -> (Span, [Span; N]) {
+        let (all, parts) = self.now().parts(register, widths);
+        (self.span(all), parts.map(|part| self.span(part)))
     }
+}
 
-    fn norm(&mut self, weight: &Vector, x: &Span, out: &Span) -> Result<()> {
-        self.load(weight)?;
-        let weight = Some(&self.scratch.vector[..weight.length]);
-        let (pool, width, eps) = (self.pool, self.spec.width, self.spec.norm_eps);
-        Ok(out.make(x, &RmsNorm { pool, weight, width, eps })?)
+/// x += block, with a norm between where the model has one.
+fn join(s: &mut dyn Steps, spec: &Spec, post_norm: Option<&Vector>) -> Result<()> {
+    let [x, normed, block] =
+        [Register::X, Register::Normed, Register::Block].map(|register| s.now().rows(register, spec.width));
+    match post_norm {
+        None => s.add(block, x),
+        Some(norm) => {
+            s.norm(norm, block, normed)?;
+            s.add(normed, x)
+        }
     }
+}
 
-    /// Norms each run of as many numbers as the weight has.
-    fn norm_in_place(&mut self, weight: &Vector, x: &Span) -> Result<()> {
-        self.load(weight)?;
-        let (pool, width, eps) = (self.pool, weight.length, self.spec.norm_eps);
-        let weight = Some(&self.scratch.vector[..width]);
-        Ok(x.change(&RmsNorm { pool, weight, width, eps })?)
+fn logits(
+    s: &mut dyn Steps,
+    spec: &Spec,
+    first: usize,
+    count: usize,
+    use_them: &mut dyn FnMut(&[f32]) -> Result<()>,
+) -> Result<()> {
+    let x = Part { register: Register::X, start: first * spec.width, count: count * spec.width };
+    let normed = Part { register: Register::Normed, start: 0, count: count * spec.width };
+    let logits = Part { register: Register::Logits, start: 0, count: count * spec.vocabulary };
+    s.norm(&spec.output_norm, x, normed)?;
+    s.products(&[&spec.output], normed, logits, count)?;
+    if let Some(cap) = spec.logit_softcap {
+        s.soft_cap(cap, logits)?;
     }
+    s.read(logits, use_them)
 }
