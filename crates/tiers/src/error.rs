@@ -8,12 +8,19 @@ use crate::RowSlice;
 /// Why bytes are not at hand.
 #[derive(Debug, thiserror::Error)]
 pub enum TierError {
-    /// The plan places units on a GPU, which this version cannot use.
-    #[error("the plan places weights on {tier}, and this version computes on the CPU only\n\nhint: leave {tier} out")]
+    /// The plan places units on a GPU, and this build has no code for any.
+    #[error(
+        "the plan places weights on {tier}, and this build computes on the CPU only\n\nhint: build with --features cuda, or \
+         leave {tier} out"
+    )]
     NoGpu {
         /// The tier that was asked for.
         tier: Tier,
     },
+    /// A card is not there, has too little memory, or failed.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Gpu(#[from] kernels::cuda::CudaError),
     /// The system refused memory that the plan counts.
     #[error("{what}: {bytes} refused by the system\n\nhint: lower the ram ceiling (--ram) or free memory")]
     Memory {

@@ -1,8 +1,8 @@
 //! Has each unit's bytes at hand when its turn comes.
 //!
-//! Owns where weights are while a model runs: an arena for units whose home is RAM, a bounded ring through
-//! which units homed on disk pass, and the counts of what was read. All of it is allocated at [`Tiers::open`] and
-//! none of it grows. Must never know what a unit means to the model, nor decide where one lives: that is the plan's.
+//! Owns where weights are while a model runs: an arena for units whose home is RAM, one on each card for those whose home
+//! is its memory (feature `cuda`), a bounded ring through which units homed on disk pass, and the counts of what was read.
+//! All of it is allocated at [`Tiers::open`] and none of it grows. Must never know what a unit means to the model, nor decide where one lives: that is the plan's.
 //!
 //! The tiers do not know in which order a pass uses units, since a router chooses experts as it goes. The engine says
 //! what it will use as soon as it knows ([`Tiers::expect`]), the ring reads ahead along that, and the engine leases
@@ -10,8 +10,11 @@
 
 mod arena;
 mod error;
+mod load;
 mod ring;
 mod rows;
+#[cfg(feature = "cuda")]
+mod vram;
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -22,6 +25,7 @@ use plan::{Bytes, Inventory, Plan, Tier, UnitId};
 
 use arena::Arena;
 pub use error::TierError;
+use load::Loader;
 use ring::Ring;
 pub use ring::Staged;
 use rows::Places;
@@ -32,6 +36,8 @@ pub use rows::{Piece, RowSlice};
 pub struct Counts {
     /// Bytes of weights that computation read from RAM-homed units.
     pub ram_bytes: u64,
+    /// Bytes of weights that computation read from units homed in a card's memory.
+    pub vram_bytes: u64,
     /// Bytes of weights that computation was handed from disk. What was read and then forgotten is not among them.
     pub disk_bytes: u64,
     /// Time that the disk reader was reading.
@@ -62,40 +68,57 @@ impl std::ops::Deref for Lease<'_> {
 /// Every weight of a model, each in its home.
 pub struct Tiers {
     arena: Arena,
+    #[cfg(feature = "cuda")]
+    cards: Vec<vram::Vram>,
     ring: Option<Ring>,
     places: Arc<Places>,
     sources: Vec<Arc<dyn ByteSource>>,
-    /// Everything but `ram_bytes` and `disk_busy`.
+    /// Everything but `ram_bytes`, `vram_bytes` and `disk_busy`.
     counts: Counts,
     /// Apart from the other counts, since many borrow resident bytes at once.
     ram_bytes: Cell<u64>,
+    vram_bytes: Cell<u64>,
 }
 
 impl Tiers {
-    /// Allocates everything the plan says and loads the units homed in RAM.
+    /// Allocates everything the plan says, opening its cards, and loads the units that are not homed on disk.
     ///
     /// `sources` are the model's files, in the order of the inventory. `progress` hears bytes loaded and bytes to load.
     ///
     /// # Errors
-    /// Where memory is refused, a file cannot be read, a row from disk fits no slot of the ring, or the plan asks for
-    /// a tier that this build has not.
+    /// Where memory is refused, a file cannot be read, a row from disk fits no slot of the ring, a card cannot be opened, or
+    /// the plan asks for one in a build without the feature `cuda`.
     pub fn open(
         plan: &Plan,
         inventory: &Inventory,
         sources: Vec<Arc<dyn ByteSource>>,
         progress: &mut dyn FnMut(Bytes, Bytes),
     ) -> Result<Self, TierError> {
+        #[cfg(not(feature = "cuda"))]
         if let Some(tier) = plan.placements.iter().map(|p| p.home).find(|home| matches!(home, Tier::Gpu(_))) {
             return Err(TierError::NoGpu { tier });
         }
         let places = Arc::new(Places::new(plan, inventory)?);
-        let arena = Arena::load(plan, inventory, &sources, progress)?;
+        let mut loader = Loader::new(plan, inventory, &sources, progress);
+        let arena = Arena::load(plan, inventory, &mut loader)?;
+        #[cfg(feature = "cuda")]
+        let cards = vram::Vram::load_all(plan, inventory, &mut loader)?;
         let ring = if plan.staging.slots > 0 && places.any_on_disk() {
             Some(Ring::start(plan.staging, Arc::clone(&places), sources.clone())?)
         } else {
             None
         };
-        Ok(Self { arena, ring, places, sources, counts: Counts::default(), ram_bytes: Cell::new(0) })
+        Ok(Self {
+            arena,
+            #[cfg(feature = "cuda")]
+            cards,
+            ring,
+            places,
+            sources,
+            counts: Counts::default(),
+            ram_bytes: Cell::new(0),
+            vram_bytes: Cell::new(0),
+        })
     }
 
     /// Whether a unit is homed in RAM.
@@ -111,6 +134,33 @@ impl Tiers {
         let bytes = self.arena.unit(slice.unit)?.get(self.places.range(slice)?)?;
         self.ram_bytes.set(self.ram_bytes.get() + bytes.len() as u64);
         Some(bytes)
+    }
+
+    /// Where a unit lives.
+    ///
+    /// # Panics
+    /// Where the model has no such unit.
+    #[must_use]
+    pub fn home(&self, unit: UnitId) -> Tier {
+        self.places.place(unit).home
+    }
+
+    /// The card `gpu:number`, if the plan homes anything on it.
+    #[cfg(feature = "cuda")]
+    #[must_use]
+    pub fn card(&self, number: u32) -> Option<&kernels::cuda::Gpu> {
+        self.cards.iter().map(vram::Vram::gpu).find(|gpu| gpu.info().ordinal == number)
+    }
+
+    /// The bytes of `slice` where its unit is homed on the card `gpu:number`. None where it is homed elsewhere, or the
+    /// model has no such rows.
+    #[cfg(feature = "cuda")]
+    #[must_use]
+    pub fn on_card(&self, number: u32, slice: &RowSlice) -> Option<kernels::cuda::Slice<'_, u8>> {
+        let card = self.cards.iter().find(|card| card.gpu().info().ordinal == number)?;
+        let (bytes, range) = (card.unit(slice.unit)?, self.places.range(slice)?);
+        self.vram_bytes.set(self.vram_bytes.get() + range.len() as u64);
+        Some(bytes.range(range))
     }
 
     /// How the rows of `slice` come: whole where its home is RAM, cut to the ring's slots where it is disk.
@@ -181,6 +231,13 @@ impl Tiers {
             self.ram_bytes.set(self.ram_bytes.get() + length);
             return Ok(());
         }
+        #[cfg(feature = "cuda")]
+        for card in &self.cards {
+            if let Some(bytes) = card.unit(unit) {
+                self.vram_bytes.set(self.vram_bytes.get() + length);
+                return card.gather(bytes, (index * length) as usize, row);
+            }
+        }
         let place = self.places.place(unit);
         let source = &self.sources[place.file as usize];
         let offset = place.offset + index * length;
@@ -197,10 +254,10 @@ impl Tiers {
     #[must_use]
     pub fn counts(&self) -> Counts {
         let disk_busy = self.ring.as_ref().map_or(Duration::ZERO, Ring::busy);
-        Counts { disk_busy, ram_bytes: self.ram_bytes.get(), ..self.counts }
+        Counts { disk_busy, ram_bytes: self.ram_bytes.get(), vram_bytes: self.vram_bytes.get(), ..self.counts }
     }
 
-    /// Bytes that the arena and the ring hold.
+    /// Bytes of RAM that the arena and the ring hold.
     #[must_use]
     pub fn allocated(&self) -> Bytes {
         self.arena.bytes() + self.ring.as_ref().map_or(Bytes::ZERO, Ring::bytes)

@@ -108,10 +108,14 @@ fn a_row_longer_than_a_slot_is_refused() {
 }
 
 #[test]
-fn a_home_on_a_gpu_is_refused() {
+fn a_home_on_a_gpu_that_is_not_there_is_refused() {
     let mut plan = plan(MIXED, 64, 2);
-    plan.placements[4].home = Tier::Gpu(0);
-    assert!(matches!(open(&plan, |file| file), Err(TierError::NoGpu { tier: Tier::Gpu(0) })));
+    plan.placements[4].home = Tier::Gpu(99);
+    let result = open(&plan, |file| file);
+    #[cfg(not(feature = "cuda"))]
+    assert!(matches!(result, Err(TierError::NoGpu { tier: Tier::Gpu(99) })));
+    #[cfg(feature = "cuda")]
+    assert!(matches!(result, Err(TierError::Gpu(_))));
 }
 
 #[test]
