@@ -15,6 +15,11 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::{env, fs, thread};
 
+// The grids of the I-quants, which the kernels share with the CPU's code.
+#[allow(dead_code)]
+#[path = "src/tables/mod.rs"]
+mod tables;
+
 const HELP: &str = "the feature `cuda` needs nvcc (CUDA 12.8 or newer), and there is none\n\n\
     hint: scripts/cuda-toolkit.sh puts it into target/cuda (105 MB from the Python package index), or name one by PLIMSOLL_NVCC or CUDA_HOME";
 
@@ -28,12 +33,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     // The whole folder, headers too: each file is compiled anew where any has changed.
     println!("cargo::rerun-if-changed=cuda");
+    println!("cargo::rerun-if-changed=src/tables");
     let nvcc = find_nvcc().ok_or(HELP)?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let mut sources: Vec<PathBuf> =
         fs::read_dir("cuda")?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
     sources.retain(|path| path.extension() == Some(OsStr::new("cu")));
     sources.sort();
+    fs::write(out.join("grid_tables.cuh"), grid_tables()?)?;
     compile_all(&nvcc, &sources, &out)?;
 
     let mut list = String::from("[\n");
@@ -44,6 +51,35 @@ fn main() -> Result<(), Box<dyn Error>> {
     list.push_str("]\n");
     fs::write(out.join("modules.rs"), list)?;
     Ok(())
+}
+
+/// The grids as arrays of words, in the forms that `cuda/blocks/grids.cuh` reads: a byte a magnitude, four a word; for `IQ1` a nibble a code,
+/// the first four of eight in the lower halves of bytes.
+fn grid_tables() -> Result<String, std::fmt::Error> {
+    use tables::{IQ2_MAGNITUDES, IQ3_S_MAGNITUDES, IQ3_XXS_MAGNITUDES, grids};
+    let fours = |entry: &u16, magnitudes: &[u8]| {
+        (0..4).map(|i| u32::from(magnitudes[usize::from(entry >> (4 * i) & 7)]) << (8 * i)).sum::<u32>()
+    };
+    let eights = |entry: &u16| {
+        let magnitude = |i: u16| u32::from(IQ2_MAGNITUDES[usize::from(entry >> (2 * i) & 3)]);
+        [0, 4].map(|first| (0..4).map(|i| magnitude(first + i) << (8 * i)).sum::<u32>())
+    };
+    let nibbles =
+        |entry: &u16| (0..8).map(|i| u32::from(entry >> (2 * i) & 3) << (8 * (i % 4) + 4 * (i / 4))).sum::<u32>();
+    let all: [(&str, Vec<u32>); 6] = [
+        ("IQ1", grids::IQ1.iter().map(nibbles).collect()),
+        ("IQ2_XXS", grids::IQ2_XXS.iter().flat_map(eights).collect()),
+        ("IQ2_XS", grids::IQ2_XS.iter().flat_map(eights).collect()),
+        ("IQ2_S", grids::IQ2_S.iter().flat_map(eights).collect()),
+        ("IQ3_XXS", grids::IQ3_XXS.iter().map(|entry| fours(entry, &IQ3_XXS_MAGNITUDES)).collect()),
+        ("IQ3_S", grids::IQ3_S.iter().map(|entry| fours(entry, &IQ3_S_MAGNITUDES)).collect()),
+    ];
+    let mut text = String::from("#pragma once\n");
+    for (name, words) in all {
+        let words: Vec<String> = words.iter().map(|word| format!("{word:#x}u")).collect();
+        writeln!(text, "static __device__ const unsigned int GRID_{name}[] = {{{}}};", words.join(","))?;
+    }
+    Ok(text)
 }
 
 /// The first compiler of: `PLIMSOLL_NVCC`, `CUDA_HOME`, `target/cuda` above this crate, the path, the usual folder.
@@ -86,6 +122,7 @@ fn compile(nvcc: &Path, source: &Path, out: &Path) -> Result<(), String> {
     let codes: Vec<String> = machine.split(',').map(|sm| format!("sm_{}", sm.trim())).collect();
     let mut command = Command::new(nvcc);
     command.args(["-fatbin", "-std=c++17", "-O3", "-Werror", "all-warnings", "-Icuda"]);
+    command.arg("-I").arg(out);
     command.arg(format!("-gencode=arch=compute_80,code=[compute_80,{}]", codes.join(",")));
     command.arg("-o").arg(fatbin_of(source, out)).arg(source);
     let output = command.output().map_err(|error| format!("{}: {error}\n\n{HELP}", nvcc.display()))?;

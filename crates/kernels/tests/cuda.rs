@@ -6,6 +6,10 @@ mod card;
 mod common;
 #[path = "cuda/crossing.rs"]
 mod crossing;
+#[path = "cuda/experts.rs"]
+mod experts;
+#[path = "cuda/matvec.rs"]
+mod matvec;
 #[path = "cuda/memory.rs"]
 mod memory;
 #[path = "cuda/quantize.rs"]

@@ -12,28 +12,31 @@ use cudarc::driver::sys::{self, CUstreamWaitValue_flags};
 use super::launch::{Address, Shape, launch};
 use super::{CudaError, Gpu, Pinned, Slice, SliceMut};
 
-/// Numbers between a flag and the data: a cache line of its own.
+/// Numbers before the data: a flag, on a cache line of its own.
 const FLAG: usize = 64;
 /// How often the stream is asked whether it still lives while the processor watches for a turn.
 const ASK: Duration = Duration::from_millis(2);
 
-/// A passage between one card and the processor for up to `capacity` numbers each way.
+/// A passage between one card and the processor for up to `capacity` numbers each way, in the card's stream of [kernels](Gpu::compute).
 ///
-/// A round is [`leave`](Self::leave), [`arrive`](Self::arrive) (asked for long before the numbers are there), then
-/// [`receive`](Self::receive), work of the processor, and [`send`](Self::send), all on the card's stream of
-/// [kernels](Gpu::compute). Between `arrive` and `send` the stream stands: what waits for its end waits for ever.
+/// A round is [`leave`](Self::leave) and [`arrive`](Self::arrive), and on the processor's side [`receive`](Self::receive), work, and
+/// [`send`](Self::send). Both sides of a round, and what leaves next, may be asked for before the first numbers are there, so that no launch lies in
+/// the way. From `arrive` to `send` the stream stands: what waits for its end then waits for ever.
 #[derive(Debug)]
 pub struct Crossing {
     gpu: Gpu,
-    /// A flag's cache line, then numbers: written by the card.
+    capacity: usize,
+    /// A flag, then numbers of turns in two places by turns: written by the card.
     out: Pinned<f32>,
-    /// A flag's cache line, then numbers: written by the processor.
+    /// A flag, then numbers: written by the processor.
     back: Pinned<f32>,
-    /// Turns that leave, and numbers of the last one.
-    left: (u32, usize),
-    /// Turns that are to arrive.
+    /// Turns that were asked to leave, and that were received.
+    left: u32,
+    received: u32,
+    /// Of the last two turns that leave: their numbers, and the arrivals before them.
+    leaving: [(usize, u32); 2],
+    /// Turns that were asked to arrive, and that were sent.
     arrivals: u32,
-    /// Turns sent.
     sent: u32,
     /// Whether the driver waits for the processor, or a kernel does.
     driver_waits: bool,
@@ -45,9 +48,12 @@ impl Crossing {
     /// # Errors
     /// [`CudaError::NotPinned`].
     pub fn new(gpu: &Gpu, capacity: usize) -> Result<Self, CudaError> {
-        let (out, back) = (Pinned::new(gpu, FLAG + capacity)?, Pinned::new(gpu, FLAG + capacity)?);
-        let driver_waits = gpu.info().waits_for_words;
-        Ok(Self { gpu: gpu.clone(), out, back, left: (0, 0), arrivals: 0, sent: 0, driver_waits })
+        // Each place starts on a cache line.
+        let capacity = capacity.next_multiple_of(FLAG);
+        let (out, back) = (Pinned::new(gpu, FLAG + 2 * capacity)?, Pinned::new(gpu, FLAG + capacity)?);
+        let (gpu, driver_waits) = (gpu.clone(), gpu.info().waits_for_words);
+        let (left, received, leaving, arrivals, sent) = (0, 0, [(0, 0); 2], 0, 0);
+        Ok(Self { gpu, capacity, out, back, left, received, leaving, arrivals, sent, driver_waits })
     }
 
     /// Lets a kernel wait for the processor in place of the driver, as it is where the driver cannot.
@@ -57,53 +63,57 @@ impl Crossing {
         self
     }
 
-    /// Sends `from` to the processor when the stream comes to it.
+    /// Sends `from` to the processor when the stream comes to it. One turn may be on its way before this one.
     ///
     /// # Errors
     /// Where the launch fails.
     ///
     /// # Panics
-    /// Where there are more numbers than the passage takes, or the stream stands until a [`send`](Self::send).
+    /// Where there are more numbers than the passage takes, or two turns are not received yet.
     pub fn leave(&mut self, from: Slice<'_, f32>) -> Result<(), CudaError> {
-        assert_eq!(self.arrivals, self.sent, "what leaves now would come after numbers that are not sent");
+        assert!(from.len() <= self.capacity, "{} numbers do not fit the passage", from.len());
+        assert!(self.left.wrapping_sub(self.received) < 2, "two turns are on their way and not received");
         let stream = self.gpu.compute();
-        assert!(from.len() + FLAG <= self.out.len(), "{} numbers do not fit the passage", from.len());
         let kernel = stream.kernel("cross_out")?;
-        let turn = self.left.0.wrapping_add(1);
-        let (flag, to) = (self.out.as_raw() as u64, self.out.as_raw() as u64 + (FLAG * 4) as u64);
-        // SAFETY: `out` has room for the numbers, and its owner waits for the card before it gives them back. The processor reads them in
-        // `receive` only, after the flag of the last turn, behind which one stream has put no other, and borrows the passage until the
-        // next `leave`.
+        let turn = self.left.wrapping_add(1);
+        let flag = self.out.as_raw() as u64;
+        let to = flag + (self.place_of(turn) * size_of::<f32>()) as u64;
+        // SAFETY: `out` has two places for as many numbers, and its owner waits for the card before it gives them back. `receive` lends one
+        // place, after the flag of its turn, until the next call; the next turn in the same place leaves by such a call.
         unsafe {
             let shape = Shape::line(1, 1024);
             launch!(stream, kernel, shape, from.address(), Address(to), Address(flag), from.len() as u32, turn)?;
         }
-        self.left = (turn, from.len());
+        self.left = turn;
+        self.leaving[turn as usize % 2] = (from.len(), self.arrivals);
         Ok(())
     }
 
-    /// Waits for the numbers of the last [`leave`](Self::leave).
+    /// Waits for the numbers of the first [`leave`](Self::leave) that is not received yet.
     ///
     /// # Errors
     /// [`CudaError::Lost`] where the stream's work failed before.
+    ///
+    /// # Panics
+    /// Where nothing was asked to leave, or it leaves after numbers that are not [sent](Self::send).
     pub fn receive(&mut self) -> Result<&[f32], CudaError> {
-        let (turn, count) = self.left;
+        assert_ne!(self.left, self.received, "nothing leaves");
+        let turn = self.received.wrapping_add(1);
+        let (count, arrivals) = self.leaving[turn as usize % 2];
+        assert!(!is_before(self.sent, arrivals), "what is received leaves after numbers that are not sent");
         let mut asked = Instant::now();
-        loop {
-            for _ in 0..256 {
-                if Self::flag(&self.out).load(Ordering::Acquire) == turn {
-                    return Ok(&self.out[FLAG..FLAG + count]);
-                }
-                std::hint::spin_loop();
-            }
+        while is_before(Self::flag(&self.out).load(Ordering::Acquire), turn) {
+            std::hint::spin_loop();
             if asked.elapsed() > ASK {
                 self.gpu.compute().is_idle()?;
                 asked = Instant::now();
             }
         }
+        self.received = turn;
+        Ok(&self.out[self.place_of(turn)..][..count])
     }
 
-    /// Makes the stream wait for the next [`send`](Self::send) and then take its numbers to `to`. All `to.len()` numbers are taken.
+    /// Makes the stream wait for the next [`send`](Self::send) and then take its numbers to `to`.
     ///
     /// # Errors
     /// Where the launch fails.
@@ -111,12 +121,13 @@ impl Crossing {
     /// # Panics
     /// Where there are more numbers than the passage takes, or the numbers of the last turn are not sent yet.
     pub fn arrive(&mut self, to: &mut SliceMut<'_, f32>) -> Result<(), CudaError> {
-        assert!(to.len() + FLAG <= self.back.len(), "{} numbers do not fit the passage", to.len());
+        assert!(to.len() <= self.capacity, "{} numbers do not fit the passage", to.len());
         assert_eq!(self.arrivals, self.sent, "the numbers of one turn are sent before the next is asked for");
         let stream = self.gpu.compute();
         let kernel = stream.kernel("cross_in")?;
-        let turn = self.sent.wrapping_add(1);
-        let (flag, from) = (self.back.as_raw() as u64, self.back.as_raw() as u64 + (FLAG * 4) as u64);
+        let turn = self.arrivals.wrapping_add(1);
+        let flag = self.back.as_raw() as u64;
+        let from = flag + (FLAG * size_of::<f32>()) as u64;
         if self.driver_waits {
             stream.bind()?;
             let at_least = CUstreamWaitValue_flags::CU_STREAM_WAIT_VALUE_GEQ as u32;
@@ -133,8 +144,8 @@ impl Crossing {
         Ok(())
     }
 
-    /// Room for the numbers of the turn that [`arrive`](Self::arrive) asked for, to be filled before [`send`](Self::send). Filling it early,
-    /// while the card still reads an earlier turn's, gives that turn wrong numbers: [`receive`](Self::receive) one that came after it first.
+    /// Room for the numbers that [`arrive`](Self::arrive) asked for, to be filled before [`send`](Self::send), and after
+    /// [`receive`](Self::receive) of something that left behind the turn before: until then the card may still read that one's.
     #[must_use]
     pub fn room(&mut self) -> &mut [f32] {
         &mut self.back[FLAG..]
@@ -147,11 +158,21 @@ impl Crossing {
         Self::flag(&self.back).store(self.sent, Ordering::Release);
     }
 
+    /// Where the numbers of a turn begin in `out`.
+    const fn place_of(&self, turn: u32) -> usize {
+        FLAG + turn as usize % 2 * self.capacity
+    }
+
     fn flag(memory: &Pinned<f32>) -> &AtomicU32 {
         // SAFETY: the first four bytes are aligned, live as long as the borrow, and are used as an atomic by both sides only: no slice of
         // numbers includes them.
         unsafe { AtomicU32::from_ptr(memory.as_raw().cast()) }
     }
+}
+
+/// Whether turn `a` comes before turn `b`; turns wrap around.
+const fn is_before(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) < 0
 }
 
 impl Drop for Crossing {

@@ -47,7 +47,7 @@ pub struct Arena {
 }
 
 /// One allocation of the driver's.
-struct Block {
+pub(super) struct Block {
     context: Arc<Context>,
     start: u64,
     bytes: Bytes,
@@ -88,7 +88,7 @@ impl Arena {
         }
         let start = self.block.start + self.taken;
         self.taken += bytes.0;
-        Ok(DeviceBuffer { _block: Arc::clone(&self.block), start, count, of: PhantomData })
+        Ok(DeviceBuffer { block: Arc::clone(&self.block), start, count, of: PhantomData })
     }
 
     /// Bytes that are not cut off yet.
@@ -115,7 +115,7 @@ impl fmt::Debug for Block {
 /// `count` numbers in a card's memory, owned.
 #[derive(Debug)]
 pub struct DeviceBuffer<T> {
-    _block: Arc<Block>,
+    block: Arc<Block>,
     start: u64,
     count: usize,
     of: PhantomData<T>,
@@ -128,6 +128,11 @@ impl<T: Plain> DeviceBuffer<T> {
     /// As [`Arena::new`].
     pub fn new(gpu: &Gpu, what: &str, count: usize) -> Result<Self, CudaError> {
         Arena::new(gpu, what, Arena::bytes_of::<T>(count))?.take(count)
+    }
+
+    /// The allocation that it is part of.
+    pub(super) const fn block(&self) -> &Arc<Block> {
+        &self.block
     }
 
     /// How many numbers.

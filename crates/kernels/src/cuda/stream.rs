@@ -11,7 +11,7 @@ use super::device::Context;
 use super::driver::check;
 use super::launch::Kernel;
 use super::memory::Plain;
-use super::{CudaError, Gpu, PinnedSlice, Slice, SliceMut};
+use super::{CudaError, Gpu, GpuInfo, PinnedSlice, Slice, SliceMut};
 
 /// Work of one card in the order in which it was asked for, asynchronous to the caller.
 #[derive(Debug)]
@@ -41,6 +41,11 @@ impl Stream {
 
     pub(super) fn ordinal(&self) -> u32 {
         self.context.info.ordinal
+    }
+
+    /// What this stream's card is.
+    pub(super) fn info(&self) -> &GpuInfo {
+        &self.context.info
     }
 
     pub(super) fn bind(&self) -> Result<(), CudaError> {

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use kernels::cuda::{CudaError, DeviceBuffer, Gpu, Plain, Slice};
+use kernels::cuda::{Arena, CudaError, DeviceBuffer, Gpu, Plain, Quantized, Slice};
 use plan::Bytes;
 
 /// The first card, or `None` with a word on why: there is no driver, no card, or an old one.
@@ -40,4 +40,22 @@ pub(crate) fn download<T: Plain + Default>(gpu: &Gpu, slice: Slice<'_, T>) -> Ve
     let mut numbers = vec![T::default(); slice.len()];
     gpu.compute().download_now(slice, &mut numbers).unwrap();
     numbers
+}
+
+/// Columns of `width` numbers, rounded to 8 bits on the card.
+pub(crate) fn quantized(gpu: &Gpu, x: &[f32], width: usize) -> Quantized {
+    let columns = x.len() / width;
+    let mut arena = Arena::new(gpu, "a test", Quantized::bytes(width, columns)).unwrap();
+    let mut quantized = Quantized::new(&mut arena, width, columns).unwrap();
+    quantized.quantize(gpu.compute(), upload(gpu, x).slice(), width).unwrap();
+    quantized
+}
+
+/// The numbers that such columns stand for.
+pub(crate) fn numbers_of(gpu: &Gpu, columns: &Quantized) -> Vec<f32> {
+    let (codes, scales) = (download(gpu, columns.codes()), download(gpu, columns.scales()));
+    let stride = columns.stride();
+    let column = |c: usize| (0..columns.width()).map(move |i| c * stride + i);
+    let number = |at: usize| f32::from(codes[at]) * f32::from_bits(scales[at / 32] as u32);
+    (0..columns.columns()).flat_map(column).map(number).collect()
 }

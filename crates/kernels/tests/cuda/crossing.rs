@@ -31,6 +31,23 @@ fn rounds(gpu: &Gpu, mut crossing: Crossing, draw: &mut Draw) {
 }
 
 #[test]
+fn a_round_is_asked_for_while_the_one_before_is_on_its_way() {
+    let Some(gpu) = gpu() else { return };
+    let mut crossing = Crossing::new(gpu, 100).unwrap();
+    let mut on_card = upload(gpu, &[0.0; 100]);
+    crossing.leave(on_card.slice()).unwrap();
+    for turn in 0..1000 {
+        crossing.arrive(&mut on_card.slice_mut()).unwrap();
+        crossing.leave(on_card.slice()).unwrap();
+        let next: Vec<f32> = crossing.receive().unwrap().iter().map(|x| x + 1.0).collect();
+        assert_eq!(next, vec![turn as f32 + 1.0; 100]);
+        crossing.room()[..100].copy_from_slice(&next);
+        crossing.send();
+    }
+    assert_eq!(crossing.receive().unwrap(), vec![1000.0; 100]);
+}
+
+#[test]
 fn a_stream_that_waits_for_nothing_more_is_let_go() {
     let Some(gpu) = gpu() else { return };
     let mut to = poisoned(gpu, 8);

@@ -1,0 +1,106 @@
+// Types with blocks of 32 numbers: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 IQ4_NL MXFP4.
+#pragma once
+
+#include "blocks/group.cuh"
+
+// 16 bytes: numbers 0..16 in the lower halves, 16..32 in the upper.
+__device__ __forceinline__ void read_nibbles(Bytes block, u32 offset, u32 (&codes)[8]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const u32 word = block.word(offset, i);
+    codes[i] = word & 0x0f0f0f0f;
+    codes[4 + i] = word >> 4 & 0x0f0f0f0f;
+  }
+}
+
+// A fifth bit for each of 32 codes.
+__device__ __forceinline__ void add_fifth_bits(u32 bits, u32 (&codes)[8]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) codes[i] |= spread(bits >> (4 * i), 16);
+}
+
+__device__ __forceinline__ void look_up_nibbles(Bytes block, u32 offset, const u32 (&table)[4], u32 (&codes)[8]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) look_up(block.word(offset, i), table, codes[i], codes[4 + i]);
+}
+
+struct Small : NoTable {
+  static constexpr int NUMBERS = 32, SCALES = 1, OFFSET = 0;
+  static constexpr bool MINIMUM = false;
+};
+
+// Scale, nibbles less 8.
+struct Q4_0 : Small {
+  static constexpr int BYTES = 18, OFFSET = 8;
+  static __device__ __forceinline__ void read(Bytes block, u32, const u32*, Group<1>& group) {
+    read_nibbles(block, 2, group.codes);
+    group.scale[0] = block.half(0);
+  }
+};
+
+// Scale, what is added, nibbles.
+struct Q4_1 : Small {
+  static constexpr int BYTES = 20;
+  static constexpr bool MINIMUM = true;
+  static __device__ __forceinline__ void read(Bytes block, u32, const u32*, Group<1>& group) {
+    read_nibbles(block, 4, group.codes);
+    group.scale[0] = block.half(0);
+    group.minimum[0] = -block.half(2);
+  }
+};
+
+// Scale, 32 fifth bits, nibbles; less 16.
+struct Q5_0 : Small {
+  static constexpr int BYTES = 22, OFFSET = 16;
+  static __device__ __forceinline__ void read(Bytes block, u32, const u32*, Group<1>& group) {
+    read_nibbles(block, 6, group.codes);
+    add_fifth_bits(block.word(2), group.codes);
+    group.scale[0] = block.half(0);
+  }
+};
+
+// Scale, what is added, 32 fifth bits, nibbles.
+struct Q5_1 : Small {
+  static constexpr int BYTES = 24;
+  static constexpr bool MINIMUM = true;
+  static __device__ __forceinline__ void read(Bytes block, u32, const u32*, Group<1>& group) {
+    read_nibbles(block, 8, group.codes);
+    add_fifth_bits(block.word(4), group.codes);
+    group.scale[0] = block.half(0);
+    group.minimum[0] = -block.half(2);
+  }
+};
+
+// Scale, bytes.
+struct Q8_0 : Small {
+  static constexpr int BYTES = 34;
+  static __device__ __forceinline__ void read(Bytes block, u32, const u32*, Group<1>& group) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) group.codes[i] = block.word(2, i);
+    group.scale[0] = block.half(0);
+  }
+};
+
+// The sixteen values of IQ4_NL and IQ4_XS.
+#define IQ4_VALUES {0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u}
+
+// Scale, nibbles that name one of sixteen values.
+struct IQ4_NL : Small {
+  static constexpr int BYTES = 18;
+  static __device__ __forceinline__ void read(Bytes block, u32, const u32*, Group<1>& group) {
+    constexpr u32 VALUES[4] = IQ4_VALUES;
+    look_up_nibbles(block, 2, VALUES, group.codes);
+    group.scale[0] = block.half(0);
+  }
+};
+
+// A power of two as a byte, nibbles that name one of sixteen E2M1 values (doubled here, and the scale halved). Blocks of odd length.
+struct MXFP4 : Small {
+  static constexpr int BYTES = 17;
+  static __device__ __forceinline__ void read(Bytes block, u32, const u32*, Group<1>& group) {
+    constexpr u32 VALUES[4] = {0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu};
+    look_up_nibbles(block, 1, VALUES, group.codes);
+    const u32 power = block.byte(0);
+    group.scale[0] = __uint_as_float(power < 2 ? 0x00200000u << power : (power - 1) << 23);
+  }
+};

@@ -1,0 +1,10 @@
+#include "blocks/grids.cuh"
+#include "experts.cuh"
+
+EXPERTS(IQ1_S)
+EXPERTS(IQ1_M)
+EXPERTS(IQ2_XXS)
+EXPERTS(IQ2_XS)
+EXPERTS(IQ2_S)
+EXPERTS(IQ3_XXS)
+EXPERTS(IQ3_S)

@@ -1,0 +1,10 @@
+#include "blocks/grids.cuh"
+#include "matvec.cuh"
+
+MATVECS(IQ1_S)
+MATVECS(IQ1_M)
+MATVECS(IQ2_XXS)
+MATVECS(IQ2_XS)
+MATVECS(IQ2_S)
+MATVECS(IQ3_XXS)
+MATVECS(IQ3_S)
