@@ -20,6 +20,7 @@ mod matmul;
 mod norm;
 mod outputs;
 mod pool;
+mod room;
 mod rope;
 mod route;
 mod select;

@@ -50,16 +50,6 @@ impl<'a> Cells<'a> {
         Self(unsafe { slice::from_raw_parts(slice.as_mut_ptr().cast(), slice.len()) })
     }
 
-    #[inline(always)]
-    pub(super) fn get(self, index: usize) -> f32 {
-        f32::from_bits(self.0[index].load(Ordering::Relaxed))
-    }
-
-    #[inline(always)]
-    pub(super) fn set(self, index: usize, number: f32) {
-        self.0[index].store(number.to_bits(), Ordering::Relaxed);
-    }
-
     /// Copies numbers from `from` on.
     #[inline(always)]
     pub(super) fn read(self, from: usize, numbers: &mut [f32]) {
@@ -71,8 +61,49 @@ impl<'a> Cells<'a> {
     /// Sets the numbers from `from` on.
     #[inline(always)]
     pub(super) fn write(self, from: usize, numbers: &[f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(lanes) = numbers.first_chunk::<16>()
+            && numbers.len() == 16
+        {
+            return self.write_lanes(from, lanes);
+        }
         for (number, cell) in numbers.iter().zip(&self.0[from..]) {
             cell.store(number.to_bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// Sixteen at once: a store waits for its cache line, and of single numbers the few dozens that can wait are soon used up.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn write_lanes(self, from: usize, numbers: &[f32; 16]) {
+        let to = self.0[from..from + 16].as_ptr();
+        // SAFETY: it reads sixteen numbers of one array and writes sixteen cells of another, both seen above, with
+        // instructions that every x86-64 has. The processor writes each aligned four bytes of a store at once, so for other
+        // threads they are sixteen relaxed stores.
+        unsafe {
+            std::arch::asm!(
+                "movups {a}, [{from}]",
+                "movups {b}, [{from} + 16]",
+                "movups {c}, [{from} + 32]",
+                "movups {d}, [{from} + 48]",
+                "movups [{to}], {a}",
+                "movups [{to} + 16], {b}",
+                "movups [{to} + 32], {c}",
+                "movups [{to} + 48], {d}",
+                from = in(reg) numbers.as_ptr(),
+                to = in(reg) to,
+                a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, d = out(xmm_reg) _,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+
+    /// Adds `weight` times each number to those from `from` on.
+    #[inline(always)]
+    pub(super) fn add(self, from: usize, weight: f32, numbers: &[f32]) {
+        for (number, cell) in numbers.iter().zip(&self.0[from..]) {
+            let sum = f32::from_bits(cell.load(Ordering::Relaxed)) + weight * number;
+            cell.store(sum.to_bits(), Ordering::Relaxed);
         }
     }
 }

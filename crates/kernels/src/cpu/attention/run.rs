@@ -1,13 +1,13 @@
 //! A tile's way through the blocks of one run.
 
 use std::mem::MaybeUninit;
-use std::slice;
 
 use super::merge::Weight;
 use super::product::{Block, DEPTH, Step, WIDTH, each, product};
 use super::query::{Query, Tile};
 use super::unpack::{self, Places};
 use super::{BLOCK, RUN, TILE_NUMBERS, TILE_QUERIES};
+use crate::cpu::room::filled;
 use crate::cpu::simd::{LANES, Lanes, Simd};
 
 /// A query's scores of a block, then their powers.
@@ -71,7 +71,7 @@ impl Room {
     #[inline(always)]
     pub(super) fn gather<S: Simd>(&mut self, s: S, tile: &Tile, queries: &[Query], run: usize) -> Gathered<'_> {
         let vectors = tile.job.values.len().div_ceil(LANES);
-        let values = zeros(&mut self.gathered, queries.len() * vectors);
+        let values = filled(&mut self.gathered, queries.len() * vectors, [0.0; LANES]);
         let states = &mut self.states[..queries.len()];
         let scores = &mut self.scores[..queries.len()];
         states.fill(State::START);
@@ -96,17 +96,6 @@ impl Room {
         }
         Gathered { states, values, vectors }
     }
-}
-
-/// The first `count` of `room`, set to zeros.
-#[inline(always)]
-fn zeros(room: &mut [MaybeUninit<Lanes>], count: usize) -> &mut [Lanes] {
-    let room = &mut room[..count];
-    for lanes in &mut *room {
-        lanes.write([0.0; LANES]);
-    }
-    // SAFETY: all of them were just written, and a `MaybeUninit` lies in memory as what it holds.
-    unsafe { slice::from_raw_parts_mut(room.as_mut_ptr().cast(), room.len()) }
 }
 
 /// A tile at one block of positions.

@@ -27,7 +27,7 @@ const TASK_RUNS: usize = 64;
 /// Up to 256 numbers of a column: `scale · code`, and zeros behind them.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Run {
+pub(super) struct Run {
     /// Four at a time, as products take them.
     pub(super) codes: [[i8; 4]; RUN / 4],
     /// Sums of sixteen codes.
@@ -55,6 +55,7 @@ impl Run {
 /// Columns of one length, quantized.
 #[derive(Clone, Debug, Default)]
 pub struct Activations {
+    /// Block after block, each with a run of every column: what is read together lies together.
     runs: Vec<Run>,
     /// Numbers of a column.
     width: usize,
@@ -78,8 +79,8 @@ impl Activations {
         assert!(x.len().is_multiple_of(width.max(1)), "{} numbers are not columns of {width}", x.len());
         self.width = width;
         self.columns = x.len() / width.max(1);
-        let per_column = width.div_ceil(RUN);
-        self.runs.resize(self.columns * per_column, Run::ZERO);
+        let columns = self.columns;
+        self.runs.resize(columns * width.div_ceil(RUN), Run::ZERO);
         if self.runs.is_empty() {
             return;
         }
@@ -89,7 +90,7 @@ impl Activations {
             // SAFETY: tasks have runs of their own.
             let part = unsafe { runs.slice(first, TASK_RUNS.min(runs.len() - first)) };
             for (index, run) in (first..).zip(part) {
-                let (column, start) = (index / per_column, index % per_column * RUN);
+                let (column, start) = (index % columns, index / columns * RUN);
                 let numbers = &x[column * width..][start..width.min(start + RUN)];
                 pool.isa().run(Quantize { numbers, run });
             }
@@ -108,11 +109,10 @@ impl Activations {
         self.columns
     }
 
-    /// The runs of a column.
+    /// The runs of all columns that meet a matrix's `block`-th block.
     #[inline(always)]
-    pub(crate) fn column(&self, column: usize) -> &[Run] {
-        let runs = self.width.div_ceil(RUN);
-        &self.runs[column * runs..][..runs]
+    pub(super) fn block(&self, block: usize) -> &[Run] {
+        &self.runs[block * self.columns..][..self.columns]
     }
 }
 

@@ -14,8 +14,7 @@ mod tile;
 mod wide;
 
 pub use self::activations::Activations;
-pub(super) use self::activations::Run;
-pub(super) use self::product::{Finish, TASK_COLUMNS, Task, task_columns};
+pub(super) use self::product::{Finish, TASK_COLUMNS, TASK_ROWS, Task};
 pub(super) use self::wide::Wide;
 #[cfg(target_arch = "x86_64")]
 pub(super) use self::wide::{Avx2, Avx512, AvxVnni};

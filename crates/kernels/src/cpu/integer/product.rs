@@ -1,35 +1,31 @@
 //! One task of a product in integers: some rows of a quantized matrix with some columns.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use plan::QuantType;
 
-use super::activations::{RUN, Run};
+use super::activations::{Activations, RUN, Run};
 use super::blocks::{Unpack, form};
 use super::panel::{Rows, Tail, Unpacked};
 use super::tile::{MANY, Sums, multiply};
 use super::wide::{Column, ROWS, Wide};
 use crate::cpu::isa::{Isa, WideKernel};
 use crate::cpu::matmul::row_bytes;
+use crate::cpu::room::filled;
 
 /// Columns of one task, at most.
 pub(crate) const TASK_COLUMNS: usize = 256;
 
-/// What the columns of a task may take of the second-level cache, where they stay while all rows pass.
-const COLUMNS_BYTES: usize = 768 << 10;
+/// Pairs of panels that have sums at once, where columns are long.
+const PAIRS: usize = 4;
 
-/// Columns of one task: fewer where they are long, but enough to unpack rows for.
-pub(crate) const fn task_columns(row_elements: usize) -> usize {
-    let column = row_elements.div_ceil(RUN) * size_of::<Run>();
-    let fit = COLUMNS_BYTES / if column == 0 { 1 } else { column } / MANY * MANY;
-    if fit < LISTED {
-        LISTED
-    } else if fit > TASK_COLUMNS {
-        TASK_COLUMNS
-    } else {
-        fit
-    }
-}
+/// Rows of one task that are worth while where columns are long.
+pub(crate) const TASK_ROWS: usize = PAIRS * 2 * ROWS;
+
+/// What the columns of a task may take of the second-level cache, where they stay while rows pass: so many of their blocks
+/// at a time.
+const PART_BYTES: usize = 1 << 20;
 
 /// From here on panels are unpacked in pairs, so that each load of a column serves both.
 const PAIR_COLUMNS: usize = 16;
@@ -52,49 +48,64 @@ pub(crate) struct Task<'a, F> {
     /// Numbers of a row.
     pub(crate) row_elements: usize,
     pub(crate) rows: Range<usize>,
-    /// The runs of each column.
-    pub(crate) columns: &'a [&'a [Run]],
+    pub(crate) activations: &'a Activations,
+    /// Which of its columns.
+    pub(crate) columns: &'a [u32],
     pub(crate) finish: F,
 }
 
 impl<F: Finish> Task<'_, F> {
-    #[allow(clippy::large_stack_arrays)] // 32 KiB, which the plan counts for each thread.
+    #[allow(clippy::large_stack_arrays)] // 128 KiB, which the plan counts for each thread.
     pub(crate) fn run(&self) {
-        if self.columns.len() >= PAIR_COLUMNS {
-            let mut sums = [[Column([0.0; ROWS]); 2]; TASK_COLUMNS];
-            let single = self.panels(self.rows.start, &mut [Unpacked::ZERO, Unpacked::ZERO], &mut sums);
-            if single < self.rows.end {
-                let mut sums = [[Column([0.0; ROWS])]; TASK_COLUMNS];
-                self.panels(single, &mut [Unpacked::ZERO], &mut sums);
+        let Range { start, end } = self.rows;
+        if self.columns.len() < PAIR_COLUMNS {
+            return self.panels::<1>(start..end, &mut [MaybeUninit::uninit(); PAIR_COLUMNS]);
+        }
+        // The last panel is alone where they are odd.
+        let single = end.min(start + (end - start).div_ceil(ROWS) / 2 * 2 * ROWS);
+        self.panels::<2>(start..single, &mut [MaybeUninit::uninit(); PAIRS * TASK_COLUMNS]);
+        self.panels::<1>(single..end, &mut [MaybeUninit::uninit(); TASK_COLUMNS]);
+    }
+
+    fn blocks(&self) -> usize {
+        self.row_elements.div_ceil(RUN)
+    }
+
+    /// How many blocks of the columns are taken at a time.
+    fn part(&self) -> usize {
+        (PART_BYTES / (self.columns.len() * size_of::<Run>())).max(1)
+    }
+
+    /// `P` panels at a time, and as many such sets side by side as there is room for their sums.
+    fn panels<const P: usize>(&self, rows: Range<usize>, room: &mut [MaybeUninit<[Sums; P]>]) {
+        let mut panels = [const { Unpacked::ZERO }; P];
+        let columns = self.columns.len();
+        let sets = (room.len() / columns).min(rows.len().div_ceil(P * ROWS));
+        for first in rows.clone().step_by((sets * P * ROWS).max(1)) {
+            let sums = filled(room, sets * columns, [Column([0.0; ROWS]); P]);
+            for part in (0..self.blocks()).step_by(self.part()) {
+                let firsts = (first..rows.end).step_by(P * ROWS);
+                for (first, sums) in firsts.zip(sums.chunks_exact_mut(columns)) {
+                    for block in part..self.blocks().min(part + self.part()) {
+                        for (p, panel) in panels.iter_mut().enumerate() {
+                            self.unpack(first + p * ROWS, block, panel);
+                        }
+                        self.isa.run_wide(Multiply { task: self, block, panels: &panels, sums });
+                    }
+                }
             }
-        } else {
-            let mut sums = [[Column([0.0; ROWS])]; PAIR_COLUMNS];
-            self.panels(self.rows.start, &mut [Unpacked::ZERO], &mut sums);
+            self.finish(first..rows.end, sums);
         }
     }
 
-    /// `P` panels at a time from row `first` on. Returns the first row that is left.
-    fn panels<const P: usize>(&self, first: usize, panels: &mut [Unpacked; P], sums: &mut [[Sums; P]]) -> usize {
-        let mut row = first;
-        // A last panel may have fewer rows, but a pair has at least one of its second.
-        while row + (P - 1) * ROWS < self.rows.end {
-            let sums = &mut sums[..self.columns.len()];
-            sums.fill([Column([0.0; ROWS]); P]);
-            for block in 0..self.row_elements.div_ceil(RUN) {
-                for (p, panel) in panels.iter_mut().enumerate() {
-                    self.unpack(row + p * ROWS, block, panel);
-                }
-                self.isa.run_wide(Multiply { task: self, block, panels, sums });
+    /// All products with `rows`, column by column: outputs of one column are neighbours in memory.
+    fn finish<const P: usize>(&self, rows: Range<usize>, sums: &[[Sums; P]]) {
+        for column in 0..self.columns.len() {
+            let sums = sums[column..].iter().step_by(self.columns.len()).flatten();
+            for (first, sums) in rows.clone().step_by(ROWS).zip(sums) {
+                self.finish.finish(column, first, &sums.0[..ROWS.min(rows.end - first)]);
             }
-            for (c, sums) in sums.iter().enumerate() {
-                for (p, sums) in sums.iter().enumerate() {
-                    let first = row + p * ROWS;
-                    self.finish.finish(c, first, &sums.0[..ROWS.min(self.rows.end - first)]);
-                }
-            }
-            row += P * ROWS;
         }
-        row
     }
 
     /// A block of a panel.
@@ -119,6 +130,7 @@ impl<F: Finish> Task<'_, F> {
     }
 }
 
+/// A block of some panels times all columns.
 struct Multiply<'a, 'b, F, const P: usize> {
     task: &'b Task<'a, F>,
     block: usize,
@@ -126,7 +138,7 @@ struct Multiply<'a, 'b, F, const P: usize> {
     sums: &'b mut [[Sums; P]],
 }
 
-impl<F, const P: usize> WideKernel for Multiply<'_, '_, F, P> {
+impl<F: Finish, const P: usize> WideKernel for Multiply<'_, '_, F, P> {
     type Output = ();
 
     #[inline(always)]
@@ -134,15 +146,13 @@ impl<F, const P: usize> WideKernel for Multiply<'_, '_, F, P> {
         let Self { task, block, panels, sums } = self;
         let Some(form) = form(task.quant) else { return };
         let groups = RUN.min(task.row_elements - block * RUN) / form.group;
-        let mut first = 0;
-        while first < sums.len() {
-            let count = (sums.len() - first).min(LISTED);
-            let mut runs = [&task.columns[first][block]; LISTED];
-            for (run, column) in runs.iter_mut().zip(&task.columns[first..first + count]) {
-                *run = &column[block];
+        for (columns, sums) in task.columns.chunks(LISTED).zip(sums.chunks_mut(LISTED)) {
+            let all = task.activations.block(block);
+            let mut runs = [&all[columns[0] as usize]; LISTED];
+            for (run, column) in runs.iter_mut().zip(columns) {
+                *run = &all[*column as usize];
             }
-            multiply(w, form, groups, panels, &runs[..count], &mut sums[first..first + count]);
-            first += count;
+            multiply(w, form, groups, panels, &runs[..columns.len()], sums);
         }
     }
 }

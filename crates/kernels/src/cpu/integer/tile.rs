@@ -3,7 +3,7 @@
 use super::activations::{RUN, Run};
 use super::blocks::Form;
 use super::panel::Unpacked;
-use super::wide::{Column, Quad, ROWS, Wide};
+use super::wide::{Column, DOTS_FROM, Quad, ROWS, SHIFT, Wide};
 
 /// Columns that are multiplied at once where they are many.
 pub(super) const MANY: usize = 6;
@@ -14,7 +14,7 @@ pub(super) type Sums = Column;
 /// `sums[c][p] += panel p · run c`, for the groups that the panels hold.
 ///
 /// Each output's order: first over groups `sum = sum − minimum · (scale of the column · sum of codes)`, then over groups
-/// `sum = idot · (scale · scale of the column) + sum`, the integers exact. (Minima first, since they wait for no dot product.)
+/// `sum = (idot · scale) · scale of the column + sum`, the integers exact. (Minima first, since they wait for no dot product.)
 #[inline(always)]
 pub(super) fn multiply<W: Wide, const P: usize>(
     w: W,
@@ -98,7 +98,7 @@ impl<const QUADS: usize, const MINIMA: bool, const FULL: bool> Tile<QUADS, MINIM
                 }
             } else {
                 let code_sums = if QUADS == 8 { &run.wide_sums } else { &run.sums };
-                w.store(w.times(code_sums, -i32::from(self.zero)), starts);
+                w.store(w.starts(code_sums, -i32::from(self.zero)), starts);
             }
         }
         let mut group = 0;
@@ -128,7 +128,7 @@ impl<const QUADS: usize, const MINIMA: bool, const FULL: bool> Tile<QUADS, MINIM
         first: usize,
         parts: &mut [[W::F; P]; C],
     ) {
-        let mut dots = [[[w.each(0); P]; C]; G];
+        let mut dots = [[[w.each(DOTS_FROM); P]; C]; G];
         if !MINIMA {
             for (g, dots) in dots.iter_mut().enumerate() {
                 for (dots, starts) in dots.iter_mut().zip(starts) {
@@ -153,9 +153,10 @@ impl<const QUADS: usize, const MINIMA: bool, const FULL: bool> Tile<QUADS, MINIM
             let group = (first + g) % ROWS;
             for (p, panel) in panels.iter().enumerate() {
                 let scale = w.load_floats(&panel.scales[group]);
+                let shift = w.mul(scale, w.each_float(-SHIFT));
                 for ((dots, parts), run) in dots.iter().zip(parts.iter_mut()).zip(runs) {
-                    let both = w.mul(scale, w.each_float(run.scales[group * QUADS / 8]));
-                    parts[p] = w.mul_add(w.to_float(dots[p]), both, parts[p]);
+                    let product = w.scaled(dots[p], scale, shift);
+                    parts[p] = w.mul_add(product, w.each_float(run.scales[group * QUADS / 8]), parts[p]);
                 }
             }
         }

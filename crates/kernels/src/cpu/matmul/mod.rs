@@ -44,6 +44,9 @@ const MANY_COLUMNS: usize = 16;
 /// Rows decoded together for many columns: 128 KiB in the second-level cache, which save reading columns again.
 const MANY_ROWS: usize = 32;
 
+/// Tasks that each thread should find, where there is work for so many.
+const TASKS: usize = 8;
+
 /// Multiplications in one task, from where handing it out costs little beside it to where nothing more is gained.
 const TASK_WORK: (usize, usize) = (64 * 1024, 1024 * 1024);
 
@@ -101,12 +104,15 @@ pub fn matmul_jobs(pool: &Pool, jobs: &[Job], row_elements: usize, x: Input, out
     }
     debug_assert!(job::apart(jobs, |job| job.rows), "two products of one call share an output");
     let out = Cells::new(out);
-    // Rows of all jobs, one that meets several tasks of columns counted for each.
-    let rows =
-        jobs.iter().map(|job| job.rows * job.columns.len().div_ceil(x.task_columns(job.quant, row_elements))).sum();
+    // Columns of one task, about as many in each; and rows of all jobs, one that meets several tasks of columns counted for each.
+    let task_columns = |job: &Job| {
+        let columns = job.columns.len();
+        columns.div_ceil(columns.div_ceil(x.task_columns(job.quant)).max(1))
+    };
+    let rows = jobs.iter().map(|job| job.rows * job.columns.len().div_ceil(task_columns(job).max(1))).sum();
     let cuts = Cuts::new(jobs.iter().map(|job| {
-        let columns = job.columns.len().min(x.task_columns(job.quant, row_elements));
-        let task_rows = task_rows(pool, x.together(job.quant), rows, columns, columns.saturating_mul(row_elements));
+        let columns = task_columns(job);
+        let task_rows = task_rows(pool, x.integers(job.quant).is_some(), rows, columns, row_elements);
         Cut::new(job.rows, job.columns.len(), task_rows, columns)
     }));
     pool.run(cuts.tasks(), &|i| {
@@ -145,15 +151,15 @@ pub fn matmul_weighted(pool: &Pool, jobs: &[WeightedJob], row_elements: usize, x
     let out = Cells::new(out);
     let columns: usize = jobs.iter().map(|job| job.columns.len()).sum();
     // One cut for all: types of a call seldom differ.
-    let together = jobs.first().map_or(TOGETHER, |job| x.together(job.quant));
-    let task_rows = task_rows(pool, together, rows, columns, columns.saturating_mul(row_elements));
+    let integers = jobs.first().is_some_and(|job| x.integers(job.quant).is_some());
+    let task_rows = task_rows(pool, integers, rows, columns, row_elements);
     // A task is a run of rows of all jobs, so that one thread makes all additions to an output.
     pool.run(rows.div_ceil(task_rows), &|i| {
         let rows = i * task_rows..rows.min((i + 1) * task_rows);
         for WeightedJob { quant, weights, columns, .. } in jobs {
             let outputs = Outputs::Add(columns);
             let product = Product { isa: pool.isa(), quant: *quant, weights, row_elements, x, out, outputs };
-            let most = x.task_columns(*quant, row_elements);
+            let most = x.task_columns(*quant);
             for first in (0..columns.len()).step_by(most) {
                 let columns = first..columns.len().min(first + most);
                 Part { product, rows: rows.clone(), columns }.run();
@@ -163,25 +169,21 @@ pub fn matmul_weighted(pool: &Pool, jobs: &[WeightedJob], row_elements: usize, x
 }
 
 impl Input<'_> {
-    /// Columns of one task.
-    fn task_columns(&self, quant: QuantType, row_elements: usize) -> usize {
-        if self.integers(quant).is_some() { integer::task_columns(row_elements) } else { TASK_COLUMNS }
-    }
-
-    /// Rows that are computed side by side.
-    fn together(&self, quant: QuantType) -> usize {
-        if self.integers(quant).is_some() { integer::ROWS } else { TOGETHER }
+    /// Columns of one task, at most.
+    fn task_columns(&self, quant: QuantType) -> usize {
+        if self.integers(quant).is_some() { integer::TASK_COLUMNS } else { TASK_COLUMNS }
     }
 }
 
-/// Rows of one task, of `rows` in all, where `columns` meet a row, in `work` multiplications.
-fn task_rows(pool: &Pool, together: usize, rows: usize, columns: usize, work: usize) -> usize {
+/// Rows of one task, of `rows` in all, where `columns` of `row_elements` numbers meet a row.
+fn task_rows(pool: &Pool, integers: bool, rows: usize, columns: usize, row_elements: usize) -> usize {
     let task_rows = if columns >= MANY_COLUMNS {
         // Fewer where there are not enough rows for all threads.
-        rows.div_ceil(2 * pool.threads()).clamp(together, MANY_ROWS)
+        let (least, most) = if integers { (2 * integer::ROWS, integer::TASK_ROWS) } else { (TOGETHER, MANY_ROWS) };
+        rows.div_ceil(TASKS * pool.threads()).next_multiple_of(least).min(most)
     } else {
-        let work = work.max(1);
-        rows.div_ceil(8 * pool.threads()).clamp(TASK_WORK.0 / work, TASK_WORK.1 / work)
+        let work = columns.saturating_mul(row_elements).max(1);
+        rows.div_ceil(TASKS * pool.threads()).clamp(TASK_WORK.0 / work, TASK_WORK.1 / work)
     };
-    task_rows.max(1).next_multiple_of(together)
+    task_rows.max(1).next_multiple_of(if integers { integer::ROWS } else { TOGETHER })
 }

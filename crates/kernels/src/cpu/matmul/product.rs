@@ -12,7 +12,7 @@ use super::tile::dot_tile;
 use super::{CHUNK, MANY_COLUMNS, MANY_ROWS, TASK_COLUMNS, TOGETHER};
 use crate::cpu::Activations;
 use crate::cpu::decode::{Block, Dequantize, ForBlock, Sink, for_block};
-use crate::cpu::integer::{self, Finish, Run};
+use crate::cpu::integer::{self, Finish};
 use crate::cpu::isa::{Isa, Kernel};
 use crate::cpu::outputs::Cells;
 use crate::cpu::simd::{LANES, Lanes, Simd, lanes};
@@ -63,19 +63,19 @@ impl Part<'_> {
         }
     }
 
-    fn run_in_integers(self, quantized: &Activations) {
+    fn run_in_integers(self, activations: &Activations) {
         let Self { product, rows, columns } = self;
-        let mut runs: [&[Run]; integer::TASK_COLUMNS] = [&[]; integer::TASK_COLUMNS];
-        let runs = &mut runs[..columns.len()];
-        for (runs, column) in runs.iter_mut().zip(columns.clone()) {
+        let mut places = [0; integer::TASK_COLUMNS];
+        let places = &mut places[..columns.len()];
+        for (place, column) in places.iter_mut().zip(columns.clone()) {
             let from = product.from(column);
             let whole = from.is_multiple_of(product.row_elements);
             assert!(whole, "a column from {from}, but they were quantized every {}", product.row_elements);
-            *runs = quantized.column(from / product.row_elements);
+            *place = (from / product.row_elements) as u32;
         }
         let Product { isa, quant, weights, row_elements, .. } = product;
         let finish = FinishFrom { product, first: columns.start };
-        integer::Task { isa, quant, weights, row_elements, rows, columns: runs, finish }.run();
+        integer::Task { isa, quant, weights, row_elements, rows, activations, columns: places, finish }.run();
     }
 }
 
@@ -86,8 +86,9 @@ struct FinishFrom<'a> {
 }
 
 impl Finish for FinishFrom<'_> {
+    #[inline(always)]
     fn finish(&self, column: usize, first: usize, products: &[f32]) {
-        self.product.finish(self.first + column, first, products.iter().copied());
+        self.product.finish(self.first + column, first, products);
     }
 }
 
@@ -108,19 +109,12 @@ impl<'a> Product<'a> {
 
     /// The finished products of a column with the rows from `first` on.
     #[inline(always)]
-    fn finish(&self, column: usize, first: usize, products: impl IntoIterator<Item = f32>) {
+    fn finish(&self, column: usize, first: usize, products: &[f32]) {
         match self.outputs {
-            Outputs::Set(columns) => {
-                let to = columns.at(column).to;
-                for (row, product) in (first..).zip(products) {
-                    self.out.set(to + row, product);
-                }
-            }
+            Outputs::Set(columns) => self.out.write(columns.at(column).to + first, products),
             Outputs::Add(columns) => {
                 let WeightedColumn { to, weight, .. } = columns[column];
-                for (row, product) in (first..).zip(products) {
-                    self.out.set(to + row, self.out.get(to + row) + weight * product);
-                }
+                self.out.add(to + first, weight, products);
             }
         }
     }
@@ -155,7 +149,7 @@ impl<const ROWS: usize> Kernel for Task<'_, ROWS> {
                 Tiles { product, columns: columns.clone(), start, length }.run(s, &decoded[..count], &mut sums);
             }
             for (c, column) in columns.clone().enumerate() {
-                product.finish(column, first, sums[..count].iter().map(|sums| sums[c]));
+                product.finish(column, first, &sums.map(|sums| sums[c])[..count]);
             }
         }
     }
@@ -301,7 +295,7 @@ impl OneColumn<'_> {
                 *total = if chunk == 0 { sum } else { *total + sum };
             }
         }
-        product.finish(columns.start, first, totals);
+        product.finish(columns.start, first, &totals);
     }
 }
 

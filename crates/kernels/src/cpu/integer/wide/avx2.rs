@@ -6,7 +6,7 @@
 #[allow(clippy::wildcard_imports)] // Thirty intrinsics whose names say where they come from.
 use std::arch::x86_64::*;
 
-use super::{Column, Quad, ROWS, Wide};
+use super::{Column, DOTS_FROM, Quad, ROWS, Wide};
 
 /// Proves AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -221,13 +221,15 @@ macro_rules! two_registers {
         }
 
         #[inline(always)]
-        fn times(self, x: &[i16; ROWS], factor: i32) -> Self::V {
+        fn starts(self, x: &[i16; ROWS], factor: i32) -> Self::V {
             // SAFETY: see the module; `x` is 32 bytes.
             unsafe {
                 let factor = _mm256_set1_epi32(factor);
                 let low = _mm256_cvtepi16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
                 let high = _mm256_cvtepi16_epi32(_mm_loadu_si128(x.as_ptr().add(8).cast()));
-                [_mm256_mullo_epi32(low, factor), _mm256_mullo_epi32(high, factor)]
+                let from = _mm256_set1_epi32(DOTS_FROM);
+                let (low, high) = (_mm256_mullo_epi32(low, factor), _mm256_mullo_epi32(high, factor));
+                [_mm256_add_epi32(low, from), _mm256_add_epi32(high, from)]
             }
         }
 

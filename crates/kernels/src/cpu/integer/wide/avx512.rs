@@ -6,7 +6,7 @@
 #[allow(clippy::wildcard_imports)] // Thirty intrinsics whose names say where they come from.
 use std::arch::x86_64::*;
 
-use super::{Column, Quad, ROWS, Wide};
+use super::{Column, DOTS_FROM, Quad, ROWS, Wide};
 
 /// Proves AVX-512 F, BW, VL, DQ, VBMI and VNNI.
 #[derive(Clone, Copy)]
@@ -246,11 +246,11 @@ impl Wide for Avx512 {
     }
 
     #[inline(always)]
-    fn times(self, x: &[i16; ROWS], factor: i32) -> __m512i {
+    fn starts(self, x: &[i16; ROWS], factor: i32) -> __m512i {
         // SAFETY: see the module; `x` is 32 bytes.
         unsafe {
             let wide = _mm512_cvtepi16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
-            _mm512_mullo_epi32(wide, _mm512_set1_epi32(factor))
+            _mm512_add_epi32(_mm512_mullo_epi32(wide, _mm512_set1_epi32(factor)), _mm512_set1_epi32(DOTS_FROM))
         }
     }
 

@@ -32,6 +32,13 @@ pub(crate) struct Quad(pub(crate) [[u8; 4]; ROWS]);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Column(pub(crate) [f32; ROWS]);
 
+/// What sums of integers begin at: a float's bits, so that a sum of magnitude below 2²² is that float plus itself, whose last
+/// place is one. Then to scale it and take the float off again is one instruction, as converting it would be.
+pub(crate) const DOTS_FROM: i32 = 0x4b40_0000;
+
+/// The float.
+pub(crate) const SHIFT: f32 = 12_582_912.0;
+
 /// One instruction set, by way of a token that proves that the processor has it.
 ///
 /// Shifts are of whole lanes: what crosses from one byte to the next is for the caller to mask.
@@ -130,8 +137,13 @@ pub(crate) trait Wide: Copy {
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     fn load_floats(self, from: &Column) -> Self::F;
     fn store_floats(self, x: Self::F, to: &mut Column);
-    /// Sixteen small integers times a factor.
-    fn times(self, x: &[i16; ROWS], factor: i32) -> Self::V;
+    /// Sixteen small integers times a factor, and [`DOTS_FROM`] added.
+    fn starts(self, x: &[i16; ROWS], factor: i32) -> Self::V;
+    /// `dots · scale` for sums that began at [`DOTS_FROM`], one rounding in all. `shift` is `scale · −SHIFT`, exactly.
+    #[inline(always)]
+    fn scaled(self, dots: Self::V, scale: Self::F, shift: Self::F) -> Self::F {
+        self.mul_add(self.as_float(dots), scale, shift)
+    }
     /// Asks for the cache line of an address, which need not exist.
     fn prefetch(self, at: *const u8);
 

@@ -1,6 +1,6 @@
 //! Arrays, for any processor.
 
-use super::{Column, Quad, ROWS, Wide};
+use super::{Column, DOTS_FROM, Quad, ROWS, Wide};
 use crate::tables::f16_to_f32;
 
 /// Plain code.
@@ -165,8 +165,14 @@ impl Wide for Portable {
     }
 
     #[inline(always)]
-    fn times(self, x: &[i16; ROWS], factor: i32) -> Self::V {
-        x.map(|x| (i32::from(x) * factor) as u32)
+    fn starts(self, x: &[i16; ROWS], factor: i32) -> Self::V {
+        x.map(|x| (i32::from(x) * factor + DOTS_FROM) as u32)
+    }
+
+    /// Products are rounded here before they are added to.
+    #[inline(always)]
+    fn scaled(self, dots: Self::V, scale: Self::F, _: Self::F) -> Self::F {
+        std::array::from_fn(|i| (dots[i] as i32 - DOTS_FROM) as f32 * scale[i])
     }
 
     #[inline(always)]
