@@ -71,7 +71,8 @@ pub fn route(routing: &Routing, logits: &[f32], bias: Option<&[f32]>, chosen: &m
     }
 }
 
-fn check(routing: &Routing) {
+/// Whether the rules can be followed; see [`route`].
+pub(crate) fn check(routing: &Routing) {
     let Routing { experts, used, groups, groups_used, group_best, .. } = *routing;
     assert!(0 < used && used <= experts && u32::try_from(experts).is_ok(), "{used} of {experts} experts");
     assert!(0 < groups && groups <= GROUPS_MAX && experts.is_multiple_of(groups), "{experts} experts, {groups} groups");

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use cudarc::driver::sys::{self, CUfunction};
 
 use super::driver::check;
-use super::{CudaError, Stream};
+use super::{CudaError, Plain, Slice, Stream};
 
 /// A function of a loaded module. Valid as long as the [`Gpu`](super::Gpu) that it came from.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +43,20 @@ pub(crate) unsafe trait Param: Copy {}
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Address(pub(crate) u64);
+
+impl Address {
+    /// What kernels take where there is nothing.
+    pub(crate) const NONE: Self = Self(0);
+
+    /// Where a slice begins, if there is one.
+    pub(crate) fn of<T: Plain>(slice: Option<Slice<'_, T>>) -> Self {
+        slice.map_or(Self::NONE, |slice| slice.address())
+    }
+
+    pub(crate) fn is_none(self) -> bool {
+        self == Self::NONE
+    }
+}
 
 // SAFETY: plain numbers.
 unsafe impl Param for u32 {}

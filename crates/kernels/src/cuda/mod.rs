@@ -12,28 +12,46 @@
 //!
 //! Must never know candle's tensors, a model's name, or why bytes lie where they lie.
 
+mod attention;
 mod crossing;
 mod device;
 mod driver;
+mod elementwise;
 mod error;
 mod experts;
+mod heads;
 mod host;
+mod kv;
 mod launch;
+mod lookup;
+mod matmul;
 mod matvec;
 mod memory;
 mod module;
+mod norm;
 mod nvml;
+mod output;
 mod quantize;
 mod rates;
+mod route;
 mod stream;
 
+pub use attention::{AttentionForm, Sight, attention};
 pub use crossing::Crossing;
 pub use device::{Gpu, GpuInfo, count};
+pub use elementwise::{Change, Rows, WeightedRows, add, add_weighted, change, gate_rows, gated, scale_rows};
 pub use error::CudaError;
 pub use experts::{CHOICES_MAX, Chosen, ExpertTable, Joining, experts_down, experts_up};
+pub use heads::{Growth, HEAD_DIM_MAX, HeadNorm, HeadPart, HeadTurn, HeadsTo, RopeTable, advance, heads};
 pub use host::{Download, Pinned, PinnedSlice, Registered};
+pub use kv::KvStore;
+pub use lookup::lookup;
+pub use matmul::{JOB_COLUMNS, JobList, MatrixJob, matmul, matmul_floats, matmul_jobs};
 pub use matvec::{MATVEC_COLUMNS, Matrix, in_floats, in_integers, matvec, matvec_floats, supports};
 pub use memory::{Arena, DeviceBuffer, Plain, Slice, SliceMut};
+pub use norm::{Norm, NormKind, add_norm, norm, norm_in_place};
+pub use output::Output;
 pub use quantize::Quantized;
 pub use rates::read_through;
+pub use route::{RouteMail, SENT_TOKENS_MAX, route};
 pub use stream::{Event, Stream};

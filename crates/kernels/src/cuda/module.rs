@@ -23,6 +23,8 @@ static MODULES: &[(&str, &Aligned<[u8]>)] = &include!(concat!(env!("OUT_DIR"), "
 /// A context is current, and lives longer than the kernels are used.
 pub(super) unsafe fn load(ordinal: u32) -> Result<HashMap<String, Kernel>, CudaError> {
     let mut kernels = HashMap::new();
+    // SAFETY: the caller's promise.
+    let most_shared = unsafe { most_shared(ordinal)? };
     for (_, image) in MODULES {
         let mut module: CUmodule = null_mut();
         // SAFETY: a context is current; the image is a whole fatbin, whose length its header says.
@@ -48,12 +50,44 @@ pub(super) unsafe fn load(ordinal: u32) -> Result<HashMap<String, Kernel>, CudaE
             let name = unsafe {
                 check(ordinal, "naming a kernel", sys::cuFuncGetName(&raw mut name, function))?;
                 check(ordinal, "loading a kernel", sys::cuFuncLoad(function))?;
+                allow_shared(ordinal, function, most_shared)?;
                 CStr::from_ptr(name)
             };
             kernels.insert(name.to_string_lossy().into_owned(), Kernel { function });
         }
     }
     Ok(kernels)
+}
+
+/// Bytes of shared memory that a block may have where its kernel asks for more than the usual 48 KiB.
+///
+/// # Safety
+/// A context is current.
+unsafe fn most_shared(ordinal: u32) -> Result<i32, CudaError> {
+    let (mut device, mut bytes) = (0, 0);
+    let most = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+    // SAFETY: a context is current and both are writable.
+    unsafe {
+        check(ordinal, "asking for its number", sys::cuCtxGetDevice(&raw mut device))?;
+        check(ordinal, "asking for shared memory", sys::cuDeviceGetAttribute(&raw mut bytes, most, device))?;
+    }
+    Ok(bytes)
+}
+
+/// Lets launches of `function` ask for all shared memory that it does not have already.
+///
+/// # Safety
+/// A function of a loaded module.
+unsafe fn allow_shared(ordinal: u32, function: sys::CUfunction, most: i32) -> Result<(), CudaError> {
+    use sys::CUfunction_attribute as A;
+    let mut own = 0;
+    // SAFETY: the caller's promise, and `own` is writable.
+    unsafe {
+        let result = sys::cuFuncGetAttribute(&raw mut own, A::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function);
+        check(ordinal, "asking for a kernel's shared memory", result)?;
+        let room = A::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        check(ordinal, "allowing shared memory", sys::cuFuncSetAttribute(function, room, most - own))
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,165 @@
+//! Heads on their way to attention and into the cache.
+
+use kernels::cpu::{RopeShape, RopeStyle};
+use kernels::cuda::{
+    Arena, DeviceBuffer, Growth, HeadNorm, HeadPart, HeadTurn, HeadsTo, KvStore, RopeTable, Rows, advance, heads,
+};
+use kernels::{cpu, reference};
+use plan::{Bytes, KvType};
+
+use crate::card::{download, gpu, poisoned, upload};
+use crate::common::{Draw, assert_close, bits};
+
+/// A norm and a rotation, relative to numbers up to 3.
+const TOLERANCE: f32 = 3e-6;
+
+struct Case {
+    heads: usize,
+    dim: usize,
+    offset: usize,
+    pairs: usize,
+    style: RopeStyle,
+    norm: Option<bool>,
+    growth: Option<Growth>,
+}
+
+impl Case {
+    fn expected(&self, x: &[f32], weight: &[f32], first: usize, frequencies: &[f32], factor: f32) -> Vec<f32> {
+        let norm = |x: &[f32]| {
+            let mut out = x.to_vec();
+            reference::rms_norm(x, Some(weight), self.dim, 1e-6, &mut out);
+            out
+        };
+        let tokens = x.len() / (self.heads * self.dim);
+        let mut out = if self.norm == Some(false) { norm(x) } else { x.to_vec() };
+        let shape = RopeShape { heads: self.heads, dim: self.dim, offset: self.offset, style: self.style };
+        let positions: Vec<u32> = (first..first + tokens).map(|position| position as u32).collect();
+        reference::rope(&mut out, shape, &positions, frequencies, factor);
+        if self.norm == Some(true) {
+            out = norm(&out);
+        }
+        if let Some(Growth { floor, growth }) = self.growth {
+            for (row, position) in out.chunks_mut(self.heads * self.dim).zip(positions) {
+                let factor = 1.0 + growth * ((position + 1) as f32 / floor).floor().ln_1p();
+                for x in row {
+                    *x *= factor;
+                }
+            }
+        }
+        out
+    }
+}
+
+#[test]
+fn heads_are_normed_turned_and_grown() {
+    let Some(gpu) = gpu() else { return };
+    let plain = |heads, dim, pairs, style| Case { heads, dim, offset: 0, pairs, style, norm: None, growth: None };
+    let growth = Some(Growth { floor: 100.0, growth: 0.1 });
+    for case in [
+        plain(1, 2, 1, RopeStyle::Half),
+        plain(5, 64, 32, RopeStyle::Interleaved),
+        plain(8, 128, 64, RopeStyle::Half),
+        Case { norm: Some(false), ..plain(3, 80, 20, RopeStyle::Half) },
+        Case { norm: Some(true), growth, ..plain(7, 128, 64, RopeStyle::Interleaved) },
+        Case { offset: 128, ..plain(4, 192, 32, RopeStyle::Interleaved) },
+        Case { offset: 3, norm: Some(false), growth, ..plain(2, 75, 36, RopeStyle::Half) },
+    ] {
+        let (tokens, first, factor) = (5, 8190, 1.17);
+        let Case { heads: count, dim, .. } = case;
+        let mut draw = Draw((count * dim) as u64);
+        let (x, weight) = (draw.numbers(tokens * count * dim), draw.numbers(dim));
+        let frequencies: Vec<f32> = (0..case.pairs).map(|i| 10_000_f32.powf(-(i as f32) / case.pairs as f32)).collect();
+        let mut arena = Arena::new(gpu, "a test", RopeTable::bytes(case.pairs, tokens)).unwrap();
+        let mut table = RopeTable::new(gpu, &mut arena, &frequencies, factor, tokens).unwrap();
+        let mut position = upload(gpu, &[first as u32 - 2]);
+        advance(gpu.compute(), &mut position.slice_mut(), 2).unwrap();
+        table.fill(gpu.compute(), position.slice(), tokens).unwrap();
+        // Each head is followed by as much again that belongs to something else.
+        let spaced: Vec<f32> = x.chunks(dim).flat_map(|head| [head, &vec![f32::NAN; dim]].concat()).collect();
+        let (from, weight_there) = (upload(gpu, &spaced), upload(gpu, &weight));
+        let mut out = poisoned(gpu, x.len());
+        let part = HeadPart {
+            from: Rows { numbers: from.slice(), step: count * 2 * dim },
+            head_step: 2 * dim,
+            heads: count,
+            dim,
+            norm: case.norm.map(|last| HeadNorm { weight: Some(weight_there.slice()), eps: 1e-6, last }),
+            turn: Some(HeadTurn { offset: case.offset, style: case.style }),
+            growth: case.growth,
+            to: HeadsTo::Numbers(&mut out.slice_mut()),
+        };
+        heads(gpu.compute(), &mut [part], tokens, Some(&table), position.slice()).unwrap();
+        let wanted = case.expected(&x, &weight, first, &frequencies, factor);
+        assert_close(&format!("{count} heads of {dim}"), &download(gpu, out.slice()), &wanted, |_| 3.0, TOLERANCE);
+    }
+}
+
+#[test]
+fn caches_keep_what_the_processors_keep() {
+    let Some(gpu) = gpu() else { return };
+    for kind in [KvType::F32, KvType::F16, KvType::Q8_0] {
+        for (count, dim) in [(1, 1), (2, 33), (3, 64), (8, 128), (1, 576)] {
+            let (tokens, first, capacity) = (4, 3, 9);
+            let mut draw = Draw((count * dim) as u64);
+            let x: Vec<f32> = draw.numbers(tokens * count * dim).iter().map(|x| 50.0 * x).collect();
+            let mut arena = Arena::new(gpu, "a test", KvStore::bytes(kind, count, dim, capacity)).unwrap();
+            let mut store = KvStore::new(&mut arena, kind, count, dim, capacity).unwrap();
+            gpu.compute().fill(&mut store.slice_mut(), 0xff).unwrap();
+            // Rows come in two parts where they are wide enough, as latents do.
+            let split = if dim == 576 { 512 } else { dim };
+            let from = upload(gpu, &x);
+            let position = upload(gpu, &[first as u32]);
+            for part in [0..split, split..dim].into_iter().filter(|part| !part.is_empty()) {
+                keep(gpu, &from, &mut store, part, tokens, &position);
+            }
+            let copy = download(gpu, store.slice());
+            let mut wanted = cpu::KvStore::try_new(kind, count, dim, capacity).unwrap();
+            for (t, rows) in x.chunks(count * dim).enumerate() {
+                wanted.write(first + t, rows);
+                let mut kept = vec![f32::NAN; count * dim];
+                wanted.read(first + t, &mut kept);
+                for (head, kept) in kept.chunks(dim).enumerate() {
+                    let found = store.row_of(&copy, head, first + t);
+                    assert_eq!(bits(&found), bits(kept), "{kind:?} {count} × {dim}, token {t}");
+                }
+            }
+        }
+    }
+}
+
+fn keep(
+    gpu: &kernels::cuda::Gpu,
+    from: &DeviceBuffer<f32>,
+    store: &mut KvStore,
+    part: std::ops::Range<usize>,
+    tokens: usize,
+    position: &DeviceBuffer<u32>,
+) {
+    let (count, dim) = (store.heads(), store.dim());
+    let start = part.start;
+    let part = HeadPart {
+        from: Rows { numbers: from.slice().range(start..), step: count * dim },
+        head_step: dim,
+        heads: count,
+        dim: part.len(),
+        norm: None,
+        turn: None,
+        growth: None,
+        to: HeadsTo::Store(store, start),
+    };
+    heads(gpu.compute(), &mut [part], tokens, None, position.slice()).unwrap();
+}
+
+#[test]
+fn nothing_is_kept_beyond_a_caches_end() {
+    let Some(gpu) = gpu() else { return };
+    let mut arena = Arena::new(gpu, "a test", Bytes(1 << 20)).unwrap();
+    let mut store = KvStore::new(&mut arena, KvType::F32, 1, 4, 2).unwrap();
+    let mut behind = arena.take::<f32>(64).unwrap();
+    gpu.compute().fill(&mut behind.slice_mut(), 0).unwrap();
+    let from = upload(gpu, &[1.0_f32; 12]);
+    keep(gpu, &from, &mut store, 0..4, 3, &upload(gpu, &[1_u32]));
+    keep(gpu, &from, &mut store, 0..4, 3, &upload(gpu, &[u32::MAX - 1]));
+    assert_eq!(store.row_of(&download(gpu, store.slice()), 0, 1), [1.0; 4]);
+    assert_eq!(download(gpu, behind.slice()), [0.0; 64]);
+}
