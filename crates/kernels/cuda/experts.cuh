@@ -4,8 +4,7 @@
 
 #include "rows.cuh"
 
-constexpr int EXPERT_WARPS = 8;
-constexpr int UP_ROWS = 32;  // Rows of a block in the first launch: a group of what the second reads.
+constexpr u32 UP_ROWS = 32;  // Rows of a block in the first launch: a group of what the second reads.
 
 // How a gate g and an up u join.
 enum Joining : u32 {
@@ -56,92 +55,94 @@ __device__ __forceinline__ void experts_up(
     const u64* gates, const u64* ups, u32 experts, const u32* chosen, u32 per_token, u32 rows, u32 groups, const i8* codes,
     const GroupScale* scales, u32 stride, const float* gate_bias, const float* up_bias, u32 joining, float limit, float alpha, i8* out_codes,
     GroupScale* out_scales, u32 out_stride) {
-  __shared__ Workspace<T, 2, EXPERT_WARPS> workspace;
-  __shared__ float joined[UP_ROWS];
-  const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, first = blockIdx.x * UP_ROWS;
+  __shared__ Workspace<T, 1> workspace;
+  const u32 first = blockIdx.x * UP_ROWS, here = min(UP_ROWS, rows - first);
   const u32 choice = blockIdx.y, token = choice / per_token, expert = chosen[choice];
   const u8 *gate = matrix_of(gates, expert, experts), *up = matrix_of(ups, expert, experts);
-  if (threadIdx.x < UP_ROWS) joined[threadIdx.x] = 0.0f;
-  workspace.fill_table();
-  __syncthreads();
-  if (gate != nullptr && up != nullptr) {
+  const bool present = gate != nullptr && up != nullptr;
+  // Rows of the gate and of the up by turns.
+  const Shares shares(2 * UP_ROWS, (groups + SEGMENT_GROUPS - 1) / SEGMENT_GROUPS, blockDim.x / WARP);
+  if (present) {
+    if (T::TABLE > 0) {
+      fill_table(workspace);
+      __syncthreads();
+    }
     const u64 row_bytes = static_cast<u64>(groups) * GROUP / T::NUMBERS * T::BYTES;
-    const Inputs inputs = {codes + static_cast<u64>(token) * stride, scales + static_cast<u64>(token) * (stride / GROUP), stride};
-    const auto strip = [&](u32 s) {
-      const u64 from = (first + warp + s * EXPERT_WARPS) * row_bytes;
-      return Strip<2>{{gate + from, up + from}, inputs};
-    };
-    const auto finish = [&](u32 s, const float(&sums)[2][1]) {
-      const u32 row = warp + s * EXPERT_WARPS;
-      if (lane == 0) {
-        const u64 bias = static_cast<u64>(expert) * rows + first + row;
-        const float g = sums[0][0] + (gate_bias != nullptr ? gate_bias[bias] : 0.0f);
-        const float u = sums[1][0] + (up_bias != nullptr ? up_bias[bias] : 0.0f);
-        joined[row] = join(joining, limit, alpha, g, u);
-      }
-    };
-    const u32 here = min(rows - first, UP_ROWS);
-    const u32 count = warp < here ? (here - warp + EXPERT_WARPS - 1) / EXPERT_WARPS : 0;
-    multiply_strips<T, 1, 2>(workspace.runs[warp], workspace.table, count, groups, 1, strip, finish);
+    codes += static_cast<u64>(token) * stride;
+    scales += static_cast<u64>(token) * (stride / GROUP);
+    multiply_tile<T, 1>(workspace, shares, 2 * here, 1, [&](u32 s, u32 row) {
+      const u32 group = s * SEGMENT_GROUPS, some = min(groups - group, SEGMENT_GROUPS);
+      const u64 from = (first + row / 2) * row_bytes + s * Steps<T, 1>::BYTES;
+      return Segment{
+          reinterpret_cast<u64>(gate) + from, reinterpret_cast<u64>(up) + from, row_bytes, some * GROUP / T::NUMBERS * T::BYTES, some,
+          codes + group * GROUP, scales + group, stride, 1.0f};
+    });
   }
   __syncthreads();
-  if (warp == 0) {
+  if (threadIdx.x < WARP) {
+    const u32 row = threadIdx.x;
+    float joined = 0.0f;
+    if (present && row < here) {
+      const u64 bias = static_cast<u64>(expert) * rows + first + row;
+      const float g = sum_of(workspace, shares, 2 * row, 0) + (gate_bias != nullptr ? gate_bias[bias] : 0.0f);
+      const float u = sum_of(workspace, shares, 2 * row + 1, 0) + (up_bias != nullptr ? up_bias[bias] : 0.0f);
+      joined = join(joining, limit, alpha, g, u);
+    }
     const u64 at = static_cast<u64>(choice) * out_stride + first;
-    write_group(joined[lane], out_codes + at, out_scales + at / GROUP);
+    write_group(joined, out_codes + at, out_scales + at / GROUP);
   }
 }
 
-// out[token][r] = sum over the token's choices of weight * (w[r] * column + bias), or added to what is there. A warp takes two rows of a token
-// (blockIdx.y); experts that are not here add nothing.
+// out[token][r] = sum over the token's choices of weight * (w[r] * column + bias), or added to what is there. A block takes `tile` rows of a
+// token (blockIdx.y); experts that are not here add nothing.
 template <class T>
 __device__ __forceinline__ void experts_down(
-    const u64* downs, u32 experts, const u32* chosen, const float* weights, u32 per_token, u32 rows, u32 groups, const i8* codes,
+    const u64* downs, u32 experts, const u32* chosen, const float* weights, u32 per_token, u32 rows, u32 tile, u32 groups, const i8* codes,
     const GroupScale* scales, u32 stride, const float* bias, float* out, u32 out_stride, u32 add) {
-  constexpr u32 R = 2;
-  __shared__ Workspace<T, R, EXPERT_WARPS> workspace;
-  workspace.fill_table();
-  const u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, token = blockIdx.y;
-  const u32 row = (blockIdx.x * EXPERT_WARPS + warp) * R;
-  if (row >= rows) return;
-  const u64 row_bytes = static_cast<u64>(groups) * GROUP / T::NUMBERS * T::BYTES;
+  __shared__ Workspace<T, 1> workspace;
+  const u32 lane = threadIdx.x % WARP, token = blockIdx.y, first = blockIdx.x * tile, here = min(tile, rows - first);
   chosen += static_cast<u64>(token) * per_token;
   weights += static_cast<u64>(token) * per_token;
-
+  if (T::TABLE > 0) {
+    fill_table(workspace);
+    __syncthreads();
+  }
   // Choices whose matrices are here, one bit each.
   const u32 mine = lane < per_token ? chosen[lane] : experts;
   const u32 present = __ballot_sync(EVERY_LANE, matrix_of(downs, mine, experts) != nullptr);
-  const auto choice_of = [&](u32 s) {
+  const auto choice_of = [&](u32 place) {
     u32 left = present;
-    for (u32 i = 0; i < s; ++i) left &= left - 1;
+    for (u32 i = 0; i < place; ++i) left &= left - 1;
     return static_cast<u32>(__ffs(static_cast<int>(left))) - 1;
   };
-  const auto strip = [&](u32 s) {
-    const u32 choice = choice_of(s);
-    const u8* matrix = matrix_of(downs, chosen[choice], experts);
+  const u32 of_row = (groups + SEGMENT_GROUPS - 1) / SEGMENT_GROUPS;
+  const u64 row_bytes = static_cast<u64>(groups) * GROUP / T::NUMBERS * T::BYTES;
+  const Shares shares(tile, __popc(present) * of_row, blockDim.x / WARP);
+  multiply_tile<T, 1>(workspace, shares, here, 1, [&](u32 s, u32 row) {
+    const u32 choice = choice_of(s / of_row), group = s % of_row * SEGMENT_GROUPS, some = min(groups - group, SEGMENT_GROUPS);
+    const u64 matrix = reinterpret_cast<u64>(matrix_of(downs, chosen[choice], experts));
+    const u64 even = matrix + (first + row) * row_bytes + s % of_row * Steps<T, 1>::BYTES;
     const u64 column = static_cast<u64>(token) * per_token + choice;
-    return Strip<R>{
-        {matrix + row * row_bytes, matrix + min(row + 1, rows - 1) * row_bytes},
-        {codes + column * stride, scales + column * (stride / GROUP), stride}};
-  };
-  float total[R] = {};
-  const auto finish = [&](u32 s, const float(&sums)[R][1]) {
-    const u32 choice = choice_of(s);
-#pragma unroll
-    for (u32 r = 0; r < R; ++r) {
-      const u64 at = static_cast<u64>(chosen[choice]) * rows + min(row + r, rows - 1);
-      total[r] = fmaf(weights[choice], sums[r][0] + (bias != nullptr ? bias[at] : 0.0f), total[r]);
+    return Segment{
+        even, even + row_bytes, 2 * row_bytes, some * GROUP / T::NUMBERS * T::BYTES, some, codes + column * stride + group * GROUP,
+        scales + column * (stride / GROUP) + group, stride, weights[choice]};
+  });
+  __syncthreads();
+  for (u32 row = threadIdx.x; row < here; row += blockDim.x) {
+    float sum = sum_of(workspace, shares, row, 0);
+    if (bias != nullptr) {
+      for (u32 left = present; left != 0; left &= left - 1) {
+        const u32 choice = static_cast<u32>(__ffs(static_cast<int>(left))) - 1;
+        sum = fmaf(weights[choice], bias[static_cast<u64>(chosen[choice]) * rows + first + row], sum);
+      }
     }
-  };
-  multiply_strips<T, 1, R>(workspace.runs[warp], workspace.table, __popc(present), groups, 1, strip, finish);
-  if (lane < R && row + lane < rows) {
-    float* to = out + static_cast<u64>(token) * out_stride + row + lane;
-    const float sum = lane == 0 ? total[0] : total[1];
+    float* to = out + static_cast<u64>(token) * out_stride + first + row;
     *to = add ? *to + sum : sum;
   }
 }
 
 #define EXPERTS(T)                                                                                                                       \
-  extern "C" __global__ void __launch_bounds__(EXPERT_WARPS * WARP, 4) experts_up_##T(                                                   \
+  extern "C" __global__ void __launch_bounds__(ROW_WARPS * WARP, 4) experts_up_##T(                                                   \
       const u64* gates, const u64* ups, u32 experts, const u32* chosen, u32 per_token, u32 rows, u32 groups, const i8* codes,             \
       const GroupScale* scales, u32 stride, const float* gate_bias, const float* up_bias, u32 joining, float limit, float alpha,          \
       i8* out_codes, GroupScale* out_scales, u32 out_stride) {                                                                            \
@@ -149,9 +150,9 @@ __device__ __forceinline__ void experts_down(
         gates, ups, experts, chosen, per_token, rows, groups, codes, scales, stride, gate_bias, up_bias, joining, limit, alpha,           \
         out_codes, out_scales, out_stride);                                                                                              \
   }                                                                                                                                      \
-  extern "C" __global__ void __launch_bounds__(EXPERT_WARPS * WARP, 4) experts_down_##T(                                                 \
-      const u64* downs, u32 experts, const u32* chosen, const float* weights, u32 per_token, u32 rows, u32 groups, const i8* codes,       \
-      const GroupScale* scales, u32 stride, const float* bias, float* out, u32 out_stride, u32 add) {                                     \
+  extern "C" __global__ void __launch_bounds__(ROW_WARPS * WARP, 4) experts_down_##T(                                                 \
+      const u64* downs, u32 experts, const u32* chosen, const float* weights, u32 per_token, u32 rows, u32 tile, u32 groups,             \
+      const i8* codes, const GroupScale* scales, u32 stride, const float* bias, float* out, u32 out_stride, u32 add) {                                     \
     experts_down<T>(                                                                                                                     \
-        downs, experts, chosen, weights, per_token, rows, groups, codes, scales, stride, bias, out, out_stride, add);                     \
+        downs, experts, chosen, weights, per_token, rows, tile, groups, codes, scales, stride, bias, out, out_stride, add);               \
   }

@@ -3,8 +3,9 @@
 
 #include "common.cuh"
 
-// Bytes from byte `at` behind an aligned start. Words are put together from the aligned words around them, so that no access is misaligned:
-// up to 3 bytes before and 4 behind what is asked for are read too.
+// Bytes from byte `at` behind a start that is aligned to 16. Words are read as they are where the block's type says that they are aligned (ALIGN,
+// a type's own: `at` and `offset` are multiples of it), and are else put together from the aligned words around them: up to 3 bytes
+// before and 4 behind what is asked for are read too.
 struct Bytes {
   const u32* start;
   u32 at;
@@ -19,9 +20,31 @@ struct Bytes {
   __device__ __forceinline__ float half(u32 offset) const { return __half2float(__ushort_as_half(static_cast<u16>(pair(offset)))); }
 
   // Word `i` of those from `offset` on. Neighbours share their loads.
+  template <int ALIGN = 2>
   __device__ __forceinline__ u32 word(u32 offset, int i = 0) const {
     const u32* first = start + (at + offset) / 4;
-    return __funnelshift_r(first[i], first[i + 1], (at + offset) % 4 * 8);
+    return ALIGN % 4 == 0 ? first[i] : __funnelshift_r(first[i], first[i + 1], (at + offset) % 4 * 8);
+  }
+
+  // The COUNT words from `offset` on, an even number, or a multiple of four where ALIGN is one of 16.
+  template <int ALIGN, int COUNT>
+  __device__ __forceinline__ void words(u32 offset, u32 (&words)[COUNT]) const {
+    if constexpr (ALIGN % 16 == 0) {
+#pragma unroll
+      for (int i = 0; i < COUNT / 4; ++i) {
+        const uint4 four = reinterpret_cast<const uint4*>(start)[(at + offset) / 16 + i];
+        words[4 * i] = four.x, words[4 * i + 1] = four.y, words[4 * i + 2] = four.z, words[4 * i + 3] = four.w;
+      }
+    } else if constexpr (ALIGN % 8 == 0) {
+#pragma unroll
+      for (int i = 0; i < COUNT / 2; ++i) {
+        const uint2 two = reinterpret_cast<const uint2*>(start)[(at + offset) / 8 + i];
+        words[2 * i] = two.x, words[2 * i + 1] = two.y;
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < COUNT; ++i) words[i] = word<ALIGN>(offset, i);
+    }
   }
 };
 

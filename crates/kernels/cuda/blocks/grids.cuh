@@ -113,10 +113,10 @@ struct IQ1_S : Large {
 // For each 8 numbers 11 bits of grid place and the sign of what is added; for each 16 a scale of 3 bits. The block's own scale lies in the
 // upper nibbles of the four words of scales. Codes are eight times the numbers, which are odd integers from -9 to 9.
 struct IQ1_M : Large {
-  static constexpr int BYTES = 56, SCALES = 2, TABLE = 2048;
+  static constexpr int BYTES = 56, ALIGN = 8, SCALES = 2, TABLE = 2048;
   static __device__ __forceinline__ u32 table(int i) { return GRID_IQ1[i]; }
   static __device__ __forceinline__ void read(Bytes block, u32 g, const u32* table, Group<2>& group) {
-    const u32 places = block.word(4 * g), upper = block.pair(32 + 2 * g);
+    const u32 places = block.word<4>(4 * g), upper = block.pair(32 + 2 * g);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const u32 nibble = upper >> (4 * i) & 15;
@@ -126,7 +126,7 @@ struct IQ1_M : Large {
       group.codes[2 * i] = ((entry & 0x0f0f0f0f) * 8 + less) ^ 0x80808080;
       group.codes[2 * i + 1] = ((entry >> 4 & 0x0f0f0f0f) * 8 + less) ^ 0x80808080;
     }
-    const u32 first = block.word(48), second = block.word(52);
+    const u32 first = block.word<4>(48), second = block.word<4>(52);
     const u32 bits = (first >> 12 & 0xf) | (first >> 24 & 0xf0) | (second >> 4 & 0xf00) | (second >> 16 & 0xf000);
     const float scale = __half2float(__ushort_as_half(static_cast<u16>(bits))) * 0.125f;
     const u32 scales = (g < 4 ? first : second) >> (g / 2 % 2 * 16) >> (g % 2 * 6);

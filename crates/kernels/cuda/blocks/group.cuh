@@ -8,6 +8,7 @@
 //
 // A type T says how its blocks are read:
 //   NUMBERS, BYTES       of a block
+//   ALIGN                what the addresses of blocks are multiples of, where a matrix begins at a multiple of 16: 16, 8, 4 or less
 //   SCALES               1 or 2 a group
 //   MINIMUM, OFFSET      as above
 //   TABLE                words of a table that `read` looks codes up in, kept in shared memory; 0 for none. `table(i)` is word i.

@@ -4,19 +4,20 @@
 #include "blocks/small.cuh"
 
 struct Large : NoTable {
-  static constexpr int NUMBERS = 256, SCALES = 1, OFFSET = 0;
+  static constexpr int NUMBERS = 256, ALIGN = 2, SCALES = 1, OFFSET = 0;
   static constexpr bool MINIMUM = false;
 };
 
 // 16 scales and minima of 4 bits, 64 bytes of bit pairs, scale, minimum.
 struct Q2_K : Large {
-  static constexpr int BYTES = 84, SCALES = 2;
+  static constexpr int BYTES = 84, ALIGN = 4, SCALES = 2;
   static constexpr bool MINIMUM = true;
   static __device__ __forceinline__ void read(Bytes block, u32 g, const u32*, Group<2>& group) {
     const u32 both = block.pair(2 * g);
     const float scale = block.half(80), minimum = block.half(82);
+    block.words<ALIGN>(16 + g / 4 * 32, group.codes);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) group.codes[i] = block.word(16 + g / 4 * 32, i) >> (g % 4 * 2) & 0x03030303;
+    for (int i = 0; i < 8; ++i) group.codes[i] = group.codes[i] >> (g % 4 * 2) & 0x03030303;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       group.scale[h] = scale * static_cast<float>(both >> (8 * h) & 15);
@@ -45,41 +46,42 @@ struct Q3_K : Large {
   }
 };
 
-// Scale and minimum of group g out of the 12 packed bytes of Q4_K and Q5_K at byte 4.
+// Scale and minimum of group g out of the 12 packed bytes of Q4_K and Q5_K at byte 4: the first four lie in the lower 6 bits of bytes 0..4
+// and 4..8, the others in nibbles of bytes 8..12, with the upper pairs of the first eight.
 __device__ __forceinline__ void read_scale_and_minimum(Bytes block, u32 g, Group<1>& group) {
-  u32 scale, minimum;
-  if (g < 4) {
-    scale = block.byte(4 + g) & 63;
-    minimum = block.byte(8 + g) & 63;
-  } else {
-    const u32 low = block.byte(8 + g);
-    scale = (low & 15) | block.byte(g) >> 6 << 4;
-    minimum = low >> 4 | block.byte(4 + g) >> 6 << 4;
-  }
-  group.scale[0] = block.half(0) * static_cast<float>(scale);
-  group.minimum[0] = block.half(2) * static_cast<float>(minimum);
+  u32 words[4];
+  block.words<16>(0, words);
+  const u32 shift = g % 4 * 8, low = words[3] >> shift;
+  const u32 scale = words[1] >> shift, minimum = words[2] >> shift;
+  const u32 six_scale = g < 4 ? scale & 63 : (low & 15) | (scale >> 2 & 48);
+  const u32 six_minimum = g < 4 ? minimum & 63 : (low >> 4 & 15) | (minimum >> 2 & 48);
+  group.scale[0] = __half2float(__ushort_as_half(static_cast<u16>(words[0]))) * static_cast<float>(six_scale);
+  group.minimum[0] = __half2float(__ushort_as_half(static_cast<u16>(words[0] >> 16))) * static_cast<float>(six_minimum);
 }
 
 // Scale, minimum, 12 bytes of scales and minima, 128 of nibbles.
 struct Q4_K : Large {
-  static constexpr int BYTES = 144;
+  static constexpr int BYTES = 144, ALIGN = 16;
   static constexpr bool MINIMUM = true;
   static __device__ __forceinline__ void read(Bytes block, u32 g, const u32*, Group<1>& group) {
+    block.words<ALIGN>(16 + g / 2 * 32, group.codes);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) group.codes[i] = block.word(16 + g / 2 * 32, i) >> (g % 2 * 4) & 0x0f0f0f0f;
+    for (int i = 0; i < 8; ++i) group.codes[i] = group.codes[i] >> (g % 2 * 4) & 0x0f0f0f0f;
     read_scale_and_minimum(block, g, group);
   }
 };
 
 // As Q4_K, with 32 bytes of fifth bits before the nibbles.
 struct Q5_K : Large {
-  static constexpr int BYTES = 176;
+  static constexpr int BYTES = 176, ALIGN = 16;
   static constexpr bool MINIMUM = true;
   static __device__ __forceinline__ void read(Bytes block, u32 g, const u32*, Group<1>& group) {
+    u32 upper[8];
+    block.words<ALIGN>(48 + g / 2 * 32, group.codes);
+    block.words<ALIGN>(16, upper);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const u32 low = block.word(48 + g / 2 * 32, i) >> (g % 2 * 4) & 0x0f0f0f0f;
-      group.codes[i] = low | (block.word(16, i) >> g & 0x01010101) << 4;
+      group.codes[i] = (group.codes[i] >> (g % 2 * 4) & 0x0f0f0f0f) | (upper[i] >> g & 0x01010101) << 4;
     }
     read_scale_and_minimum(block, g, group);
   }
@@ -104,10 +106,10 @@ struct Q6_K : Large {
 
 // Scale, upper and lower parts of eight 6-bit scales, 8 times 16 bytes of nibbles that name one of sixteen values.
 struct IQ4_XS : Large {
-  static constexpr int BYTES = 136;
+  static constexpr int BYTES = 136, ALIGN = 8;
   static __device__ __forceinline__ void read(Bytes block, u32 g, const u32*, Group<1>& group) {
     constexpr u32 VALUES[4] = IQ4_VALUES;
-    look_up_nibbles(block, 8 + 16 * g, VALUES, group.codes);
+    look_up_nibbles<ALIGN>(block, 8 + 16 * g, VALUES, group.codes);
     const u32 low = block.byte(4 + g / 2) >> (g % 2 * 4) & 15, high = block.pair(2) >> (2 * g) & 3;
     group.scale[0] = block.half(0) * static_cast<float>(static_cast<i32>(low | high << 4) - 32);
   }

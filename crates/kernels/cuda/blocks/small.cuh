@@ -4,12 +4,14 @@
 #include "blocks/group.cuh"
 
 // 16 bytes: numbers 0..16 in the lower halves, 16..32 in the upper.
+template <int ALIGN>
 __device__ __forceinline__ void read_nibbles(Bytes block, u32 offset, u32 (&codes)[8]) {
+  u32 words[4];
+  block.words<ALIGN>(offset, words);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const u32 word = block.word(offset, i);
-    codes[i] = word & 0x0f0f0f0f;
-    codes[4 + i] = word >> 4 & 0x0f0f0f0f;
+    codes[i] = words[i] & 0x0f0f0f0f;
+    codes[4 + i] = words[i] >> 4 & 0x0f0f0f0f;
   }
 }
 
@@ -19,13 +21,16 @@ __device__ __forceinline__ void add_fifth_bits(u32 bits, u32 (&codes)[8]) {
   for (int i = 0; i < 8; ++i) codes[i] |= spread(bits >> (4 * i), 16);
 }
 
+template <int ALIGN>
 __device__ __forceinline__ void look_up_nibbles(Bytes block, u32 offset, const u32 (&table)[4], u32 (&codes)[8]) {
+  u32 words[4];
+  block.words<ALIGN>(offset, words);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) look_up(block.word(offset, i), table, codes[i], codes[4 + i]);
+  for (int i = 0; i < 4; ++i) look_up(words[i], table, codes[i], codes[4 + i]);
 }
 
 struct Small : NoTable {
-  static constexpr int NUMBERS = 32, SCALES = 1, OFFSET = 0;
+  static constexpr int NUMBERS = 32, ALIGN = 2, SCALES = 1, OFFSET = 0;
   static constexpr bool MINIMUM = false;
 };
 
@@ -33,17 +38,17 @@ struct Small : NoTable {
 struct Q4_0 : Small {
   static constexpr int BYTES = 18, OFFSET = 8;
   static __device__ __forceinline__ void read(Bytes block, u32, const u32*, Group<1>& group) {
-    read_nibbles(block, 2, group.codes);
+    read_nibbles<ALIGN>(block, 2, group.codes);
     group.scale[0] = block.half(0);
   }
 };
 
 // Scale, what is added, nibbles.
 struct Q4_1 : Small {
-  static constexpr int BYTES = 20;
+  static constexpr int BYTES = 20, ALIGN = 4;
   static constexpr bool MINIMUM = true;
   static __device__ __forceinline__ void read(Bytes block, u32, const u32*, Group<1>& group) {
-    read_nibbles(block, 4, group.codes);
+    read_nibbles<ALIGN>(block, 4, group.codes);
     group.scale[0] = block.half(0);
     group.minimum[0] = -block.half(2);
   }
@@ -53,7 +58,7 @@ struct Q4_1 : Small {
 struct Q5_0 : Small {
   static constexpr int BYTES = 22, OFFSET = 16;
   static __device__ __forceinline__ void read(Bytes block, u32, const u32*, Group<1>& group) {
-    read_nibbles(block, 6, group.codes);
+    read_nibbles<ALIGN>(block, 6, group.codes);
     add_fifth_bits(block.word(2), group.codes);
     group.scale[0] = block.half(0);
   }
@@ -61,11 +66,11 @@ struct Q5_0 : Small {
 
 // Scale, what is added, 32 fifth bits, nibbles.
 struct Q5_1 : Small {
-  static constexpr int BYTES = 24;
+  static constexpr int BYTES = 24, ALIGN = 8;
   static constexpr bool MINIMUM = true;
   static __device__ __forceinline__ void read(Bytes block, u32, const u32*, Group<1>& group) {
-    read_nibbles(block, 8, group.codes);
-    add_fifth_bits(block.word(4), group.codes);
+    read_nibbles<ALIGN>(block, 8, group.codes);
+    add_fifth_bits(block.word<ALIGN>(4), group.codes);
     group.scale[0] = block.half(0);
     group.minimum[0] = -block.half(2);
   }
@@ -75,8 +80,7 @@ struct Q5_1 : Small {
 struct Q8_0 : Small {
   static constexpr int BYTES = 34;
   static __device__ __forceinline__ void read(Bytes block, u32, const u32*, Group<1>& group) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) group.codes[i] = block.word(2, i);
+    block.words<ALIGN>(2, group.codes);
     group.scale[0] = block.half(0);
   }
 };
@@ -89,17 +93,17 @@ struct IQ4_NL : Small {
   static constexpr int BYTES = 18;
   static __device__ __forceinline__ void read(Bytes block, u32, const u32*, Group<1>& group) {
     constexpr u32 VALUES[4] = IQ4_VALUES;
-    look_up_nibbles(block, 2, VALUES, group.codes);
+    look_up_nibbles<ALIGN>(block, 2, VALUES, group.codes);
     group.scale[0] = block.half(0);
   }
 };
 
 // A power of two as a byte, nibbles that name one of sixteen E2M1 values (doubled here, and the scale halved). Blocks of odd length.
 struct MXFP4 : Small {
-  static constexpr int BYTES = 17;
+  static constexpr int BYTES = 17, ALIGN = 1;
   static __device__ __forceinline__ void read(Bytes block, u32, const u32*, Group<1>& group) {
     constexpr u32 VALUES[4] = {0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu};
-    look_up_nibbles(block, 1, VALUES, group.codes);
+    look_up_nibbles<ALIGN>(block, 1, VALUES, group.codes);
     const u32 power = block.byte(0);
     group.scale[0] = __uint_as_float(power < 2 ? 0x00200000u << power : (power - 1) << 23);
   }

@@ -5,15 +5,19 @@ use std::sync::Arc;
 use plan::QuantType;
 
 use super::launch::{Address, Shape, launch};
+use super::matvec::{Cut, in_integers};
 use super::memory::Block;
-use super::{Arena, CudaError, DeviceBuffer, Matrix, Quantized, Slice, SliceMut, Stream, matvec};
+use super::{Arena, CudaError, DeviceBuffer, Matrix, Quantized, Slice, SliceMut, Stream};
 
 /// The most experts of a token.
 pub const CHOICES_MAX: usize = 32;
-/// Warps of a block, and rows of one in each launch.
-const WARPS: usize = 8;
+/// Rows of a block of the first launch: a group of what the second reads.
 const UP_ROWS: usize = 32;
-const DOWN_ROWS: usize = 2 * WARPS;
+/// Warps of a block of the second: which experts are here, and so the cut, is known on the card only.
+const DOWN_WARPS: u32 = 8;
+/// Rows of a tile at most, as in `rows.cuh`, and blocks that the registers of a multiprocessor hold.
+const TILE: usize = 64;
+const RESIDENT: usize = 4;
 
 /// Where each expert's matrix of one kind (gate, up or down) of a layer lies on the card, if it is there.
 #[derive(Debug)]
@@ -44,7 +48,7 @@ impl ExpertTable {
         rows: usize,
         width: usize,
     ) -> Result<Self, CudaError> {
-        assert!(matvec::in_integers(quant), "no integer kernel for {quant}");
+        assert!(in_integers(quant), "no integer kernel for {quant}");
         assert!(width.is_multiple_of(quant.block_elements()), "rows of {width} in {quant}");
         let (addresses, blocks) = (vec![0; experts], vec![None; experts]);
         Ok(Self { quant, rows, width, addresses, on_card: arena.take(experts)?, blocks, replaced: Vec::new() })
@@ -145,8 +149,9 @@ pub fn experts_up(
         Joining::Clamped { limit, alpha } => (2, limit, alpha),
     };
     let kernel = stream.kernel(&format!("experts_up_{}", quant.name()))?;
+    let Cut { warps, .. } = Cut::new(1, TILE, rows, width);
     let blocks = (rows.div_ceil(UP_ROWS) as u32, choices as u32, 1);
-    let shape = Shape { blocks, threads: ((WARPS * 32) as u32, 1), shared: 0 };
+    let shape = Shape { blocks, threads: ((warps * 32) as u32, 1), shared: 0 };
     // SAFETY: tables hold whole matrices of their shape, whose memory they keep; numbers of experts are held against theirs on the card; `resize`
     // made sure of the outputs, whose groups of 32 are as many as blocks write.
     unsafe {
@@ -215,8 +220,10 @@ pub fn experts_down(
         out.len()
     );
     let kernel = stream.kernel(&format!("experts_down_{}", quant.name()))?;
-    let blocks = (rows.div_ceil(DOWN_ROWS) as u32, tokens as u32, 1);
-    let shape = Shape { blocks, threads: ((WARPS * 32) as u32, 1), shared: 0 };
+    // All of a token's choices are one long row.
+    let slots = stream.info().multiprocessors as usize * RESIDENT;
+    let Cut { tile, .. } = Cut::new(slots, TILE, rows * tokens, width * chosen.per_token);
+    let shape = Shape { blocks: (rows.div_ceil(tile) as u32, tokens as u32, 1), ..Shape::line(1, DOWN_WARPS * 32) };
     // SAFETY: as in `experts_up`; the outputs fit.
     unsafe {
         launch!(
@@ -229,6 +236,7 @@ pub fn experts_down(
             chosen.weights.address(),
             chosen.per_token as u32,
             rows as u32,
+            tile as u32,
             (width / 32) as u32,
             columns.codes().address(),
             columns.scales().address(),
