@@ -1,51 +1,40 @@
 //! Types of magnitudes that are looked up eight or four at a time, as places in a grid, and of signs.
 //!
-//! Where registers hold the grids (`split`) all of it is done for sixteen rows at once; elsewhere entries are looked up by rows
-//! (`places`), and signs, zeros and scales are made of sixteen rows at once.
+//! Where registers hold the grids they are looked up there (`split`), elsewhere in memory (`entries`).
 
 use super::super::panel::{Rows, Unpacked};
 use super::super::wide::{Quad, Wide};
 use super::bits::put;
-use super::places::{LOW_BYTES, Places, eights_at_bytes, fours_at_bytes};
-use super::split;
-use crate::cpu::decode::codebook;
+use super::entries::{fours, iq2, places};
+use super::{entries, split};
 
-/// Stores four magnitudes of each row with the signs of the `FIRST`-th nibbles, around the zero's code.
+/// Low bytes of the halves of a word.
+const LOW_BYTES: i32 = 0x00ff_00ff;
+
+/// Stores 32 magnitudes of each row with their signs, around the zero's code.
 #[inline(always)]
-fn sign_four<W: Wide, const FIRST: u32>(w: W, magnitudes: W::V, signs: W::V, zero: u8, to: &mut Quad) {
-    w.store(w.add_bytes(w.negate::<FIRST>(magnitudes, signs), w.bytes(zero)), to);
+fn put_signed<W: Wide>(w: W, magnitudes: [W::V; 8], signs: W::V, zero: u8, to: &mut [Quad]) {
+    let [a, b, c, d, e, f, g, h] = magnitudes;
+    let mut codes = [
+        w.negate::<0>(a, signs),
+        w.negate::<1>(b, signs),
+        w.negate::<2>(c, signs),
+        w.negate::<3>(d, signs),
+        w.negate::<4>(e, signs),
+        w.negate::<5>(f, signs),
+        w.negate::<6>(g, signs),
+        w.negate::<7>(h, signs),
+    ];
+    for code in &mut codes {
+        *code = w.add_bytes(*code, w.bytes(zero));
+    }
+    put(w, codes, to);
 }
 
-/// Gives the `eight`-th eight numbers, which were looked up, the signs of two nibbles.
+/// The bytes of a word, each with bits that do not matter above it.
 #[inline(always)]
-fn sign_eight<W: Wide, const A: u32, const B: u32>(w: W, signs: W::V, out: &mut Unpacked, eight: usize) {
-    let quads = &mut out.codes.as_chunks_mut::<2>().0[eight];
-    let [a, b] = w.halves_of_eight(quads);
-    sign_four::<W, A>(w, a, signs, 64, &mut quads[0]);
-    sign_four::<W, B>(w, b, signs, 64, &mut quads[1]);
-}
-
-/// Gives the `wide`-th 32 numbers, which were looked up by eights, their signs.
-#[inline(always)]
-fn sign_eights<W: Wide>(w: W, signs: W::V, out: &mut Unpacked, wide: usize) {
-    sign_eight::<W, 0, 1>(w, signs, out, 4 * wide);
-    sign_eight::<W, 2, 3>(w, signs, out, 4 * wide + 1);
-    sign_eight::<W, 4, 5>(w, signs, out, 4 * wide + 2);
-    sign_eight::<W, 6, 7>(w, signs, out, 4 * wide + 3);
-}
-
-/// Gives the `wide`-th 32 numbers, which were looked up by fours, their signs.
-#[inline(always)]
-fn sign_fours<W: Wide>(w: W, signs: W::V, zero: u8, out: &mut Unpacked, wide: usize) {
-    let [a, b, c, d, e, f, g, h] = &mut out.codes.as_chunks_mut::<8>().0[wide];
-    sign_four::<W, 0>(w, w.load(a), signs, zero, a);
-    sign_four::<W, 1>(w, w.load(b), signs, zero, b);
-    sign_four::<W, 2>(w, w.load(c), signs, zero, c);
-    sign_four::<W, 3>(w, w.load(d), signs, zero, d);
-    sign_four::<W, 4>(w, w.load(e), signs, zero, e);
-    sign_four::<W, 5>(w, w.load(f), signs, zero, f);
-    sign_four::<W, 6>(w, w.load(g), signs, zero, g);
-    sign_four::<W, 7>(w, w.load(h), signs, zero, h);
+fn byte_places<W: Wide>(w: W, x: W::V) -> [W::V; 4] {
+    [x, w.shift_right::<8>(x), w.shift_right::<16>(x), w.shift_right::<24>(x)]
 }
 
 /// Sets the upper bit of each byte so that it has an even number of bits; it must be clear.
@@ -92,9 +81,6 @@ pub(super) fn times_both<W: Wide>(w: W, f: W::F, factors: [f32; 2]) -> [W::F; 2]
 /// Scale; for each 32 numbers four grid places of a byte, then four sign fields of 7 bits and a scale of 4.
 #[inline(always)]
 pub(super) fn iq2_xxs<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
-    if !W::TABLES {
-        eights_at_bytes(&codebook::IQ2_XXS, rows, out);
-    }
     let factors = times_both(w, w.low_half(rows.shorts(w, 0)), [0.25, 0.125]);
     for pair in 0..4 {
         let [a, first, b, second] = rows.sixteen(w, 2 + 16 * pair);
@@ -104,7 +90,8 @@ pub(super) fn iq2_xxs<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
             if W::TABLES {
                 put(w, split::IQ2_XXS.eights(w, places, places, signs), &mut out.codes[8 * wide..]);
             } else {
-                sign_eights(w, signs, out, wide);
+                let magnitudes = iq2(w, &entries::IQ2_XXS, byte_places(w, places));
+                put_signed(w, magnitudes, signs, 64, &mut out.codes[8 * wide..]);
             }
         }
     }
@@ -117,70 +104,57 @@ pub(super) fn iq2_xs<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
     let [_, _, low, high] = rows.sixteen(w, 58);
     put_scales::<W, 4, 8>(w, low, factors, out, 0);
     put_scales::<W, 4, 8>(w, high, factors, out, 8);
-    let mut places = Places::<512, 16>::new();
-    let mut signs = [w.each(0); 8];
     for part in 0..4 {
         let [a, b, c, d] = rows.sixteen(w, 2 + 16 * part);
         for (wide, [a, b]) in [(2 * part, [a, b]), (2 * part + 1, [c, d])] {
             // Places and signs of the first, third, second and fourth eight: bytes of one word each.
             let even = w.and(w.shift_right::<9>(a), w.each(0x007f_007f));
             let odd = w.and(w.shift_right::<1>(b), w.each(0x7f00_7f00));
-            signs[wide] = with_parity(w, w.or(even, odd));
+            let signs = with_parity(w, w.or(even, odd));
             if W::TABLES {
                 let bytes = w.each(LOW_BYTES);
                 let low = w.or(w.and(a, bytes), w.shift_left::<8>(w.and(b, bytes)));
                 let upper = w.or(w.and(w.shift_right::<8>(a), bytes), w.and(b, w.each(!LOW_BYTES)));
-                let [a, b, e, f, c, d, g, h] = split::IQ2_XS.eights(w, low, upper, signs[wide]);
+                let [a, b, e, f, c, d, g, h] = split::IQ2_XS.eights(w, low, upper, signs);
                 put(w, [a, b, c, d, e, f, g, h], &mut out.codes[8 * wide..]);
             } else {
-                places.set(w, 2 * wide, a);
-                places.set(w, 2 * wide + 1, b);
+                let places = [a, w.shift_right::<16>(a), b, w.shift_right::<16>(b)];
+                // The signs' order is the first, third, second and fourth eight.
+                let bytes = [
+                    w.and(signs, w.each(!0x00ff_ff00)),
+                    w.and(signs, w.each(0xff00)),
+                    w.and(signs, w.each(0x00ff_0000)),
+                ];
+                let signs = w.or(bytes[0], w.or(w.shift_left::<8>(bytes[1]), w.shift_right::<8>(bytes[2])));
+                put_signed(w, iq2(w, &entries::IQ2_XS, places), signs, 64, &mut out.codes[8 * wide..]);
             }
         }
-    }
-    if W::TABLES {
-        return;
-    }
-    places.eights_of_pairs(&codebook::IQ2_XS, out);
-    for (wide, signs) in signs.into_iter().enumerate() {
-        sign_eight::<W, 0, 1>(w, signs, out, 4 * wide);
-        sign_eight::<W, 4, 5>(w, signs, out, 4 * wide + 1);
-        sign_eight::<W, 2, 3>(w, signs, out, 4 * wide + 2);
-        sign_eight::<W, 6, 7>(w, signs, out, 4 * wide + 3);
     }
 }
 
 /// Scale; low bytes of 32 places, 32 bytes of signs, 32 times 2 upper bits of places, 16 scales of 4 bits.
 #[inline(always)]
 pub(super) fn iq2_s<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
-    let mut places = Places::<1024, 16>::new();
-    let [mut upper, mut next, low_scales, high_scales] = rows.sixteen(w, 66);
+    let [first, last, low_scales, high_scales] = rows.sixteen(w, 66);
     let factors = times_both(w, w.low_half(rows.shorts(w, 0)), [0.25, 0.125]);
     put_scales::<W, 4, 8>(w, low_scales, factors, out, 0);
     put_scales::<W, 4, 8>(w, high_scales, factors, out, 8);
-    if W::TABLES {
-        for (half, mut upper) in [upper, next].into_iter().enumerate() {
-            let signs = rows.sixteen(w, 34 + 16 * half);
-            for (i, low) in rows.sixteen(w, 2 + 16 * half).into_iter().enumerate() {
-                let codes = split::IQ2_S.eights(w, low, w.windows::<0, 2>(upper), signs[i]);
-                put(w, codes, &mut out.codes[8 * (4 * half + i)..]);
-                upper = w.shift_right::<8>(upper);
-            }
-        }
-        return;
-    }
-    for half in 0..2 {
+    for (half, mut upper) in [first, last].into_iter().enumerate() {
+        let signs = rows.sixteen(w, 34 + 16 * half);
         for (i, low) in rows.sixteen(w, 2 + 16 * half).into_iter().enumerate() {
-            places.set_word::<W, 8, 6, 20, 18>(w, 4 * half + i, low, upper);
+            let to = &mut out.codes[8 * (4 * half + i)..];
+            if W::TABLES {
+                put(w, split::IQ2_S.eights(w, low, w.windows::<0, 2>(upper), signs[i]), to);
+            } else {
+                let uppers = [
+                    w.shift_left::<8>(upper),
+                    w.shift_left::<6>(upper),
+                    w.shift_left::<4>(upper),
+                    w.shift_left::<2>(upper),
+                ];
+                put_signed(w, iq2(w, &entries::IQ2_S, places(w, low, uppers, 3 << 8)), signs[i], 64, to);
+            }
             upper = w.shift_right::<8>(upper);
-        }
-        std::mem::swap(&mut upper, &mut next);
-    }
-    places.eights_of_words(&codebook::IQ2_S, out);
-    for half in 0..2 {
-        for (i, signs) in rows.sixteen(w, 34 + 16 * half).into_iter().enumerate() {
-            let wide = 4 * half + i;
-            sign_eights(w, signs, out, wide);
         }
     }
 }
@@ -188,33 +162,28 @@ pub(super) fn iq2_s<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
 /// Scale; 64 grid places of a byte, each for 4 numbers; for each 32 four sign fields of 7 bits and a scale of 4.
 #[inline(always)]
 pub(super) fn iq3_xxs<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
-    if !W::TABLES {
-        fours_at_bytes(&codebook::IQ3_XXS, rows, out);
-    }
     let factors = times_both(w, w.low_half(rows.shorts(w, 0)), [0.5, 0.25]);
     for half in 0..2 {
         for (i, fields) in rows.sixteen(w, 66 + 16 * half).into_iter().enumerate() {
             let wide = 4 * half + i;
             put_scales::<W, 4, 1>(w, w.shift_right::<28>(fields), factors, out, wide);
-            let signs = signs_of_fields(w, fields);
-            if W::TABLES {
-                // Kept where the codes will be, until their places are at hand.
-                w.store(signs, &mut out.codes[8 * wide]);
-            } else {
-                sign_fours(w, signs, 64, out, wide);
-            }
+            // Kept where the codes will be, until their places are at hand.
+            w.store(signs_of_fields(w, fields), &mut out.codes[8 * wide]);
         }
-    }
-    if !W::TABLES {
-        return;
     }
     for pair in 0..4 {
         let [a, b, c, d] = rows.sixteen(w, 2 + 16 * pair);
         for (wide, [first, last]) in [(2 * pair, [a, b]), (2 * pair + 1, [c, d])] {
             let signs = w.load(&out.codes[8 * wide]);
-            put(w, split::IQ3_XXS.fours(w, first, first, signs), &mut out.codes[8 * wide..]);
-            let signs = w.shift_right::<16>(signs);
-            put(w, split::IQ3_XXS.fours(w, last, last, signs), &mut out.codes[8 * wide + 4..]);
+            let to = &mut out.codes[8 * wide..8 * wide + 8];
+            if W::TABLES {
+                put(w, split::IQ3_XXS.fours(w, first, first, signs), to);
+                put(w, split::IQ3_XXS.fours(w, last, last, w.shift_right::<16>(signs)), &mut to[4..]);
+            } else {
+                let [a, b, c, d] = fours(w, &entries::IQ3_XXS, byte_places(w, first));
+                let [e, f, g, h] = fours(w, &entries::IQ3_XXS, byte_places(w, last));
+                put_signed(w, [a, b, c, d, e, f, g, h], signs, 64, to);
+            }
         }
     }
 }
@@ -225,49 +194,36 @@ pub(super) fn iq3_xxs<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
 pub(super) fn iq3_s<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
     let [.., scales] = rows.sixteen(w, 94);
     put_scales::<W, 4, 8>(w, scales, times_both(w, w.low_half(rows.shorts(w, 0)), [2.0, 1.0]), out, 0);
-    if W::TABLES {
-        return iq3_s_by_tables(w, rows, out);
-    }
-    let mut places = Places::<512, 32>::new();
-    let [mut upper, mut next, ..] = rows.sixteen(w, 66);
-    for quarter in 0..4 {
-        let [a, b, c, d] = rows.sixteen(w, 2 + 16 * quarter);
-        for (i, [first, second]) in [[a, b], [c, d]].into_iter().enumerate() {
-            let word = 4 * quarter + 2 * i;
-            places.set_word::<W, 8, 7, 22, 21>(w, word, first, upper);
-            places.set_word::<W, 4, 3, 18, 17>(w, word + 1, second, upper);
-            upper = w.shift_right::<8>(upper);
-        }
-        if quarter == 1 {
-            std::mem::swap(&mut upper, &mut next);
-        }
-    }
-    places.fours_of_words(&codebook::IQ3_S, out);
-    for half in 0..2 {
-        for (i, signs) in rows.sixteen(w, 74 + 16 * half).into_iter().enumerate() {
-            let wide = 4 * half + i;
-            sign_fours(w, signs, 16, out, wide);
-        }
-    }
-}
-
-/// The codes of `IQ3_S`, with tables of bytes.
-#[inline(always)]
-fn iq3_s_by_tables<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
-    let [low_uppers, high_uppers, ..] = rows.sixteen(w, 66);
-    for (half, mut upper) in [low_uppers, high_uppers].into_iter().enumerate() {
+    let [first, last, ..] = rows.sixteen(w, 66);
+    for (half, mut upper) in [first, last].into_iter().enumerate() {
         let [a, b, c, d] = rows.sixteen(w, 74 + 16 * half);
         for (quarter, [first, last]) in [(2 * half, [a, b]), (2 * half + 1, [c, d])] {
             let [a, b, c, d] = rows.sixteen(w, 2 + 16 * quarter);
             for (wide, [a, b], signs) in [(2 * quarter, [a, b], first), (2 * quarter + 1, [c, d], last)] {
-                let codes = split::IQ3_S.fours(w, a, w.windows::<0, 1>(upper), signs);
-                put(w, codes, &mut out.codes[8 * wide..]);
-                let codes = split::IQ3_S.fours(w, b, w.windows::<4, 1>(upper), w.shift_right::<16>(signs));
-                put(w, codes, &mut out.codes[8 * wide + 4..]);
+                let to = &mut out.codes[8 * wide..8 * wide + 8];
+                if W::TABLES {
+                    put(w, split::IQ3_S.fours(w, a, w.windows::<0, 1>(upper), signs), to);
+                    let signs = w.shift_right::<16>(signs);
+                    put(w, split::IQ3_S.fours(w, b, w.windows::<4, 1>(upper), signs), &mut to[4..]);
+                } else {
+                    put_signed(w, iq3_s_magnitudes(w, [a, b], upper), signs, 16, to);
+                }
                 upper = w.shift_right::<8>(upper);
             }
         }
     }
+}
+
+/// The magnitudes of eight places: their low bytes, and a word from whose lowest bit on the ninth bits lie.
+#[inline(always)]
+fn iq3_s_magnitudes<W: Wide>(w: W, [first, last]: [W::V; 2], upper: W::V) -> [W::V; 8] {
+    let uppers =
+        [w.shift_left::<8>(upper), w.shift_left::<7>(upper), w.shift_left::<6>(upper), w.shift_left::<5>(upper)];
+    let [a, b, c, d] = fours(w, &entries::IQ3_S, places(w, first, uppers, 1 << 8));
+    let uppers =
+        [w.shift_left::<4>(upper), w.shift_left::<3>(upper), w.shift_left::<2>(upper), w.shift_left::<1>(upper)];
+    let [e, f, g, h] = fours(w, &entries::IQ3_S, places(w, last, uppers, 1 << 8));
+    [a, b, c, d, e, f, g, h]
 }
 
 #[cfg(test)]

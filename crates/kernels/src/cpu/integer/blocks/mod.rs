@@ -6,9 +6,9 @@
 
 mod bits;
 mod codebook;
+mod entries;
 mod grids;
 mod k;
-mod places;
 mod plain;
 mod small;
 mod split;

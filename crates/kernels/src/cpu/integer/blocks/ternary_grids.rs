@@ -2,9 +2,11 @@
 
 use super::super::panel::{Rows, Unpacked};
 use super::super::wide::Wide;
+use super::entries::{iq1, places};
 use super::grids::{put_scales, times_both};
-use super::places::{Places, take_eights};
-use crate::cpu::decode::codebook;
+
+/// Bits of a place above the eighth.
+const UPPER: i32 = 7 << 8;
 
 /// Scale; low bytes of 32 places; for each 32 numbers four times 3 upper bits of places, a scale of 3 bits and the offset's
 /// sign.
@@ -16,21 +18,25 @@ pub(super) fn iq1_s<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
     for pair in fields.as_chunks_mut::<2>().0 {
         pair[1] = w.shift_right::<16>(pair[1]);
     }
-    let mut places = Places::<2048, 16>::new();
+    let factors = times_both(w, w.low_half(rows.shorts(w, 0)), [0.25, 0.125]);
     for half in 0..2 {
         for (i, low) in rows.sixteen(w, 2 + 16 * half).into_iter().enumerate() {
-            places.set_word::<W, 8, 5, 18, 15>(w, 4 * half + i, low, fields[4 * half + i]);
-        }
-    }
-    places.eights_of_words(&codebook::IQ1_EIGHTFOLD, out);
-    let factors = times_both(w, w.low_half(rows.shorts(w, 0)), [0.25, 0.125]);
-    for (wide, field) in fields.into_iter().enumerate() {
-        put_scales::<W, 3, 1>(w, w.shift_right::<12>(field), factors, out, wide);
-        // Nine and one more or less.
-        let minus = w.and(w.shift_right::<15>(field), w.each(1));
-        let offset = w.lookup(&[10, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], spread(w, minus));
-        for (i, x) in take_eights(w, out, wide).into_iter().enumerate() {
-            w.store(w.add_bytes(x, offset), &mut out.codes[8 * wide + i]);
+            let wide = 4 * half + i;
+            let field = fields[wide];
+            put_scales::<W, 3, 1>(w, w.shift_right::<12>(field), factors, out, wide);
+            let minus = w.and(w.shift_right::<15>(field), w.each(1));
+            // What is added to eight, so that nine is zero.
+            let offset = w.lookup(&[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], spread(w, minus));
+            let uppers = [
+                w.shift_left::<8>(field),
+                w.shift_left::<5>(field),
+                w.shift_left::<2>(field),
+                w.shift_right::<1>(field),
+            ];
+            let eights = iq1(w, places(w, low, uppers, UPPER));
+            for (x, to) in eights.into_iter().zip(&mut out.codes[8 * wide..]) {
+                w.store(w.or(x, offset), to);
+            }
         }
     }
 }
@@ -46,39 +52,29 @@ fn spread<W: Wide>(w: W, x: W::V) -> W::V {
 /// and the scale of all in what four words of scales leave.
 #[inline(always)]
 pub(super) fn iq1_m<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
+    iq1_m_scales(w, rows, out);
     let uppers = rows.sixteen(w, 32);
-    let mut places = Places::<2048, 16>::new();
     for half in 0..2 {
         for (i, low) in rows.sixteen(w, 16 * half).into_iter().enumerate() {
-            let word = 4 * half + i;
-            let upper = if i % 2 == 0 { uppers[word / 2] } else { w.shift_right::<16>(uppers[word / 2]) };
-            places.set_word::<W, 8, 4, 16, 12>(w, word, low, upper);
-        }
-    }
-    places.eights_of_words(&codebook::IQ1_EIGHTFOLD, out);
-    iq1_m_scales(w, rows, out);
-    let nine = w.bytes(9);
-    let one = w.bytes(1);
-    for (pair, upper) in uppers.into_iter().enumerate() {
-        // The upper bit of each nibble in all four of them: whether one is to be taken away.
-        let top = w.and(upper, w.bytes(0x88));
-        let two = w.or(top, w.shift_right::<1>(top));
-        let minus = w.or(two, w.shift_right::<2>(two));
-        let offsets = [
-            w.negate::<0>(one, minus),
-            w.negate::<1>(one, minus),
-            w.negate::<2>(one, minus),
-            w.negate::<3>(one, minus),
-            w.negate::<4>(one, minus),
-            w.negate::<5>(one, minus),
-            w.negate::<6>(one, minus),
-            w.negate::<7>(one, minus),
-        ];
-        for half in 0..2 {
-            let wide = 2 * pair + half;
-            for (i, x) in take_eights(w, out, wide).into_iter().enumerate() {
-                let offset = w.add_bytes(offsets[4 * half + i / 2], nine);
-                w.store(w.add_bytes(x, offset), &mut out.codes[8 * wide + i]);
+            let wide = 4 * half + i;
+            let upper = uppers[wide / 2];
+            let upper = if i % 2 == 0 { upper } else { w.shift_right::<16>(upper) };
+            // The upper bit of each nibble in all four of them: whether one is to be taken away.
+            let top = w.and(upper, w.bytes(0x88));
+            let two = w.or(top, w.shift_right::<1>(top));
+            let minus = w.or(two, w.shift_right::<2>(two));
+            let one = w.bytes(1);
+            let offsets = [
+                w.negate::<0>(one, minus),
+                w.negate::<1>(one, minus),
+                w.negate::<2>(one, minus),
+                w.negate::<3>(one, minus),
+            ];
+            let uppers = [w.shift_left::<8>(upper), w.shift_left::<4>(upper), upper, w.shift_right::<4>(upper)];
+            let eights = iq1(w, places(w, low, uppers, UPPER));
+            for (q, (x, to)) in eights.into_iter().zip(&mut out.codes[8 * wide..]).enumerate() {
+                // One more than eight: nine is zero.
+                w.store(w.add_bytes(x, w.add_bytes(offsets[q / 2], one)), to);
             }
         }
     }

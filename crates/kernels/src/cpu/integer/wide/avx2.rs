@@ -92,14 +92,6 @@ macro_rules! two_registers {
         }
 
         #[inline(always)]
-        fn halves_of_eight(self, rows: &[Quad; 2]) -> [Self::V; 2] {
-            let (low, high) = (self.load(&rows[0]), self.load(&rows[1]));
-            // SAFETY: see the module.
-            let ([a, b], [c, d]) = unsafe { (even_and_odd(low), even_and_odd(high)) };
-            [[a, c], [b, d]]
-        }
-
-        #[inline(always)]
         fn and(self, a: Self::V, b: Self::V) -> Self::V {
             both!(_mm256_and_si256, a, b)
         }
@@ -140,6 +132,19 @@ macro_rules! two_registers {
         #[inline(always)]
         fn sub_bytes(self, a: Self::V, b: Self::V) -> Self::V {
             both!(_mm256_sub_epi8, a, b)
+        }
+
+        #[inline(always)]
+        fn entries<const N: usize>(self, grid: &[u32; N], places: Self::V) -> Self::V {
+            const { assert!(N.is_power_of_two()) };
+            // SAFETY: see the module; the bits of N − 1 are a place in the grid.
+            unsafe {
+                let (grid, within) = (grid.as_ptr().cast(), _mm256_set1_epi32(N as i32 - 1));
+                [
+                    _mm256_i32gather_epi32::<4>(grid, _mm256_and_si256(places[0], within)),
+                    _mm256_i32gather_epi32::<4>(grid, _mm256_and_si256(places[1], within)),
+                ]
+            }
         }
 
         #[inline(always)]
@@ -302,20 +307,5 @@ unsafe fn eight_rows(from: *const u8, stride: usize) -> [__m256i; 4] {
             _mm256_unpacklo_epi64(ab_high, cd_high),
             _mm256_unpackhi_epi64(ab_high, cd_high),
         ]
-    }
-}
-
-/// The even and the odd ones of sixteen words.
-///
-/// # Safety
-/// AVX2.
-#[inline(always)]
-unsafe fn even_and_odd(x: [__m256i; 2]) -> [__m256i; 2] {
-    // SAFETY: the caller's.
-    unsafe {
-        let (a, b) = (_mm256_castsi256_ps(x[0]), _mm256_castsi256_ps(x[1]));
-        let even = _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(a, b));
-        let odd = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(a, b));
-        [_mm256_permute4x64_epi64::<0b11_01_10_00>(even), _mm256_permute4x64_epi64::<0b11_01_10_00>(odd)]
     }
 }

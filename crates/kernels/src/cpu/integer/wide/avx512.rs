@@ -70,17 +70,6 @@ impl Wide for Avx512 {
     }
 
     #[inline(always)]
-    fn halves_of_eight(self, rows: &[Quad; 2]) -> [__m512i; 2] {
-        let (low, high) = (self.load(&rows[0]), self.load(&rows[1]));
-        // SAFETY: see the module.
-        unsafe {
-            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-            let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-            [_mm512_permutex2var_epi32(low, even, high), _mm512_permutex2var_epi32(low, odd, high)]
-        }
-    }
-
-    #[inline(always)]
     fn and(self, a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: see the module.
         unsafe { _mm512_and_si512(a, b) }
@@ -150,6 +139,15 @@ impl Wide for Avx512 {
                 }
             }
             found[0]
+        }
+    }
+
+    #[inline(always)]
+    fn entries<const N: usize>(self, grid: &[u32; N], places: __m512i) -> __m512i {
+        const { assert!(N.is_power_of_two()) };
+        // SAFETY: see the module; the bits of N − 1 are a place in the grid.
+        unsafe {
+            _mm512_i32gather_epi32::<4>(_mm512_and_si512(places, _mm512_set1_epi32(N as i32 - 1)), grid.as_ptr().cast())
         }
     }
 

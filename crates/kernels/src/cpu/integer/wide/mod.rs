@@ -69,8 +69,6 @@ pub(crate) trait Wide: Copy {
     /// # Safety
     /// `from + r · stride` is good for reading 16 bytes, for each r below 16.
     unsafe fn sixteen(self, from: *const u8, stride: usize) -> [Self::V; 4];
-    /// Eight bytes of each row from `rows`, split into the first and the last four.
-    fn halves_of_eight(self, rows: &[Quad; 2]) -> [Self::V; 2];
     fn and(self, a: Self::V, b: Self::V) -> Self::V;
     fn or(self, a: Self::V, b: Self::V) -> Self::V;
     fn xor(self, a: Self::V, b: Self::V) -> Self::V;
@@ -94,6 +92,8 @@ pub(crate) trait Wide: Copy {
     fn lookup_64(self, table: &[u8; 64], x: Self::V) -> Self::V {
         self.bytewise(x, x, |x, _| table[usize::from(x % 64)])
     }
+    /// For each row the entry of a grid that its word counts out. `N` is a power of two; bits that are too many do not matter.
+    fn entries<const N: usize>(self, grid: &[u32; N], places: Self::V) -> Self::V;
     /// For byte b of each row the eight bits of the row's word from bit `FIRST + b · STEP` on, which is −7 to 31; those that the
     /// word does not have may be anything.
     #[inline(always)]

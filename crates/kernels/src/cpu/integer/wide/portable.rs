@@ -56,9 +56,8 @@ impl Wide for Portable {
     }
 
     #[inline(always)]
-    fn halves_of_eight(self, rows: &[Quad; 2]) -> [Self::V; 2] {
-        let words = std::array::from_fn::<u32, 32, _>(|i| u32::from_le_bytes(rows[i / ROWS].0[i % ROWS]));
-        [std::array::from_fn(|r| words[2 * r]), std::array::from_fn(|r| words[2 * r + 1])]
+    fn entries<const N: usize>(self, grid: &[u32; N], places: Self::V) -> Self::V {
+        places.map(|place| grid[place as usize % N])
     }
 
     #[inline(always)]
