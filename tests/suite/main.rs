@@ -3,6 +3,8 @@
 mod architecture;
 mod bad_input;
 mod command_line;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod memory;
 mod mixtures;
 mod oracle;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::{ALL_IN_RAM, all_fixtures, floats, ids, json, open, own_fixture};
 
 /// Largest difference of a logit, by the fixtures' README.
-const TOLERANCE: f32 = 5e-4;
+pub(crate) const TOLERANCE: f32 = 5e-4;
 /// The same where the reference is llama.cpp's and the model uses GELU, which llama.cpp looks up in a table of halves.
 const TOLERANCE_GELU_TABLE: f32 = 8e-3;
 
@@ -16,7 +16,7 @@ const TOLERANCE_GELU_TABLE: f32 = 8e-3;
 const ROUNDING_DIVERGENCE: f64 = 2e-3;
 
 /// Every dense fixture: folder, model file, golden file.
-const DENSE: &[(&str, &str, &str)] = &[
+pub(crate) const DENSE: &[(&str, &str, &str)] = &[
     ("llama", "model-f32.gguf", "golden.json"),
     ("llama", "model-bf16.gguf", "golden.json"),
     ("llama", "model-f16.gguf", "golden.json"),
@@ -47,7 +47,7 @@ const DENSE: &[(&str, &str, &str)] = &[
 ];
 
 /// Every fixture of a mixture of experts.
-const MIXTURES: &[(&str, &str, &str)] = &[
+pub(crate) const MIXTURES: &[(&str, &str, &str)] = &[
     ("mixtral", "model-f32.gguf", "golden.json"),
     ("mixtral-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
     ("qwen3_moe", "model-f32.gguf", "golden.json"),
@@ -155,7 +155,7 @@ fn agree(folder: &Path, model: &str, golden: &str) {
 
 /// How far logits move from the exact ones where columns are rounded to 8 bits, beside how far llama.cpp's do: the mean
 /// Kullback-Leibler divergence over all logits that the goldens hold, after prompts and after continuations.
-fn rounding_costs_no_more_than_llama_cpps(engine: &mut Engine, prompts: &[Value], what: &str) {
+pub(crate) fn rounding_costs_no_more_than_llama_cpps(engine: &mut Engine, prompts: &[Value], what: &str) {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for prompt in prompts {
         let (exact, peer) = (&prompt["exact"], &prompt["llamacpp"]);
@@ -179,7 +179,7 @@ fn rounding_costs_no_more_than_llama_cpps(engine: &mut Engine, prompts: &[Value]
 }
 
 /// Σ p ln(p / q) of the distributions that logits stand for.
-fn divergence(p: &[f32], q: &[f32]) -> f64 {
+pub(crate) fn divergence(p: &[f32], q: &[f32]) -> f64 {
     let normed = |logits: &[f32]| {
         let top = f64::from(logits.iter().copied().fold(f32::MIN, f32::max));
         let sum: f64 = logits.iter().map(|x| (f64::from(*x) - top).exp()).sum();
@@ -189,7 +189,7 @@ fn divergence(p: &[f32], q: &[f32]) -> f64 {
 }
 
 /// The ten best logits at every position, all logits at the last.
-fn prompt_agrees(engine: &mut Engine, golden: &Value, tolerance: f32, what: &str) -> f32 {
+pub(crate) fn prompt_agrees(engine: &mut Engine, golden: &Value, tolerance: f32, what: &str) -> f32 {
     let tokens = ids(&golden["tokens"]);
     let mut worst = 0f32;
     let mut session = engine.session().unwrap();
@@ -236,12 +236,12 @@ fn continuation_agrees(engine: &mut Engine, golden: &Value, tolerance: f32, what
     difference
 }
 
-fn argmax(logits: &[f32]) -> u32 {
+pub(crate) fn argmax(logits: &[f32]) -> u32 {
     let best = (0u32..).zip(logits).max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
     best.unwrap().0
 }
 
-fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
 }

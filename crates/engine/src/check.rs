@@ -5,6 +5,7 @@ use kernels::memory::Buffer;
 use plan::{Inventory, ModelShape, Plan, Tier};
 
 use crate::EngineError;
+use crate::route::Route;
 use crate::scratch::Scratch;
 use crate::spec::Spec;
 
@@ -38,6 +39,23 @@ pub(crate) fn check_activations(plan: &Plan, spec: &Spec, shape: &ModelShape) ->
 /// Where the architecture or a tensor type is not supported, or tensors do not fit the architecture.
 pub fn check_model(model: &gguf::Model) -> Result<()> {
     check(model, model.inventory.shape.context_train).map(|_| ())
+}
+
+/// Checks that the engine can run this plan of the model, without loading anything.
+///
+/// # Errors
+/// As [`check_model`], and where the plan gives a GPU what this version does not compute there.
+pub fn check_plan(model: &gguf::Model, plan: &Plan) -> Result<()> {
+    let spec = check(model, plan.kv.tokens)?;
+    check_route(plan, &spec, &model.inventory).map(|_| ())
+}
+
+/// The devices of a plan, which have kernels for all that they are given.
+pub(crate) fn check_route(plan: &Plan, spec: &Spec, inventory: &Inventory) -> Result<Route> {
+    let route = Route::new(plan, spec, inventory)?;
+    #[cfg(feature = "cuda")]
+    crate::gpu::check_types(plan, inventory)?;
+    Ok(route)
 }
 
 /// The model as the engine would run it in a context of so many tokens.

@@ -11,10 +11,13 @@ use plan::{Bytes, ExpertUse, ModelShape, Plan};
 use tiers::Tiers;
 
 use crate::blocks::{Pass, Quants};
-use crate::check::{check, check_activations, check_finite};
+use crate::check::{check, check_activations, check_finite, check_route};
+use crate::devices::Devices;
 use crate::experts::{ExpertRecord, Trace};
 use crate::lookahead::{After, Lookahead};
 use crate::scratch::Scratch;
+#[cfg(feature = "cuda")]
+use crate::session::Memory;
 use crate::spec::{Form, Spec};
 use crate::stats::Record;
 use crate::{EngineError, Session, Stats};
@@ -32,6 +35,7 @@ pub struct Engine {
     experts: ExpertRecord,
     pool: Pool,
     scratch: Scratch,
+    devices: Devices,
     shape: ModelShape,
     logits: Vec<f32>,
     plan: Plan,
@@ -57,11 +61,14 @@ impl Engine {
         let inventory = &model.inventory;
         let spec = check(model, plan.kv.tokens)?;
         let quants = Quants::of(inventory);
+        let devices = Devices::new(check_route(&plan, &spec, inventory)?);
         let mut tiers = Tiers::open(&plan, inventory, sources, progress)?;
         let frequencies = frequencies(&spec, &quants, &mut tiers)?;
         let embedding = inventory.tensor_of(inventory.unit(spec.embedding));
         let shape = inventory.shape.clone();
         check_activations(&plan, &spec, &shape)?;
+        #[cfg(feature = "cuda")]
+        let devices = devices.opened(&spec, inventory, &plan, &frequencies, &mut tiers)?;
         let scratch = Scratch::new(&spec, &shape, &plan, embedding.row_bytes().0 as usize)?;
         let turns = frequencies.iter().map(|f| RopeTable::with_capacity(f.len(), plan.micro_batch as usize));
         let turns = turns.collect();
@@ -80,6 +87,7 @@ impl Engine {
             experts,
             pool,
             scratch,
+            devices,
             shape,
             logits,
             plan,
@@ -93,6 +101,11 @@ impl Engine {
     /// # Errors
     /// Where memory is refused.
     pub fn session(&self) -> Result<Session> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = &self.devices.gpu {
+            let caches = gpu.caches(&self.spec, &self.plan.kv)?.into_iter().map(Memory::Card);
+            return Ok(Session::of(caches.collect(), self.plan.kv.tokens as usize));
+        }
         Session::new(&self.spec, &self.plan.kv)
     }
 
@@ -217,7 +230,10 @@ impl Engine {
     /// size, which the engine does not know.
     #[must_use]
     pub fn stats(&self, ram_peak: Bytes) -> Stats {
-        Stats { expert_cache: self.experts.cache, ..self.record.stats(&self.plan, ram_peak) }
+        let stats = Stats { expert_cache: self.experts.cache, ..self.record.stats(&self.plan, ram_peak) };
+        #[cfg(feature = "cuda")]
+        let stats = self.devices.measured(stats);
+        stats
     }
 
     /// Forgets the counts of passes, not the time of loading.
@@ -308,6 +324,7 @@ impl Engine {
             experts: &mut self.experts,
             pool: &self.pool,
             scratch: &mut self.scratch,
+            devices: &mut self.devices,
             tokens,
             first_position,
             form: Form::DECODE,

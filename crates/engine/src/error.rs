@@ -2,7 +2,7 @@
 
 use gguf::GgufError;
 use kernels::memory::AllocError;
-use plan::Bytes;
+use plan::{Bytes, Tier};
 use tiers::TierError;
 
 /// Why a model cannot be opened, or a request ended early.
@@ -38,6 +38,21 @@ pub enum EngineError {
     /// A tier could not give what it should.
     #[error(transparent)]
     Tier(#[from] TierError),
+    /// The plan gives a GPU something that this version does not compute there.
+    #[error(
+        "{tier} cannot be used as planned: {why}\n\nhint: this version takes all layers of a dense model with their KV cache to one \
+         GPU, or none; raise its memory, shorten the context (-c), or leave {tier} out (--gpu-mem 0)"
+    )]
+    NotOnGpu {
+        /// The GPU.
+        tier: Tier,
+        /// What stands in the way.
+        why: String,
+    },
+    /// A GPU failed, or has too little memory.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Gpu(#[from] kernels::cuda::CudaError),
     /// The system refused memory that the plan counts.
     #[error("{what}: {bytes} refused by the system\n\nhint: lower the context (-c) or the ram ceiling, or free memory")]
     Memory {

@@ -8,15 +8,19 @@ mod arch;
 mod blocks;
 mod check;
 mod claims;
+mod devices;
 mod engine;
 mod error;
 mod experts;
 mod generate;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod lookahead;
 mod ops;
 mod pairs;
 mod rope;
 mod rounded;
+mod route;
 mod sampler;
 mod scratch;
 mod selection;
@@ -27,7 +31,7 @@ mod state;
 mod stats;
 mod steps;
 
-pub use check::{check_model, unsupported_types};
+pub use check::{check_model, check_plan, unsupported_types};
 pub use engine::Engine;
 pub use error::EngineError;
 pub use experts::{Choice, Trace};

@@ -101,8 +101,8 @@ makes!(Attend<'_>, |op, out, q| {
 });
 
 /// gpt-oss's bounds, and its sigmoid's slope (<https://github.com/openai/gpt-oss>).
-const SWIGLU_LIMIT: f32 = 7.0;
-const SWIGLU_ALPHA: f32 = 1.702;
+pub(crate) const SWIGLU_LIMIT: f32 = 7.0;
+pub(crate) const SWIGLU_ALPHA: f32 = 1.702;
 
 /// out = activation(gate) · up, from all gates and then all ups.
 pub(crate) struct Activate<'a> {

@@ -88,8 +88,8 @@ pub(crate) struct LatentRooms {
     pub(crate) values: KvStore,
 }
 
-/// Width of each tensor, in the order of [`Scratch`]'s fields, logits apart.
-fn widths(spec: &Spec) -> [usize; 8] {
+/// Width of each tensor, in the order of [`Scratch`]'s fields and of registers, logits apart.
+pub(crate) fn widths(spec: &Spec) -> [usize; 8] {
     let widest = |of: &dyn Fn(&Layer) -> usize| spec.layers.iter().map(of).max().unwrap_or(1);
     [
         spec.width,

@@ -24,6 +24,9 @@ pub(crate) enum Memory {
     Cache(LayerCache),
     /// A state that tokens change.
     State(DeltaState),
+    /// Something for each token, in a card's memory.
+    #[cfg(feature = "cuda")]
+    Card(crate::gpu::CardCache),
 }
 
 /// One conversation's cache and position. Everything is allocated when it is made; memory is touched as it fills.
@@ -59,7 +62,12 @@ impl Session {
                 },
             }))
         });
-        Ok(Self { layers: layers.collect::<Result<_, EngineError>>()?, tokens: Vec::with_capacity(capacity), capacity })
+        Ok(Self::of(layers.collect::<Result<_, EngineError>>()?, capacity))
+    }
+
+    /// A conversation that layers keep so in up to `capacity` tokens.
+    pub(crate) fn of(layers: Vec<Memory>, capacity: usize) -> Self {
+        Self { layers, tokens: Vec::with_capacity(capacity), capacity }
     }
 
     /// Tokens kept so far: the position of the next one.

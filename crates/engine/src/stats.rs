@@ -13,11 +13,12 @@ pub struct TierStats {
     pub name: String,
     /// The tier's ceiling; none for disk.
     pub limit_bytes: Option<u64>,
-    /// The most it held: measured for `ram` (the process's peak resident size), else what the plan counted.
+    /// The most it held: measured for `ram` (the process's peak resident size), for `gpu:N` all that was taken there, and else
+    /// what the plan counted.
     pub peak_bytes: u64,
     /// Bytes of weights read from it for one decoded token.
     pub read_bytes_per_token: f64,
-    /// Milliseconds that it worked for one decoded token: `ram` computing, `disk` reading.
+    /// Milliseconds that it worked for one decoded token: `gpu:N` computing, or `ram` where no GPU does; `disk` reading.
     pub busy_ms_per_token: f64,
 }
 
@@ -91,6 +92,7 @@ pub(crate) struct Phase {
     pub(crate) tokens: u64,
     pub(crate) wall: Duration,
     pub(crate) ram_bytes: u64,
+    pub(crate) vram_bytes: u64,
     pub(crate) disk_bytes: u64,
     pub(crate) disk_busy: Duration,
     pub(crate) stall: Duration,
@@ -102,6 +104,7 @@ impl Phase {
         self.tokens += tokens as u64;
         self.wall += wall;
         self.ram_bytes += after.ram_bytes - before.ram_bytes;
+        self.vram_bytes += after.vram_bytes - before.vram_bytes;
         self.disk_bytes += after.disk_bytes - before.disk_bytes;
         self.disk_busy += after.disk_busy.saturating_sub(before.disk_busy);
         self.stall += after.disk_stall.saturating_sub(before.disk_stall);
@@ -132,11 +135,13 @@ impl Record {
         let ms = |d: Duration| d.as_secs_f64() * 1e3;
         // Per decoded token: a run that decoded nothing has none of it.
         let phase = &self.decode;
+        let computing = phase.wall.saturating_sub(phase.stall);
+        let on_gpu = phase.vram_bytes > 0;
         let tiers = plan.tiers.iter().map(|tier| {
             let (peak, read, busy) = match tier.tier {
-                Tier::Ram => (ram_peak, phase.ram_bytes, phase.wall.saturating_sub(phase.stall)),
+                Tier::Ram => (ram_peak, phase.ram_bytes, if on_gpu { Duration::ZERO } else { computing }),
                 Tier::Disk => (tier.bytes(), phase.disk_bytes, phase.disk_busy),
-                Tier::Gpu(_) => (tier.bytes(), 0, Duration::ZERO),
+                Tier::Gpu(_) => (tier.bytes(), phase.vram_bytes, if on_gpu { computing } else { Duration::ZERO }),
             };
             TierStats {
                 name: tier.tier.to_string(),

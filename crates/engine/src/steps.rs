@@ -34,6 +34,10 @@ pub(crate) enum Register {
     Logits,
 }
 
+/// How many registers there are.
+#[cfg(feature = "cuda")]
+pub(crate) const REGISTERS: usize = Register::Logits as usize + 1;
+
 /// A run of a register's numbers: each device looks it up in its own memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Part {
@@ -91,17 +95,14 @@ pub(crate) trait Steps {
     /// start of `out` on.
     fn products(&mut self, group: &[&Linear], x: Part, out: Part, tokens: usize) -> Result<()>;
 
-    /// Makes heads of queries, keys and values ready: norms and turns the first two, grows queries with their position, and keeps keys
-    /// and values in the layer's memory. Queries stay where they are.
-    fn heads_in(&mut self, a: &Attention, h: &Heads, qkv: [Part; 3], memory: &mut Memory) -> Result<()>;
+    /// Makes heads of queries, keys and values ready: parts queries from their gates where they have some, norms and turns queries and
+    /// keys, grows queries with their position, and keeps keys and values in the layer's memory. Says where the queries are.
+    fn heads_in(&mut self, a: &Attention, h: &Heads, qkv: [Part; 3], memory: &mut Memory) -> Result<Part>;
 
     /// out = causal attention of the heads of `q` over the layer's memory.
     fn attend(&mut self, a: &Attention, h: &Heads, memory: &Memory, q: Part, out: Part) -> Result<()>;
 
-    /// Copies the queries out of `both`, where each head's `width` numbers are followed by as many gates.
-    fn split_gates(&mut self, width: usize, both: Part, queries: Part) -> Result<()>;
-
-    /// Multiplies the heads of `x` by the sigmoids of the gates in `both`.
+    /// Multiplies the heads of `x` by the sigmoids of the gates in `both`, where each head's `width` gates follow its query.
     fn open_heads(&mut self, width: usize, both: Part, x: Part) -> Result<()>;
 
     /// inner = activation(gates) · ups, from all gates and then all ups.

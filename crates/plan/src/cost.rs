@@ -82,6 +82,14 @@ pub const fn resident(unit: &Unit) -> Bytes {
     Bytes(unit.bytes.0.next_multiple_of(UNIT_ALIGNMENT))
 }
 
+/// Copies of all vectors (norms, biases) on a GPU, as 32-bit floats, each at a multiple of 256 bytes.
+#[must_use]
+pub fn gpu_vectors(inventory: &Inventory) -> Bytes {
+    let run = |unit: &&Unit| unit.role != Role::MultiToken && inventory.is_vector(unit);
+    let numbers = |unit: &Unit| unit.rows * inventory.tensor_of(unit).row_elements();
+    inventory.units.iter().filter(run).map(|unit| Bytes((4 * numbers(unit)).next_multiple_of(256))).sum()
+}
+
 /// The widest vectors of a model: what one token occupies while a layer is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Widths {

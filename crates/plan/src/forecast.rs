@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! seconds per token = Σ stages  max( disk bytes / disk rate , (ram + disk bytes) / ram rate , operations / CPU rate )
-//!                             +  gpu bytes / gpu rate
+//!                             +  max( gpu bytes / gpu rate , operations there / its rate )
 //! operations = 2 × weights  +  2 × heads × widths × positions  (attention)
 //! ```
 //!
@@ -19,18 +19,18 @@
 //!
 //! ```text
 //! seconds = Σ stages  max( disk bytes / disk rate , bytes / ram rate , operations / CPU rate , streamed bytes / link )
-//!                   +  gpu bytes / gpu rate
+//!                   +  max( gpu bytes / gpu rate , operations there / its rate )
 //! operations = 2 × weights × m  +  heads × widths × m²  (causal attention, half of all pairs)
 //! ```
 //!
 //! where m tokens touch `1 − (1 − p)^m` of an expert that is chosen by a share p of them, the output is computed for the
 //! last token only, and latents are expanded to keys and values of every head. Without counts p is `used / experts` for
 //! each; with them it is the share that was counted, with half a choice more for each expert
-//! ([`ExpertUse::likely_share`](crate::ExpertUse::likely_share)). Operations on a GPU are not counted: its link is the
-//! limit until a batch is very large. Windows and indexers, which make attention cheaper, are not counted either.
+//! ([`ExpertUse::likely_share`](crate::ExpertUse::likely_share)). Operations with what is streamed to a GPU are not counted:
+//! its link is the limit until a batch is very large. Windows and indexers, which make attention cheaper, are not counted either.
 
 use crate::traffic::Traffic;
-use crate::{Device, Forecast, Inventory, Machine, ModelShape, Plan, Role, Source, Tier, cost};
+use crate::{Device, Forecast, Gpu, Inventory, Machine, ModelShape, Plan, Role, Source, Tier, cost};
 
 /// Tokens in the cache when decode is forecast.
 const DEPTH: u32 = 512;
@@ -172,7 +172,8 @@ fn stages(plan: &Plan, inventory: &Inventory, machine: &Machine, traffic: Traffi
             Device::Gpu(number) => {
                 let Some(gpu) = machine.gpus.get(number as usize) else { continue };
                 if matches!(placement.home, Tier::Gpu(_)) {
-                    stage.gpu_s += bytes / gpu.read.rate.0.max(1.0);
+                    let computing = gpu_seconds(gpu, traffic.operations(unit, tokens));
+                    stage.gpu_s += (bytes / gpu.read.rate.0.max(1.0)).max(computing);
                 } else {
                     stage.link_s += bytes / gpu.link.rate.0.max(1.0);
                 }
@@ -183,6 +184,11 @@ fn stages(plan: &Plan, inventory: &Inventory, machine: &Machine, traffic: Traffi
         attend(stage, plan, &inventory.shape, machine, layer, pass);
     }
     stages
+}
+
+/// Seconds of operations on a GPU, where its rate is known.
+fn gpu_seconds(gpu: &Gpu, operations: f64) -> f64 {
+    if gpu.ops_per_second > 0.0 { operations / gpu.ops_per_second } else { 0.0 }
 }
 
 /// Adds a layer's attention to its stage: what it reads of the cache, and its operations.
@@ -210,7 +216,7 @@ fn attend(stage: &mut Stage, plan: &Plan, shape: &ModelShape, machine: &Machine,
     match plan.kv.home {
         Tier::Gpu(number) => {
             if let Some(gpu) = machine.gpus.get(number as usize) {
-                stage.gpu_s += bytes / gpu.read.rate.0.max(1.0);
+                stage.gpu_s += (bytes / gpu.read.rate.0.max(1.0)).max(gpu_seconds(gpu, operations));
             }
         }
         Tier::Ram | Tier::Disk => {

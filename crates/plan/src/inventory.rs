@@ -270,6 +270,12 @@ impl Inventory {
         &self.tensors[unit.tensor as usize]
     }
 
+    /// Whether a unit is one row: a norm's weights, a bias. A GPU has a copy of each in 32-bit floats, wherever it lives.
+    #[must_use]
+    pub fn is_vector(&self, unit: &Unit) -> bool {
+        unit.rows == 1 || self.tensor_of(unit).dims.len() < 2
+    }
+
     /// Every unit with its id.
     pub fn iter(&self) -> impl Iterator<Item = (UnitId, &Unit)> {
         self.units.iter().enumerate().map(|(i, unit)| (UnitId(i as u32), unit))

@@ -38,6 +38,10 @@ pub struct Gpu {
     pub read: Rate,
     /// How fast pinned RAM reaches it.
     pub link: Rate,
+    /// How fast it multiplies in prefill, in operations (a multiply and an add are two) per second; 0 where nobody knows, and then
+    /// they are not counted.
+    #[serde(default)]
+    pub ops_per_second: f64,
 }
 
 /// A machine: tiers, links and compute rates.

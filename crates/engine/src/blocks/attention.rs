@@ -25,11 +25,7 @@ fn heads(s: &mut dyn Steps, spec: &Spec, a: &Attention, h: &Heads, memory: &mut 
     let now = s.now();
     let (all, [first, k, v]) = now.parts(Register::Projected, h.inputs().map(|matrix| matrix.outputs));
     s.products(&h.inputs(), now.rows(Register::Normed, spec.width), all, now.tokens)?;
-    let q = if h.gated { now.rows(Register::Queries, a.heads * h.k_dim) } else { first };
-    if h.gated {
-        s.split_gates(h.k_dim, first, q)?;
-    }
-    s.heads_in(a, h, [q, k, v], memory)?;
+    let q = s.heads_in(a, h, [first, k, v], memory)?;
     let attended = now.rows(Register::Attended, a.output.inputs);
     s.attend(a, h, memory, q, attended)?;
     if h.gated {

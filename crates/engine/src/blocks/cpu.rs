@@ -28,9 +28,14 @@ impl Steps for Pass<'_> {
         self.multiply(group.iter().copied(), &x, &out, tokens)
     }
 
-    fn heads_in(&mut self, a: &Attention, h: &Heads, qkv: [Part; 3], memory: &mut Memory) -> Result<()> {
+    fn heads_in(&mut self, a: &Attention, h: &Heads, qkv: [Part; 3], memory: &mut Memory) -> Result<Part> {
         let cache = cache(memory);
-        let [q, k, v] = &qkv.map(|part| self.span(part));
+        let [first, k, v] = qkv;
+        let queries = if h.gated { self.now().rows(Register::Queries, a.heads * h.k_dim) } else { first };
+        let [q, k, v] = &[queries, k, v].map(|part| self.span(part));
+        if h.gated {
+            split_gates(h.k_dim, &self.span(first), q)?;
+        }
         for (norm, heads, x) in [(&h.q_norm, a.heads, q), (&h.k_norm, h.kv_heads, k)] {
             if h.norm_last {
                 self.rotate_from(a.rope, heads, h.k_dim, 0, x)?;
@@ -47,7 +52,7 @@ impl Steps for Pass<'_> {
         if let Some(values) = &mut cache.values {
             self.keep(v, values)?;
         }
-        Ok(())
+        Ok(queries)
     }
 
     fn attend(&mut self, a: &Attention, h: &Heads, memory: &Memory, q: Part, out: Part) -> Result<()> {
@@ -76,14 +81,6 @@ impl Steps for Pass<'_> {
             sight: Sight { sinks, chunk: h.chunk, selected: None },
         };
         Ok(self.span(out).make(&self.span(q), &attend)?)
-    }
-
-    fn split_gates(&mut self, width: usize, both: Part, queries: Part) -> Result<()> {
-        Ok(self.span(queries).with_from(&self.span(both), |queries, both| {
-            for (query, head) in queries.chunks_exact_mut(width).zip(both.chunks_exact(2 * width)) {
-                query.copy_from_slice(&head[..width]);
-            }
-        })?)
     }
 
     fn open_heads(&mut self, width: usize, both: Part, x: Part) -> Result<()> {
@@ -129,22 +126,27 @@ impl Steps for Pass<'_> {
 const WRONG_MEMORY: &str = "a session has the memory of its model's layers";
 
 fn cache(memory: &mut Memory) -> &mut LayerCache {
-    match memory {
-        Memory::Cache(cache) => cache,
-        Memory::State(_) => unreachable!("{WRONG_MEMORY}"),
-    }
+    let Memory::Cache(cache) = memory else { unreachable!("{WRONG_MEMORY}") };
+    cache
 }
 
 fn state(memory: &mut Memory) -> &mut DeltaState {
-    match memory {
-        Memory::State(state) => state,
-        Memory::Cache(_) => unreachable!("{WRONG_MEMORY}"),
-    }
+    let Memory::State(state) = memory else { unreachable!("{WRONG_MEMORY}") };
+    state
+}
+
+/// Copies the queries out of `both`, where each head's `width` numbers are followed by as many gates.
+fn split_gates(width: usize, both: &Span, queries: &Span) -> Result<()> {
+    Ok(queries.with_from(both, |queries, both| {
+        for (query, head) in queries.chunks_exact_mut(width).zip(both.chunks_exact(2 * width)) {
+            query.copy_from_slice(&head[..width]);
+        }
+    })?)
 }
 
 impl Pass<'_> {
     /// Where a part of a register lies.
-    pub(super) fn span(&self, part: Part) -> Span {
+    pub(crate) fn span(&self, part: Part) -> Span {
         let scratch = &self.scratch;
         let tensor = match part.register {
             Register::X => &scratch.x,

@@ -4,7 +4,7 @@
 //! lands from disk. Must never know what a product is for.
 
 use kernels::cpu::{Columns, Job, dequantize};
-use plan::QuantType;
+use plan::{QuantType, Tier};
 use tiers::{RowSlice, Tiers};
 
 use super::{Pass, Result};
@@ -97,6 +97,13 @@ impl Pass<'_> {
         };
         if let Some(rows) = self.tiers.resident(&vector.slice) {
             unpack(rows);
+        } else if matches!(self.tiers.home(vector.slice.unit), Tier::Gpu(_)) {
+            // The last norm's weights, where the output has stayed with the processor.
+            let row = &mut self.scratch.bias_row;
+            row.resize((vector.start + vector.length) * number, 0);
+            self.tiers.gather(vector.slice.unit, 0, row)?;
+            unpack(row);
+            return Ok(());
         }
         each_staged(self.tiers, &vector.slice, &mut |_, _, rows| {
             unpack(rows);

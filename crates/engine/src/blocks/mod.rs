@@ -16,10 +16,11 @@ mod mixture;
 
 use candle_core::Tensor;
 use kernels::cpu::{Pool, RopeTable, dequantize, scale};
-use plan::{Inventory, QuantType, UnitId};
+use plan::{Device, Inventory, QuantType, UnitId};
 use tiers::Tiers;
 
 use crate::EngineError;
+use crate::devices::Devices;
 use crate::experts::ExpertRecord;
 use crate::lookahead::Lookahead;
 use crate::scratch::Scratch;
@@ -41,6 +42,7 @@ pub(crate) struct Pass<'a> {
     pub(crate) experts: &'a mut ExpertRecord,
     pub(crate) pool: &'a Pool,
     pub(crate) scratch: &'a mut Scratch,
+    pub(crate) devices: &'a mut Devices,
     /// Tokens in this pass.
     pub(crate) tokens: usize,
     /// The position of the first.
@@ -65,6 +67,10 @@ impl Quants {
 impl Pass<'_> {
     /// Looks the tokens' vectors up into the residual stream.
     pub(crate) fn embed(&mut self, tokens: &[u32]) -> Result<()> {
+        self.devices.x_at = Device::Cpu;
+        if self.begin_on_gpu(tokens)? {
+            return Ok(());
+        }
         let (unit, factor) = (self.spec.embedding, self.spec.embedding_scale);
         let x = self.view(&self.scratch.x, self.spec.width);
         x.with_mut(|x| {
@@ -81,8 +87,22 @@ impl Pass<'_> {
     pub(crate) fn layer(&mut self, index: usize, memory: &mut Memory) -> Result<()> {
         let spec = self.spec;
         let layer = &spec.layers[index];
-        attention::attention(self, spec, &layer.attention, memory)?;
-        ffn::ffn(self, spec, index, &layer.ffn)
+        let device = self.devices.route.layers;
+        self.bring_x(device)?;
+        self.on(device, |s| {
+            attention::attention(s, spec, &layer.attention, memory)?;
+            ffn::ffn(s, spec, index, &layer.ffn)
+        })
+    }
+
+    /// Has the residual stream of this pass on `device`.
+    fn bring_x(&mut self, device: Device) -> Result<()> {
+        if self.devices.x_at != device {
+            let x = self.now().rows(Register::X, self.spec.width);
+            self.cross(x, device)?;
+            self.devices.x_at = device;
+        }
+        Ok(())
     }
 
     /// Hands the logits of the tokens `first..first + count` of this pass to `use_them`.
@@ -92,8 +112,11 @@ impl Pass<'_> {
         count: usize,
         use_them: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
-        let spec = self.spec;
-        logits(self, spec, first, count, use_them)
+        let (spec, device) = (self.spec, self.devices.route.output);
+        if device != self.devices.x_at {
+            self.cross(Part { register: Register::X, start: first * spec.width, count: count * spec.width }, device)?;
+        }
+        self.on(device, |s| logits(s, spec, first, count, use_them))
     }
 
     /// This pass's rows of an activation tensor.

@@ -215,7 +215,11 @@ impl<'a> Planner<'a> {
                 load("vocabulary", cost::vocabulary(self.inventory)),
                 load("activations", activations),
             ],
-            Tier::Gpu(_) => vec![load("process", cost::GPU_CONTEXT), load("activations", activations)],
+            Tier::Gpu(_) => vec![
+                load("process", cost::GPU_CONTEXT),
+                load("activations", activations),
+                load("vectors", cost::gpu_vectors(self.inventory)),
+            ],
         };
         if setup.kv.home == tier {
             loads.push(load("KV cache", setup.kv.bytes));

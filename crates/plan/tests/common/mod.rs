@@ -150,6 +150,7 @@ pub(crate) fn desktop(ram: Bytes) -> Machine {
             capability: (8, 6),
             read: rate(340e9),
             link: rate(24e9),
+            ops_per_second: 0.0,
         }],
     }
 }

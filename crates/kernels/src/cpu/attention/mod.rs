@@ -40,7 +40,7 @@ const TILE_QUERIES: usize = 60;
 const TILE_NUMBERS: usize = 16 * 1024;
 
 /// The sizes and rules of one attention.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
     /// Query heads.
     pub heads: usize,

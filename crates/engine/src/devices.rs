@@ -1,0 +1,141 @@
+//! The devices of an engine beside the processor, and on which of them the residual stream is.
+
+use plan::Device;
+
+use crate::route::Route;
+
+/// Where blocks are computed, and where their input is now.
+pub(crate) struct Devices {
+    pub(crate) route: Route,
+    /// Where the residual stream of this pass is.
+    pub(crate) x_at: Device,
+    /// What the GPU of the route holds. Lent out while it computes.
+    #[cfg(feature = "cuda")]
+    pub(crate) gpu: Option<Box<crate::gpu::GpuSide>>,
+}
+
+impl Devices {
+    pub(crate) const fn new(route: Route) -> Self {
+        Self {
+            route,
+            x_at: Device::Cpu,
+            #[cfg(feature = "cuda")]
+            gpu: None,
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use plan::{Inventory, Plan};
+    use tiers::Tiers;
+
+    use super::{Device, Devices};
+    use crate::blocks::Pass;
+    use crate::gpu::{GpuPass, GpuSide};
+    use crate::spec::Spec;
+    use crate::steps::{Part, Steps};
+    use crate::{EngineError, Stats};
+
+    type Result<T> = std::result::Result<T, EngineError>;
+
+    impl Devices {
+        /// The same with what the GPU of the route needs.
+        pub(crate) fn opened(
+            self,
+            spec: &Spec,
+            inventory: &Inventory,
+            plan: &Plan,
+            frequencies: &[Vec<f32>],
+            tiers: &mut Tiers,
+        ) -> Result<Self> {
+            let Some(number) = self.route.gpu() else { return Ok(self) };
+            let gpu = GpuSide::new(number, spec, inventory, plan, frequencies, tiers)?;
+            Ok(Self { gpu: Some(Box::new(gpu)), ..self })
+        }
+    }
+
+    impl Devices {
+        /// The same stats with the most that was taken on the GPU.
+        pub(crate) fn measured(&self, mut stats: Stats) -> Stats {
+            if let Some((name, peak)) = self.gpu.as_ref().map(|gpu| gpu.peak()) {
+                stats.tiers.iter_mut().filter(|tier| tier.name == name).for_each(|tier| tier.peak_bytes = peak.0);
+            }
+            stats
+        }
+    }
+
+    impl Pass<'_> {
+        /// Runs steps on `device`.
+        pub(crate) fn on<T>(&mut self, device: Device, run: impl FnOnce(&mut dyn Steps) -> Result<T>) -> Result<T> {
+            if device == Device::Cpu {
+                return run(self);
+            }
+            let mut side = self.lent();
+            let outcome = run(&mut GpuPass { host: self, side: &mut side });
+            self.devices.gpu = Some(side);
+            outcome
+        }
+
+        /// Copies part of a register to the same on `device`, from the other one.
+        pub(crate) fn cross(&mut self, part: Part, device: Device) -> Result<()> {
+            let mut side = self.lent();
+            let outcome = match device {
+                Device::Gpu(_) => self.span(part).with(|numbers| side.upload(numbers, part)),
+                Device::Cpu => self.span(part).with_mut(|numbers| side.download(part, numbers)),
+            };
+            self.devices.gpu = Some(side);
+            outcome?
+        }
+
+        /// Tells the GPU of the route, if there is one, where this pass begins. Whether the tokens were looked up there.
+        pub(crate) fn begin_on_gpu(&mut self, tokens: &[u32]) -> Result<bool> {
+            let Some(gpu) = &mut self.devices.gpu else { return Ok(false) };
+            gpu.begin(self.first_position, tokens)?;
+            let embedded = gpu.embed(self.spec, self.quants, self.tiers, tokens.len())?;
+            if embedded {
+                self.devices.x_at = self.devices.route.layers;
+            }
+            Ok(embedded)
+        }
+
+        fn lent(&mut self) -> Box<GpuSide> {
+            let Some(side) = self.devices.gpu.take() else {
+                unreachable!("a route's GPU is open, and computes once at a time")
+            };
+            side
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+mod cuda {
+    use super::Device;
+    use crate::EngineError;
+    use crate::blocks::Pass;
+    use crate::steps::{Part, Steps};
+
+    type Result<T> = std::result::Result<T, EngineError>;
+
+    const NO_GPU: &str = "tiers refuse a plan with GPUs in this build";
+
+    impl Pass<'_> {
+        /// Runs steps on `device`.
+        pub(crate) fn on<T>(&mut self, device: Device, run: impl FnOnce(&mut dyn Steps) -> Result<T>) -> Result<T> {
+            assert_eq!(device, Device::Cpu, "{NO_GPU}");
+            run(self)
+        }
+
+        /// Whether the tokens were looked up on a GPU: there is none.
+        #[allow(clippy::unused_self, clippy::needless_pass_by_ref_mut, clippy::unnecessary_wraps)] // As where there are GPUs.
+        pub(crate) fn begin_on_gpu(&mut self, _: &[u32]) -> Result<bool> {
+            Ok(false)
+        }
+
+        /// Copies part of a register to the same on `device`, from the other one.
+        #[allow(clippy::unused_self, clippy::needless_pass_by_ref_mut)] // As where there are GPUs.
+        pub(crate) fn cross(&mut self, _: Part, _: Device) -> Result<()> {
+            unreachable!("{NO_GPU}")
+        }
+    }
+}

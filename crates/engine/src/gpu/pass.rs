@@ -1,0 +1,314 @@
+//! The steps of a pass on a card. Each is put at the end of the card's stream; the processor waits where it reads.
+
+use kernels::cpu::AttentionShape;
+use kernels::cuda::{
+    self, AttentionForm, Change, Download, Growth, HeadPart, HeadTurn, HeadsTo, Joining, MATVEC_COLUMNS, Matrix, Norm,
+    NormKind, Output, Pinned, Rows, Sight, in_floats, in_integers, lookup, matmul, matmul_floats, matvec,
+    matvec_floats,
+};
+use plan::KvType;
+use tiers::{RowSlice, Tiers};
+
+use super::{FORMS, GpuSide, Result, Shaped, shape};
+use crate::EngineError;
+use crate::arch::Activation;
+use crate::blocks::{Pass, Quants};
+use crate::ops::{SWIGLU_ALPHA, SWIGLU_LIMIT};
+use crate::session::Memory;
+use crate::spec::{Attention, Delta, HeadNorm, Heads, Latent, Linear, Mixture, Spec, Vector};
+use crate::steps::{Now, Part, Register, Steps};
+
+/// A pass whose steps a card does.
+pub(crate) struct GpuPass<'p, 'a> {
+    /// Its spec, its tiers, its tokens.
+    pub(crate) host: &'p mut Pass<'a>,
+    pub(crate) side: &'p mut GpuSide,
+}
+
+impl Steps for GpuPass<'_, '_> {
+    fn now(&self) -> Now {
+        self.host.now()
+    }
+
+    fn norm(&mut self, weight: &Vector, x: Part, out: Part) -> Result<()> {
+        let (side, eps) = (&mut *self.side, self.host.spec.norm_eps);
+        let width = weight.length;
+        let pending = side.pending.take_if(|(block, sum)| *sum == x && block.register != out.register);
+        side.settle()?;
+        let norm = Norm { kind: NormKind::Rms, width, weight: Some(side.vectors.get(weight)), eps };
+        // Products come next, as a rule.
+        let together = width.is_multiple_of(32);
+        let columns = together.then_some(&mut side.columns);
+        if let Some((block, _)) = pending {
+            let (block, mut sum, mut to) = side.registers.triple(block, [x, out]);
+            let output = Output { numbers: Some(&mut to), rounded: columns };
+            cuda::add_norm(side.gpu.compute(), &norm, &mut sum, block, output)?;
+        } else {
+            let (from, mut to) = side.registers.pair(x, out);
+            let output = Output { numbers: Some(&mut to), rounded: columns };
+            cuda::norm(side.gpu.compute(), &norm, from, output)?;
+        }
+        side.rounded = together.then_some(out);
+        Ok(())
+    }
+
+    fn products(&mut self, group: &[&Linear], x: Part, out: Part, tokens: usize) -> Result<()> {
+        self.side.settle()?;
+        let mut start = 0;
+        for linear in group {
+            let count = tokens * linear.outputs;
+            self.product(linear, x, out.part(start, count))?;
+            start += count;
+        }
+        start = 0;
+        for linear in group {
+            let count = tokens * linear.outputs;
+            if let Some(bias) = &linear.bias {
+                let side = &mut *self.side;
+                let mut rows = side.registers.get_mut(out.part(start, count));
+                cuda::add(side.gpu.compute(), &mut rows, side.vectors.get(bias))?;
+            }
+            start += count;
+        }
+        self.side.writes(out);
+        Ok(())
+    }
+
+    fn heads_in(&mut self, a: &Attention, h: &Heads, qkv: [Part; 3], memory: &mut Memory) -> Result<Part> {
+        let Memory::Card(cache) = memory else { unreachable!("{WRONG_MEMORY}") };
+        let (now, spec, side) = (self.now(), self.host.spec, &mut *self.side);
+        let queries = now.rows(Register::Queries, a.heads * h.k_dim);
+        let norm = |norm: &HeadNorm| {
+            let weight = match norm {
+                HeadNorm::None => return None,
+                HeadNorm::Plain => None,
+                HeadNorm::Weighted(vector) => Some(side.vectors.get(vector)),
+            };
+            Some(cuda::HeadNorm { weight, eps: spec.norm_eps, last: h.norm_last })
+        };
+        let turn = a.rope.map(|rope| HeadTurn { offset: 0, style: spec.ropes[rope].style });
+        let (projected, mut to) = side.registers.pair(whole(qkv), queries);
+        let rows = |part: Part, heads, dim| Rows {
+            numbers: projected.range(part.start..part.start + part.count),
+            step: heads * dim,
+        };
+        let [q, k, v] = qkv;
+        let mut parts = [
+            HeadPart {
+                from: rows(q, a.heads, h.k_dim),
+                head_step: h.k_dim,
+                heads: a.heads,
+                dim: h.k_dim,
+                norm: norm(&h.q_norm),
+                turn,
+                growth: h.temperature.map(|t| Growth { floor: t.floor, growth: t.scale }),
+                to: HeadsTo::Numbers(&mut to),
+            },
+            HeadPart {
+                from: rows(k, h.kv_heads, h.k_dim),
+                head_step: h.k_dim,
+                heads: h.kv_heads,
+                dim: h.k_dim,
+                norm: norm(&h.k_norm),
+                turn,
+                growth: None,
+                to: HeadsTo::Store(&mut cache.keys, 0),
+            },
+            HeadPart {
+                from: rows(v, h.kv_heads, h.v_dim),
+                head_step: h.v_dim,
+                heads: h.kv_heads,
+                dim: h.v_dim,
+                norm: None,
+                turn: None,
+                growth: None,
+                to: HeadsTo::Store(&mut cache.values, 0),
+            },
+        ];
+        let table = a.rope.map(|rope| &side.turns[rope]);
+        cuda::heads(side.gpu.compute(), &mut parts, now.tokens, table, side.words.slice().range(..1))?;
+        Ok(queries)
+    }
+
+    fn attend(&mut self, a: &Attention, h: &Heads, memory: &Memory, q: Part, out: Part) -> Result<()> {
+        let Memory::Card(cache) = memory else { unreachable!("{WRONG_MEMORY}") };
+        let (tokens, side) = (self.host.tokens, &mut *self.side);
+        let shape = shape(a, h);
+        let place = side.form(&shape, (cache.keys.kind(), cache.values.kind()), tokens);
+        let form = &side.forms[place].form;
+        let sight =
+            Sight { sinks: h.sinks.as_ref().map(|sinks| side.vectors.get(sinks)), chunk: h.chunk, selected: None };
+        let (queries, mut to) = side.registers.pair(q, out);
+        cuda::attention(
+            side.gpu.compute(),
+            form,
+            &shape,
+            queries,
+            &cache.keys,
+            &cache.values,
+            side.words.slice().range(..1),
+            &sight,
+            &mut side.gathered.slice_mut(),
+            &mut to,
+        )?;
+        side.writes(out);
+        Ok(())
+    }
+
+    fn open_heads(&mut self, _: usize, _: Part, _: Part) -> Result<()> {
+        self.unknown("gated heads")
+    }
+
+    fn activate(&mut self, activation: Activation, both: Part, inner: Part) -> Result<()> {
+        let (tokens, side) = (self.host.tokens, &mut *self.side);
+        let width = inner.count / tokens;
+        let joining = match activation {
+            Activation::Silu => Joining::Silu,
+            Activation::GeluTanh => Joining::Gelu,
+            Activation::SwigluClamped => Joining::Clamped { limit: SWIGLU_LIMIT, alpha: SWIGLU_ALPHA },
+        };
+        let (both, mut to) = side.registers.pair(both, inner);
+        let half = |start| Rows { numbers: both.range(start..start + inner.count), step: width };
+        let together = width.is_multiple_of(32);
+        let output = Output { numbers: Some(&mut to), rounded: together.then_some(&mut side.columns) };
+        cuda::gated(side.gpu.compute(), joining, half(0), half(inner.count), tokens, width, output)?;
+        side.rounded = together.then_some(inner);
+        Ok(())
+    }
+
+    fn add(&mut self, block: Part, x: Part) -> Result<()> {
+        self.side.settle()?;
+        self.side.pending = Some((block, x));
+        self.side.writes(x);
+        Ok(())
+    }
+
+    fn soft_cap(&mut self, cap: f32, x: Part) -> Result<()> {
+        let side = &mut *self.side;
+        cuda::change(side.gpu.compute(), &mut side.registers.get_mut(x), Change::SoftCap(cap))?;
+        side.writes(x);
+        Ok(())
+    }
+
+    fn latent(&mut self, _: &Attention, _: &Latent, _: &mut Memory) -> Result<()> {
+        self.unknown("latent attention")
+    }
+
+    fn delta(&mut self, _: &Attention, _: &Delta, _: &mut Memory) -> Result<()> {
+        self.unknown("a delta net")
+    }
+
+    fn mixture(&mut self, _: usize, _: &Mixture) -> Result<()> {
+        self.unknown("routed experts")
+    }
+
+    fn read(&mut self, part: Part, use_them: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        let side = &mut *self.side;
+        side.settle()?;
+        let letters = match side.letters.take() {
+            Some(letters) => letters,
+            // The last ones went with a card that failed.
+            None => Pinned::new(&side.gpu, part.count)?,
+        };
+        let letters = Download::start(side.gpu.compute(), side.registers.get(part), letters)?.wait()?;
+        let outcome = use_them(&letters[..part.count]);
+        side.letters = Some(letters);
+        outcome
+    }
+}
+
+const WRONG_MEMORY: &str = "a session has the memory of its model's layers";
+
+impl GpuPass<'_, '_> {
+    /// The product of one matrix with all rows of `x`, by the kernel for a few columns or the one for many.
+    fn product(&mut self, linear: &Linear, x: Part, out: Part) -> Result<()> {
+        let (quants, tiers, side) = (self.host.quants, &*self.host.tiers, &mut *self.side);
+        let (quant, rows, width) = (quants.get(linear.weight.unit), linear.outputs, linear.inputs);
+        let Some(weights) = tiers.on_card(side.number, &linear.weight) else {
+            unreachable!("a route has matrices where they are computed")
+        };
+        let matrix = Matrix { quant, weights, rows, width };
+        let few = x.count / width <= MATVEC_COLUMNS;
+        if in_integers(quant) {
+            side.round(x, width)?;
+            let (stream, mut to) = (side.gpu.compute(), side.registers.get_mut(out));
+            if few {
+                matvec(stream, &matrix, &side.columns, &mut to, rows, false)?;
+            } else {
+                matmul(stream, &matrix, &side.columns, &mut to, rows)?;
+            }
+        } else {
+            debug_assert!(in_floats(quant), "types were checked when the engine was opened");
+            let (x, mut to) = side.registers.pair(x, out);
+            if few {
+                matvec_floats(side.gpu.compute(), &matrix, x, &mut to, rows, false)?;
+            } else {
+                matmul_floats(side.gpu.compute(), &matrix, x, &mut to, rows)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a route refuses before anything is loaded.
+    fn unknown(&self, what: &str) -> Result<()> {
+        let why = format!("{what} came to it all the same");
+        Err(EngineError::NotOnGpu { tier: plan::Tier::Gpu(self.side.number), why })
+    }
+}
+
+impl GpuSide {
+    /// Looks the tokens of this pass up into the residual stream, where the table is on the card.
+    pub(crate) fn embed(&mut self, spec: &Spec, quants: &Quants, tiers: &Tiers, tokens: usize) -> Result<bool> {
+        let rows = RowSlice { unit: spec.embedding, rows: 0..spec.vocabulary as u64 };
+        let quant = quants.get(spec.embedding);
+        let Some(weights) = tiers.on_card(self.number, &rows) else { return Ok(false) };
+        let matrix = Matrix { quant, weights, rows: spec.vocabulary, width: spec.width };
+        let x = Part { register: Register::X, start: 0, count: tokens * spec.width };
+        let ids = self.words.slice().range(1..=tokens);
+        lookup(self.gpu.compute(), &matrix, ids, spec.embedding_scale, &mut self.registers.get_mut(x))?;
+        Ok(true)
+    }
+
+    /// Makes the columns that quantized matrices read, where they are not there yet.
+    fn round(&mut self, x: Part, width: usize) -> Result<()> {
+        if self.rounded != Some(x) {
+            self.columns.quantize(self.gpu.compute(), self.registers.get(x), width)?;
+            self.rounded = Some(x);
+        }
+        Ok(())
+    }
+
+    /// Adds what is yet to be added.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        if let Some((block, x)) = self.pending.take() {
+            let (block, mut sum) = self.registers.pair(block, x);
+            cuda::add(self.gpu.compute(), &mut sum, block)?;
+        }
+        Ok(())
+    }
+
+    /// What was rounded of a register is not what it holds any more.
+    pub(super) fn writes(&mut self, out: Part) {
+        self.rounded = self.rounded.filter(|rounded| rounded.register != out.register);
+    }
+
+    /// Where among the remembered forms the one for so many tokens is.
+    fn form(&mut self, shape: &AttentionShape, kinds: (KvType, KvType), tokens: usize) -> usize {
+        let known = |s: &Shaped| s.shape == *shape && s.kinds == kinds && s.tokens == tokens;
+        if let Some(place) = self.forms.iter().position(known) {
+            return place;
+        }
+        if self.forms.len() == FORMS {
+            self.forms.remove(0);
+        }
+        let form = AttentionForm::choose(self.gpu.info(), shape, kinds, tokens, self.capacity);
+        self.forms.push(Shaped { shape: *shape, kinds, tokens, form });
+        self.forms.len() - 1
+    }
+}
+
+/// The smallest part of a register that holds all three, counted from its start.
+fn whole(parts: [Part; 3]) -> Part {
+    let count = parts.iter().map(|part| part.start + part.count).max().unwrap_or(0);
+    Part { register: parts[0].register, start: 0, count }
+}
