@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use engine::EngineError;
 use gguf::GgufError;
+#[cfg(feature = "cuda")]
+use kernels::cuda::CudaError;
 use plan::report::UnknownTensor;
 use plan::{ExpertUseError, ProfileError, Refusal};
 use probe::ProbeError;
@@ -131,9 +133,12 @@ fn engine(error: &EngineError) -> Option<Exit> {
         | EngineError::Tensors { .. }
         | EngineError::NotFinite { .. } => Exit::Model,
         EngineError::Tier(TierError::Read { .. }) => Exit::Io,
-        EngineError::Tier(TierError::NoGpu { .. }) | EngineError::EmptyPrompt | EngineError::NoSuchToken { .. } => {
-            Exit::Usage
-        }
+        EngineError::Tier(TierError::NoGpu { .. })
+        | EngineError::NotOnGpu { .. }
+        | EngineError::EmptyPrompt
+        | EngineError::NoSuchToken { .. } => Exit::Usage,
+        #[cfg(feature = "cuda")]
+        EngineError::Gpu(error) | EngineError::Tier(TierError::Gpu(error)) => return gpu(error),
         EngineError::Tier(TierError::Memory { .. })
         | EngineError::Memory { .. }
         | EngineError::Threads { .. }
@@ -142,6 +147,15 @@ fn engine(error: &EngineError) -> Option<Exit> {
         // Defects: a plain failure.
         _ => return None,
     })
+}
+
+#[cfg(feature = "cuda")]
+fn gpu(error: &CudaError) -> Option<Exit> {
+    match error {
+        // Defects: a plain failure.
+        CudaError::Call { .. } | CudaError::NoKernel { .. } => None,
+        _ => Some(Exit::Resources),
+    }
 }
 
 fn text(error: &TextError) -> Exit {

@@ -68,8 +68,19 @@ pub(crate) fn planned_with(
 ) -> anyhow::Result<Planned> {
     has_weights(&model)?;
     let machine = machine(&model);
-    let profile = profile(placement, &machine)?.with(&overrides(placement))?;
-    let mut plan = plan::plan_with(&profile, &model.inventory, &machine, experts)?;
+    let made = |machine: &Machine| -> anyhow::Result<Plan> {
+        let profile = profile(placement, machine)?.with(&overrides(placement))?;
+        Ok(plan::plan_with(&profile, &model.inventory, machine, experts)?)
+    };
+    let mut plan = made(&machine)?;
+    if let Err(error @ EngineError::NotOnGpu { .. }) = engine::check_plan(&model, &plan) {
+        let why = first_line(&error);
+        // What nobody asked for is not worth a refusal.
+        if placement.leaves_gpus_open() {
+            plan = made(&Machine { gpus: Vec::new(), ..machine.clone() })?;
+        }
+        plan.notes.push(why);
+    }
     if placement.profile.is_none() && placement.gpu_mem != Some(Bytes::ZERO) {
         plan.notes.extend(unused_gpus());
     }
@@ -91,15 +102,21 @@ fn has_weights(model: &gguf::Model) -> Result<(), NoWeights> {
 
 /// A note where a model can be planned, and this version cannot compute it.
 fn not_runnable(model: &gguf::Model) -> Option<String> {
-    let error = engine::check_model(model).err()?.to_string();
+    let error = engine::check_model(model).err()?;
+    Some(format!("this version cannot run it yet: {}", first_line(&error)))
+}
+
+/// What an error says, without its hint.
+fn first_line(error: &EngineError) -> String {
+    let error = error.to_string();
     let mut lines = error.lines();
-    let mut what = lines.next()?.to_owned();
+    let mut what = lines.next().unwrap_or_default().to_owned();
     // A list begins on the next line: its first entry is enough.
     if let (true, Some(first)) = (what.ends_with(':'), lines.next()) {
         what.push(' ');
         what.push_str(first.trim());
     }
-    Some(format!("this version cannot run it yet: {what}"))
+    what
 }
 
 /// Refuses a plan that differs from what was asked. A forecast from estimates is no difference.
@@ -110,9 +127,13 @@ fn as_asked(plan: &Plan, machine: &Machine) -> Result<(), Strict> {
     if differences.is_empty() { Ok(()) } else { Err(Strict(differences.join("\n  "))) }
 }
 
-/// GPUs that are there and that this version leaves alone.
-fn unused_gpus() -> Vec<String> {
-    probe::gpu_names().iter().map(|name| format!("{name}: found, not used by this version")).collect()
+/// GPUs that are there and that this build leaves alone.
+pub(crate) fn unused_gpus() -> Vec<String> {
+    if cfg!(feature = "cuda") {
+        return Vec::new();
+    }
+    let names = probe::gpu_names();
+    names.iter().map(|name| format!("{name}: found, not used by this build (feature cuda)")).collect()
 }
 
 /// Reads and checks everything that can be checked before memory is filled.
@@ -122,7 +143,8 @@ pub(crate) fn ready(args: &ModelArgs, placement: &PlacementArgs) -> anyhow::Resu
     has_weights(&model)?;
     engine::check_model(&model)?;
     let mut planned = planned(model, placement)?;
-    refuse_gpus(&planned.plan)?;
+    engine::check_plan(&planned.model, &planned.plan)?;
+    exactly_on_cpu(&planned.plan)?;
     let metadata = &mut planned.model.metadata;
     let tokenizer = Tokenizer::from_metadata(metadata)?;
     let template = ChatTemplate::from_metadata(metadata);
@@ -174,16 +196,16 @@ fn source(path: &Path) -> anyhow::Result<Arc<dyn ByteSource>> {
     Ok(Arc::new(file))
 }
 
-/// GPUs can be planned for, and not yet run on.
-fn refuse_gpus(plan: &Plan) -> anyhow::Result<()> {
-    let used = plan.tiers.iter().find(|tier| matches!(tier.tier, Tier::Gpu(_)) && tier.bytes() > Bytes::ZERO);
-    let Some(gpu) = used else { return Ok(()) };
-    let message = format!(
-        "the plan uses {}, and this version computes on the CPU only\n\nhint: leave {0} out of the profile's tiers, or give \
-         --gpu-mem 0",
-        gpu.tier
-    );
-    Err(Usage(message).into())
+/// Refuses activations in 32-bit floats where a GPU computes: quantized weights meet 8 bits there.
+fn exactly_on_cpu(plan: &Plan) -> anyhow::Result<()> {
+    let on_gpu = |tier: &Tier| matches!(tier, Tier::Gpu(_));
+    match plan.placements.iter().map(|placement| placement.home).find(on_gpu) {
+        Some(gpu) if exactly()? => {
+            let message = format!("PLIMSOLL_ACTIVATIONS=f32 is for the CPU, and the plan uses {gpu}");
+            Err(Usage(format!("{message}\n\nhint: leave the GPU out: --gpu-mem 0")).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The profile that the user wrote, or the automatic one.

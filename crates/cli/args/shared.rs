@@ -81,6 +81,16 @@ pub struct PlacementArgs {
     pub strict: bool,
 }
 
+impl PlacementArgs {
+    /// Whether nothing is said of GPUs, so that the planner may leave them out.
+    pub(crate) const fn leaves_gpus_open(&self) -> bool {
+        self.profile.is_none()
+            && self.gpu_mem.is_none()
+            && self.n_gpu_layers.is_none()
+            && self.override_tensor.is_empty()
+    }
+}
+
 /// How tokens are chosen.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Sampling")]

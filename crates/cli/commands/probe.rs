@@ -27,7 +27,12 @@ fn page(measured: &Measured) -> String {
         format!("{}, {} cores", machine.cpu, machine.cores),
         format!("RAM {}, {} available", machine.ram_total, machine.ram_available),
     ];
-    lines.extend(probe::gpu_names().iter().map(|name| format!("{name}: found, not used by this build")));
+    for (number, gpu) in machine.gpus.iter().enumerate() {
+        let (major, minor) = gpu.capability;
+        let memory = format!("{}, {} free", gpu.memory_total, gpu.memory_free);
+        lines.push(format!("gpu:{number} {} (sm_{major}{minor}): {memory}; rates are not measured yet", gpu.name));
+    }
+    lines.extend(open::unused_gpus());
     lines.push(String::new());
     let mut table = Table::new(&["rate", "best", "median", "worst", "unit", "runs"]);
     let giga = |x: f64| format!("{:.2}", x / 1e9);

@@ -5,6 +5,8 @@
 
 mod cache;
 mod cgroup;
+#[cfg(feature = "cuda")]
+mod gpus;
 mod look;
 mod measure;
 
@@ -64,7 +66,7 @@ pub enum ProbeError {
 /// `model_dir` is a folder (or file) on the drive that holds the model. `cache` is the folder where
 /// measured rates are kept; rates that are not there are cautious estimates, marked [`Source::Estimated`].
 /// `ram_total` and `ram_available` are in bytes and within the limits of this process's control groups (versions 1 and 2).
-/// GPUs that this build cannot use are not listed; [`gpu_names`] names them.
+/// GPUs are listed in builds with the feature `cuda`; [`gpu_names`] names them in any.
 #[must_use]
 pub fn machine(model_dir: &Path, cache: Option<&Path>) -> Machine {
     let seen = Seen::look();
@@ -83,6 +85,9 @@ fn assemble(seen: &Seen, drive: Option<Drive>, rates: Option<&Rates>) -> Machine
         ram_read: rate(rates.map(|r| &r.ram_read), (cores * RAM_PER_CORE).min(RAM_MOST)),
         cpu_ops_per_second: rates.map_or(cores * OPS_PER_CORE, |r| r.cpu_ops.median),
         disk_read: rate(disk_measured, disk_estimate(drive)),
+        #[cfg(feature = "cuda")]
+        gpus: gpus::gpus(),
+        #[cfg(not(feature = "cuda"))]
         gpus: Vec::new(),
     }
 }

@@ -7,6 +7,8 @@ use std::ptr::null_mut;
 use libloading::{Library, Symbol};
 use plan::Bytes;
 
+use super::GpuInfo;
+
 /// `nvmlMemory_t`.
 #[repr(C)]
 #[derive(Default)]
@@ -14,6 +16,14 @@ struct Memory {
     total: u64,
     free: u64,
     used: u64,
+}
+
+impl GpuInfo {
+    /// Bytes of its memory that no program has taken; all of them where NVIDIA's management library does not tell. Takes none itself.
+    #[must_use]
+    pub fn memory_free(&self) -> Bytes {
+        used(&self.pci).map_or(self.memory, |used| self.memory.saturating_sub(used))
+    }
 }
 
 /// Bytes of the card at `pci` that are taken, or `None` where the library is missing or does not tell.

@@ -1,0 +1,33 @@
+//! GPUs, as the driver shows them. Looking takes no memory on them, and measures nothing: rates are estimates from what a card says of
+//! itself.
+
+use kernels::cuda::{GpuInfo, count};
+use plan::{BytesPerSecond, Gpu, Rate, Source};
+
+/// What kernels read of a card's nominal bandwidth: matrices of 2 bits a number read the least of it.
+const READ_SHARE: f64 = 0.6;
+/// For a card that does not tell: the slowest of its age.
+const READ: f64 = 100e9;
+/// `PCIe` 3.0 with 16 lanes, or 4.0 with 8.
+const LINK: f64 = 10e9;
+/// Operations in prefill of one multiprocessor: a third of what an RTX 3060 is to do.
+const OPS_PER_MULTIPROCESSOR: f64 = 0.5e12;
+
+/// Every GPU by its number. None where there is no driver.
+pub(crate) fn gpus() -> Vec<Gpu> {
+    let numbers = 0..count().unwrap_or(0);
+    numbers.map_while(|number| GpuInfo::of(number).ok()).map(|info| gpu(&info)).collect()
+}
+
+fn gpu(info: &GpuInfo) -> Gpu {
+    let estimated = |rate| Rate { rate: BytesPerSecond(rate), source: Source::Estimated };
+    Gpu {
+        name: info.name.clone(),
+        memory_total: info.memory,
+        memory_free: info.memory_free(),
+        capability: info.capability,
+        read: estimated(if info.bandwidth > 0.0 { READ_SHARE * info.bandwidth } else { READ }),
+        link: estimated(LINK),
+        ops_per_second: OPS_PER_MULTIPROCESSOR * f64::from(info.multiprocessors),
+    }
+}
