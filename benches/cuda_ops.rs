@@ -7,9 +7,9 @@ use std::fmt::Write;
 
 use kernels::cpu::{AttentionShape, Gate, RopeStyle, Routing};
 use kernels::cuda::{
-    Arena, AttentionForm, DeviceBuffer, Event, Gpu, GpuInfo, HeadNorm, HeadPart, HeadTurn, HeadsTo, JobList, Joining,
-    KvStore, Matrix, Norm, NormKind, Output, Quantized, RopeTable, Rows, Sight, add_norm, attention, gated, heads,
-    in_integers, matmul, matmul_floats, matmul_jobs, route,
+    Arena, AttentionForm, DeviceBuffer, Event, Gpu, GpuInfo, HeadNorm, HeadPart, HeadTurn, HeadsTo, JOB_COLUMNS,
+    JobList, Joining, KvStore, Matrix, Norm, NormKind, Output, Quantized, RopeTable, Rows, Sight, add_norm, attention,
+    gated, heads, in_integers, matmul, matmul_floats, matmul_jobs, route,
 };
 use plan::{Bytes, KvType, QuantType};
 
@@ -130,7 +130,7 @@ fn experts(gpu: &Gpu) -> Outcome<()> {
         let weights = filled(gpu, bytes * EXPERTS)?;
         for tokens in [16, 32, 128] {
             let x = columns(gpu, WIDTH, 512)?;
-            let mut list = JobList::default();
+            let mut list = if tokens > JOB_COLUMNS { JobList::wide() } else { JobList::default() };
             for expert in 0..EXPERTS {
                 let weights = weights.slice().range(expert * bytes..(expert + 1) * bytes);
                 let places = (0..tokens as u32).map(|i| (i * 31 + expert as u32) % 512);

@@ -79,8 +79,10 @@ struct Memory {
   alignas(16) u8 columns[COLUMNS][STRIDE];
   RowScale row_scale[GROUPS * T::SCALES][ROWS + 4];
   // A column's scale, and with minima its sums behind it.
-  alignas(16) float column_scale[GROUPS][COLUMNS][T::MINIMUM ? 2 * T::SCALES : 1];
+  static constexpr u32 EACH = T::MINIMUM ? 2 * T::SCALES : 1, APART = COLUMNS + (EACH == 1 ? 8 : 4);
+  alignas(16) float column_scale[GROUPS][APART][EACH];
   alignas(16) u32 table[T::TABLE > 0 ? T::TABLE : 4];
+  // Where each column's codes begin.
   u32 source[COLUMNS];
 };
 
@@ -96,17 +98,20 @@ struct Multiply {
   Job job;
   u32 first_row;
 
-  __device__ __forceinline__ const u8* row_start(u32 row) const {
-    return job.weights + static_cast<u64>(min(first_row + row, p.rows - 1)) * (p.groups / OF_BLOCK * T::BYTES);
-  }
+  __device__ __forceinline__ u32 row_bytes() const { return p.groups / OF_BLOCK * T::BYTES; }
+
+  // Rows beyond the last are the last one.
+  __device__ __forceinline__ u32 row_at(u32 row) const { return min(first_row + row, p.rows - 1); }
 
   // Asks for the blocks of all rows that hold groups `from` to `from + 8`.
   __device__ __forceinline__ void bring_blocks(u32 from) const {
     constexpr u32 PIECES = (M::BYTES + 15 + 15) / 16;
-    const u32 start = from / OF_BLOCK * T::BYTES, bytes = min(p.groups / OF_BLOCK * T::BYTES - start, M::BYTES);
-    for (u32 task = threadIdx.x; task < ROWS * PIECES; task += THREADS) {
-      const u32 row = task / PIECES, at = task % PIECES * 16;
-      const u8* first = row_start(row) + start;
+    const u32 start = from / OF_BLOCK * T::BYTES, bytes = min(row_bytes() - start, M::BYTES);
+#pragma unroll 2
+    for (u32 i = 0; i < (ROWS * PIECES + THREADS - 1) / THREADS; i++) {
+      const u32 task = i * THREADS + threadIdx.x, row = task / PIECES, at = task % PIECES * 16;
+      if (ROWS * PIECES % THREADS != 0 && row >= ROWS) break;
+      const u8* first = job.weights + static_cast<u64>(row_at(row)) * row_bytes() + start;
       const u32 before = static_cast<u32>(reinterpret_cast<u64>(first)) & 15;
       if (at < before + bytes) copy_async(&m.blocks[row][at], first - before + at);
     }
@@ -116,11 +121,14 @@ struct Multiply {
   // Asks for the codes of the columns' groups `from` to `from + 4`.
   __device__ __forceinline__ void bring_columns(u32 from) const {
     constexpr u32 PIECES = DEPTH / 16;
-    for (u32 task = threadIdx.x; task < COLUMNS * PIECES; task += THREADS) {
-      const u32 column = task / PIECES, piece = task % PIECES;
-      const bool real = column < job.count && from + piece / 2 < p.groups;
-      const u64 at = static_cast<u64>(m.source[column]) * p.x_stride + from * GROUP + piece * 16;
-      copy_async(&m.columns[column][piece * 16], p.codes + (real ? at : 0), real);
+    const u32 piece = threadIdx.x % PIECES;
+    const bool inside = from + piece / 2 < p.groups;
+#pragma unroll
+    for (u32 i = 0; i < COLUMNS * PIECES / THREADS; i++) {
+      const u32 column = i * (THREADS / PIECES) + threadIdx.x / PIECES;
+      const bool real = inside && column < job.count;
+      const u8* codes = reinterpret_cast<const u8*>(p.codes) + (real ? m.source[column] + from * GROUP + piece * 16 : 0);
+      copy_async(&m.columns[column][piece * 16], codes, real);
     }
     copy_commit();
   }
@@ -130,7 +138,7 @@ struct Multiply {
     for (u32 i = 0; i < SCALE_TASKS; i++) {
       const u32 task = i * THREADS + threadIdx.x, column = task / GROUPS, group = from + task % GROUPS;
       const bool real = column < job.count && group < p.groups;
-      if (real) scales[i] = p.scales[static_cast<u64>(m.source[column]) * (p.x_stride / GROUP) + group];
+      if (real) scales[i] = p.scales[m.source[column] / GROUP + group];
     }
   }
 
@@ -161,28 +169,29 @@ struct Multiply {
   // Unpacks groups `from` to `from + 4` of all rows.
   __device__ __forceinline__ void unpack(u32 from) const {
     const u32 start = from / (BROUGHT / GROUP) * (BROUGHT / GROUP);
+    const u32 group = threadIdx.x % GROUPS, place = from + group;
 #pragma unroll
-    for (u32 task = threadIdx.x; task < ROWS * GROUPS; task += THREADS) {
-      const u32 row = task / GROUPS, group = task % GROUPS, place = from + group;
+    for (u32 i = 0; i < ROWS * GROUPS / THREADS; i++) {
+      const u32 row = i * (THREADS / GROUPS) + threadIdx.x / GROUPS;
       Group<T::SCALES> found = {};
       if (place < p.groups) {
-        const u32 before = static_cast<u32>(reinterpret_cast<u64>(row_start(row)) + start / OF_BLOCK * T::BYTES) & 15;
+        const u32 before = (static_cast<u32>(reinterpret_cast<u64>(job.weights)) + row_at(row) * row_bytes() + start / OF_BLOCK * T::BYTES) & 15;
         const Bytes bytes = {reinterpret_cast<const u32*>(m.blocks[row]), before};
         T::read(bytes.from((place - start) / OF_BLOCK * T::BYTES), place % OF_BLOCK, m.table, found);
       }
       uint4* to = reinterpret_cast<uint4*>(&m.weights[row][group * GROUP]);
 #pragma unroll
-      for (u32 i = 0; i < 2; i++) {
-        const u32* codes = found.codes + 4 * i;
-        to[i] = {centred(codes[0]), centred(codes[1]), centred(codes[2]), centred(codes[3])};
+      for (u32 half = 0; half < 2; half++) {
+        const u32* codes = found.codes + 4 * half;
+        to[half] = {centred(codes[0]), centred(codes[1]), centred(codes[2]), centred(codes[3])};
       }
 #pragma unroll
-      for (u32 i = 0; i < T::SCALES; i++) {
-        auto& scale = m.row_scale[group * T::SCALES + i][row];
+      for (u32 s = 0; s < T::SCALES; s++) {
+        auto& scale = m.row_scale[group * T::SCALES + s][row];
         if constexpr (T::MINIMUM) {
-          scale = {found.scale[i], found.scale[i] * -START_NUMBER, -found.minimum[i]};
+          scale = {found.scale[s], found.scale[s] * -START_NUMBER, -found.minimum[s]};
         } else {
-          scale = {found.scale[i], found.scale[i] * -START_NUMBER};
+          scale = {found.scale[s], found.scale[s] * -START_NUMBER};
         }
       }
     }
@@ -226,8 +235,7 @@ struct Part {
       for (u32 half = 0; half < 2; half++) {
         const u32 j = pair * 2 + half;
         // Of two columns: scale and sums.
-        constexpr u32 EACH = sizeof(m.column_scale[0][0]) / sizeof(float);
-        float x[2][EACH];
+        float x[2][M::EACH];
         read_scales(&m.column_scale[group][column + j * 8 + lane % 4 * 2][0], x);
 #pragma unroll
         for (u32 i = 0; i < MT; i++) add_product(sums[i][j], a[i], b[2 * half], b[2 * half + 1], scale[i], x);
@@ -313,7 +321,7 @@ __device__ __forceinline__ void multiply(const Product& p) {
   block.bring_blocks(0);
   for (u32 c = threadIdx.x; c < COLUMNS; c += THREADS) {
     const u32 at = block.job.first + min(c, block.job.count - 1);
-    m.source[c] = p.columns ? p.columns[at] : at;
+    m.source[c] = (p.columns ? p.columns[at] : at) * p.x_stride;
   }
   if constexpr (T::TABLE > 0) {
     for (u32 i = threadIdx.x; i < T::TABLE; i += THREADS) m.table[i] = T::table(i);

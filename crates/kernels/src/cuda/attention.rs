@@ -21,8 +21,9 @@ const WIDTHS: [(usize, usize); 5] = [(64, 64), (96, 96), (128, 128), (192, 128),
 const LATENT: (usize, usize) = (576, 512);
 /// Queries that share a KV head up to which they are split over blocks by eight; more are taken by tiles of 64.
 const DECODE_QUERIES: usize = 32;
-/// Positions of a split at least.
-const SPLIT_POSITIONS: usize = 128;
+/// Positions of a split at least, and over latents, where a block takes as long for them.
+const SPLIT_POSITIONS: usize = 64;
+const SPLIT_LATENTS: usize = 32;
 /// The most splits: what one block merges.
 const SPLITS_MAX: usize = 128;
 
@@ -110,7 +111,8 @@ impl AttentionForm {
         };
         let wanted = (each * info.multiprocessors as usize).div_ceil(blocks.max(1));
         let positions = shape.window.map_or(positions, |window| positions.min(window as usize + tokens));
-        let splits = wanted.min(positions.div_ceil(SPLIT_POSITIONS)).clamp(1, SPLITS_MAX);
+        let least = if form == Form::Latent { SPLIT_LATENTS } else { SPLIT_POSITIONS };
+        let splits = wanted.min(positions.div_ceil(least)).clamp(1, SPLITS_MAX);
         let name = match form {
             Form::Exact => format!("exact_{}_{}", kinds.0.name(), kinds.1.name()),
             Form::Decode => format!("decode_{dim_k}_{dim_v}_{0}_{0}", kinds.0.name()),

@@ -23,7 +23,7 @@ const ROWS: usize = 128;
 /// Columns of a block where there are many, and where there are few: an expert's.
 const WIDE: usize = 128;
 const NARROW: usize = 32;
-/// The most columns of one entry of a job list.
+/// Columns of a matrix above which [`JobList::wide`] pays.
 pub const JOB_COLUMNS: usize = NARROW;
 /// Rows and columns of a block of floats.
 const TILE: usize = 64;
@@ -101,6 +101,7 @@ pub fn matmul(
     matrix.check();
     assert_eq!(columns.width(), width, "numbers of a column");
     let m = columns.columns();
+    check_columns(columns);
     check_out(rows, m, out, out_step);
     if rows == 0 || m == 0 {
         return Ok(());
@@ -121,10 +122,22 @@ pub struct JobList<'a> {
     /// Column of the activations that each output is made from.
     columns: Vec<u32>,
     shape: Option<(QuantType, usize, usize)>,
+    wide: bool,
     matrices: std::marker::PhantomData<Slice<'a, u8>>,
 }
 
 impl<'a> JobList<'a> {
+    /// A list whose matrices have many columns each, by the mean more than [`JOB_COLUMNS`]; the default is for fewer.
+    #[must_use]
+    pub fn wide() -> Self {
+        Self { wide: true, ..Self::default() }
+    }
+
+    /// The most columns of an entry.
+    const fn of(&self) -> usize {
+        if self.wide { WIDE } else { NARROW }
+    }
+
     /// Adds a matrix, whose outputs are made from these columns in turn, behind those of the matrices before.
     ///
     /// # Panics
@@ -135,8 +148,8 @@ impl<'a> JobList<'a> {
         assert_eq!(*self.shape.get_or_insert(shape), shape, "matrices of a list are alike");
         let first = self.columns.len();
         self.columns.extend(columns);
-        for start in (first..self.columns.len()).step_by(NARROW) {
-            let count = NARROW.min(self.columns.len() - start) as u32;
+        for start in (first..self.columns.len()).step_by(self.of()) {
+            let count = self.of().min(self.columns.len() - start) as u32;
             self.jobs.push(MatrixJob { weights: matrix.weights.address(), first: start as u32, count });
         }
     }
@@ -184,6 +197,7 @@ pub unsafe fn matmul_jobs(
     assert_eq!(columns.width(), width, "numbers of a column");
     let last = list.columns.iter().max().map_or(0, |last| *last as usize + 1);
     assert!(last <= columns.columns(), "column {last} of {}", columns.columns());
+    check_columns(columns);
     check_out(rows, list.columns.len(), out, out_step);
     if rows == 0 || jobs.is_empty() {
         return Ok(());
@@ -194,7 +208,7 @@ pub unsafe fn matmul_jobs(
         ..parameters(rows, width, columns, out, out_step)
     };
     // SAFETY: the list's matrices were checked when they were added, its columns and the outputs here; the rest is the caller's promise.
-    unsafe { start(stream, quant, NARROW, jobs.len(), parameters) }
+    unsafe { start(stream, quant, list.of(), jobs.len(), parameters) }
 }
 
 fn parameters(rows: usize, width: usize, columns: &Quantized, out: &SliceMut<'_, f32>, out_step: usize) -> Parameters {
@@ -273,6 +287,11 @@ pub fn matmul_floats(
     let shape = Shape { blocks: (columns.div_ceil(TILE) as u32, down as u32, 1), threads: (THREADS, 1), shared: 0 };
     // SAFETY: lengths of weights, columns and outputs were checked, and nothing else is touched.
     unsafe { launch!(stream, kernel, shape, parameters) }
+}
+
+/// Kernels count codes by 32 bits.
+fn check_columns(columns: &Quantized) {
+    assert!(u32::try_from(columns.codes().len()).is_ok(), "{} codes", columns.codes().len());
 }
 
 fn check_out(rows: usize, columns: usize, out: &SliceMut<'_, f32>, out_step: usize) {
