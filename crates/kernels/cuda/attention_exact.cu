@@ -104,21 +104,30 @@ EXACT(exact_q8_0_f32, KV_Q8, KV_F32)
 EXACT(exact_q8_0_f16, KV_Q8, KV_F16)
 EXACT(exact_q8_0_q8_0, KV_Q8, KV_Q8)
 
+// The most splits: a thread of the merge for each.
+constexpr u32 SPLITS_MAX = WARPS * WARP;
+
 // out = what all splits of a query gathered. Grid: heads × tokens.
-extern "C" __global__ void __launch_bounds__(128) merge(Attention a) {
-  const u32 head = blockIdx.x, token = blockIdx.y, step = a.dim_v + 2;
+extern "C" __global__ void __launch_bounds__(SPLITS_MAX) merge(Attention a) {
+  __shared__ float weights[SPLITS_MAX], most[WARPS], sums[WARPS];
+  const u32 head = blockIdx.x, token = blockIdx.y, step = a.dim_v + 2, warp = threadIdx.x / WARP;
   const float* of_first = gathered(a, token, head, 0);
-  float largest = NEGATIVE, sum = 0.0f;
-  for (u32 s = 0; s < a.splits; s++) largest = fmaxf(largest, of_first[s * step + a.dim_v]);
-  for (u32 s = 0; s < a.splits; s++) sum += power_of_two(of_first[s * step + a.dim_v] - largest) * of_first[s * step + a.dim_v + 1];
-  const float last = final_weight(a, head, largest, sum);
+  const float* mine = of_first + threadIdx.x * step + a.dim_v;
+  const bool there = threadIdx.x < a.splits;
+  const float own = there ? mine[0] : NEGATIVE, own_sum = there ? mine[1] : 0.0f;
+  most[warp] = warp_max(own);
+  __syncthreads();
+  const float largest = fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3])), weight = power_of_two(own - largest);
+  // A split without positions has written no values.
+  weights[threadIdx.x] = own_sum != 0.0f ? weight : 0.0f;
+  sums[warp] = warp_sum(weight * own_sum);
+  __syncthreads();
+  const float last = final_weight(a, head, largest, (sums[0] + sums[1]) + (sums[2] + sums[3]));
   float* out = a.out + (static_cast<u64>(token) * a.heads + head) * a.dim_v;
   for (u32 i = threadIdx.x; i < a.dim_v; i += blockDim.x) {
     float value = 0.0f;
     for (u32 s = 0; s < a.splits; s++) {
-      const float weight = power_of_two(of_first[s * step + a.dim_v] - largest);
-      // A split without positions has written no values.
-      if (weight * of_first[s * step + a.dim_v + 1] != 0.0f) value += weight * of_first[s * step + i];
+      if (weights[s] != 0.0f) value += weights[s] * of_first[s * step + i];
     }
     out[i] = value * last;
   }

@@ -22,7 +22,7 @@ const LATENT: (usize, usize) = (576, 512);
 /// Queries that share a KV head up to which they are split over blocks by eight; more are taken by tiles of 64.
 const DECODE_QUERIES: usize = 32;
 /// Positions of a split at least, and over latents, where a block takes as long for them.
-const SPLIT_POSITIONS: usize = 64;
+const SPLIT_POSITIONS: usize = 128;
 const SPLIT_LATENTS: usize = 32;
 /// The most splits: what one block merges.
 const SPLITS_MAX: usize = 128;

@@ -1,6 +1,7 @@
 //! The card that tests share, and how numbers come to it and back.
 
-use std::sync::LazyLock;
+use std::cell::RefCell;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use kernels::cuda::{Arena, CudaError, DeviceBuffer, Gpu, Plain, Quantized, Slice};
 use plan::Bytes;
@@ -9,7 +10,10 @@ use plan::Bytes;
 pub(crate) fn gpu() -> Option<&'static Gpu> {
     static GPU: LazyLock<Result<Gpu, CudaError>> = LazyLock::new(|| Gpu::open(0, Bytes(4 << 30)));
     match &*GPU {
-        Ok(gpu) => Some(gpu),
+        Ok(gpu) => {
+            take_turn();
+            Some(gpu)
+        }
         Err(
             error @ (CudaError::NoDriver { .. }
             | CudaError::NoDevice { .. }
@@ -21,6 +25,18 @@ pub(crate) fn gpu() -> Option<&'static Gpu> {
         }
         Err(error) => panic!("{error}"),
     }
+}
+
+/// Holds the card for the rest of the calling test's thread. Tests share a stream: where one lets it wait for the processor, another's
+/// work would stand behind, and with it the driver's calls of both.
+fn take_turn() {
+    static CARD: Mutex<()> = Mutex::new(());
+    thread_local! {
+        static TURN: RefCell<Option<MutexGuard<'static, ()>>> = const { RefCell::new(None) };
+    }
+    TURN.with(|turn| {
+        turn.borrow_mut().get_or_insert_with(|| CARD.lock().unwrap_or_else(PoisonError::into_inner));
+    });
 }
 
 /// A copy of `numbers` on the card.

@@ -72,7 +72,7 @@ fn a_list_of_matrices_takes_each_its_own_columns() {
         let x = numbers_of(gpu, &rounded);
         let weights: Vec<Vec<u8>> = (0..4).map(|_| draw.blocks(quant, rows * width)).collect();
         let there: Vec<_> = weights.iter().map(|weights| upload(gpu, weights)).collect();
-        let wide = draw.bits() % 2 == 0;
+        let wide = draw.bits().is_multiple_of(2);
         let mut list = if wide { JobList::wide() } else { JobList::default() };
         let mut expected = (Vec::new(), Vec::new());
         for (expert, count) in [(2, 1), (0, 0), (3, JOB_COLUMNS + 9), (1, 17)] {
