@@ -42,6 +42,7 @@ pub use norm::{l2_norm_in_place, layer_norm_in_place, rms_norm, rms_norm_in_plac
 pub use pool::Pool;
 pub use rope::{RopeShape, RopeStyle, RopeTable, rope};
 #[cfg(feature = "cuda")]
+#[cfg(feature = "cuda")]
 pub(crate) use route::check as check_routing;
 pub use route::{Gate, Routing, route};
 pub use select::{SELECT_BLOCK, SELECT_DIM, SelectShape, select};
