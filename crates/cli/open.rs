@@ -127,13 +127,14 @@ fn as_asked(plan: &Plan, machine: &Machine) -> Result<(), Strict> {
     if differences.is_empty() { Ok(()) } else { Err(Strict(differences.join("\n  "))) }
 }
 
-/// GPUs that are there and that this build leaves alone.
+/// GPUs that are there and cannot be used, with the reason.
 pub(crate) fn unused_gpus() -> Vec<String> {
-    if cfg!(feature = "cuda") {
-        return Vec::new();
-    }
-    let names = probe::gpu_names();
-    names.iter().map(|name| format!("{name}: found, not used by this build (feature cuda)")).collect()
+    #[cfg(not(feature = "cuda"))]
+    let trouble = Some("this build has no code for it (feature cuda)".to_owned());
+    #[cfg(feature = "cuda")]
+    let trouble = probe::driver_trouble();
+    let Some(trouble) = trouble else { return Vec::new() };
+    probe::gpu_names().iter().map(|name| format!("{name}: found, not used: {trouble}")).collect()
 }
 
 /// Reads and checks everything that can be checked before memory is filled.

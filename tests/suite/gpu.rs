@@ -7,16 +7,13 @@ use engine::{Engine, EngineError};
 use plan::{Bytes, BytesPerSecond, Device, Gpu, Machine, Rate, Source};
 
 use crate::oracle::{
-    DENSE, MIXTURES, TOLERANCE, argmax, divergence, largest_difference, prompt_agrees,
+    DENSE, MIXTURES, ROUNDING_DIVERGENCE, TOLERANCE, argmax, divergence, largest_difference, prompt_agrees,
     rounding_costs_no_more_than_llama_cpps,
 };
 use crate::support::{ALL_IN_RAM, all_fixtures, ids, json, machine, open, open_plan};
 
-/// Mean divergence of logits that the device may make, where up to eight tokens are computed at once.
-const DIVERGENCE: f64 = 1e-4;
-/// The same where tensor cores compute, or keys are rounded. A sum whose last bit differs may move a code of 8 bits, or a key of 16, by one; in
-/// models as small as the fixtures one such number is a large part of all. Rounding itself costs as much.
-const DIVERGENCE_OF_CODES: f64 = 1e-3;
+/// Mean divergence of logits from the processor's where nothing is rounded.
+const DIVERGENCE: f64 = 1e-6;
 
 /// Whether there is a card to test, or a word that the test is skipped.
 fn gpu(test: &str) -> bool {
@@ -112,7 +109,10 @@ fn agrees(path: &Path, golden: &serde_json::Value) {
     if exact {
         rounding_costs_no_more_than_llama_cpps(&mut on_gpu(path, &profile("f32", 64)), prompts, &name);
     }
-    for (micro_batch, most) in [(8, DIVERGENCE), (64, DIVERGENCE_OF_CODES)] {
+    // A sum whose last bit differs moves a code of 8 bits by one now and then, and in models as small as these one such number is a
+    // large part of all: the processor's own rounding costs as much.
+    let most = if exact { ROUNDING_DIVERGENCE } else { DIVERGENCE };
+    for micro_batch in [8, 64] {
         let mut ours = on_gpu(path, &profile("f32", micro_batch));
         let what = format!("{name}, micro-batch {micro_batch}");
         let mean = divergence_of_goldens(&mut ours, &mut theirs, prompts, exact, &what);
@@ -173,7 +173,7 @@ fn micro_batches_and_types_of_caches_agree_on_a_gpu() {
                 let mean = mean_divergence(&reference, &found);
                 println!("{folder}/{file} {kv_type}, micro-batch {micro_batch}: mean divergence {mean:.1e}");
                 assert!(
-                    mean <= DIVERGENCE_OF_CODES,
+                    mean <= ROUNDING_DIVERGENCE,
                     "{folder}/{file} {kv_type}, micro-batch {micro_batch}: {mean:.1e}"
                 );
             }
@@ -194,7 +194,7 @@ fn a_session_on_a_gpu_goes_back_and_a_run_repeats() {
     engine.prefill(&mut session, &[9, 8, 7]).unwrap();
     session.truncate(60);
     let again = engine.prefill(&mut session, &prompt[60..]).unwrap().to_vec();
-    assert!(divergence(&first, &again) <= DIVERGENCE_OF_CODES);
+    assert!(divergence(&first, &again) <= ROUNDING_DIVERGENCE);
     let mut other = engine.session().unwrap();
     assert_eq!(engine.prefill(&mut other, &prompt).unwrap(), first, "the same run gives the same bits");
     while other.position() < 256 {

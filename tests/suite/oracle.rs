@@ -13,7 +13,7 @@ pub(crate) const TOLERANCE: f32 = 5e-4;
 const TOLERANCE_GELU_TABLE: f32 = 8e-3;
 
 /// What rounding columns to 8 bits may cost beside twice what it costs llama.cpp: chance decides both.
-const ROUNDING_DIVERGENCE: f64 = 2e-3;
+pub(crate) const ROUNDING_DIVERGENCE: f64 = 2e-3;
 
 /// Every dense fixture: folder, model file, golden file.
 pub(crate) const DENSE: &[(&str, &str, &str)] = &[

@@ -19,6 +19,13 @@ pub(crate) fn gpus() -> Vec<Gpu> {
     numbers.map_while(|number| GpuInfo::of(number).ok()).map(|info| gpu(&info)).collect()
 }
 
+/// Why the driver shows none, if that is so.
+#[must_use]
+pub fn driver_trouble() -> Option<String> {
+    let error = count().err()?.to_string();
+    error.lines().next().map(str::to_owned)
+}
+
 fn gpu(info: &GpuInfo) -> Gpu {
     let estimated = |rate| Rate { rate: BytesPerSecond(rate), source: Source::Estimated };
     Gpu {

@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use cache::Rates;
 use look::{Drive, Seen};
 
+#[cfg(feature = "cuda")]
+pub use gpus::driver_trouble;
 pub use look::{Resident, gpu_names, resident};
 pub use measure::{Measured, Options, measure};
 
