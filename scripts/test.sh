@@ -14,8 +14,9 @@ cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo test --workspace --locked
 # The code for GPUs is compiled and checked here; its tests on a card say that they are skipped where there is none.
 if [ -n "${PLIMSOLL_NVCC:-${CUDA_HOME:-}}" ] || command -v nvcc >/dev/null || scripts/cuda-toolkit.sh; then
-  cargo clippy -p kernels --features cuda --all-targets --locked -- -D warnings
+  cargo clippy --workspace --features cuda --all-targets --locked -- -D warnings
   cargo test -p kernels --features cuda --locked --lib --test cuda
+  cargo test --workspace --features cuda --locked --test suite gpu::
   RUSTDOCFLAGS="-D warnings" cargo doc -p kernels --features cuda --no-deps --locked --quiet
 else
   echo "skipped: code for GPUs, whose compiler cannot be fetched here"
