@@ -1,6 +1,6 @@
 //! The steps of a pass on the processor: in-place operations over spans of activation tensors.
 
-use kernels::cpu::{AttentionShape, KvStore, OutputGate, RopeShape, Sight, gate_rows};
+use kernels::cpu::{KvStore, OutputGate, RopeShape, Sight, gate_rows};
 
 use super::{Pass, Result};
 use crate::arch::Activation;
@@ -66,15 +66,7 @@ impl Steps for Pass<'_> {
         };
         let attend = Attend {
             pool: self.pool,
-            shape: AttentionShape {
-                heads: a.heads,
-                kv_heads: h.kv_heads,
-                dim_k: h.k_dim,
-                dim_v: h.v_dim,
-                scale: a.scale,
-                window: h.window,
-                softcap: h.softcap,
-            },
+            shape: h.shape(a),
             keys: &cache.keys,
             values: cache.values.as_ref().unwrap_or(&cache.keys),
             first_position: self.first_position,

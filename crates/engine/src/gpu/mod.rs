@@ -19,7 +19,7 @@ use vectors::Vectors;
 
 use crate::EngineError;
 use crate::scratch;
-use crate::spec::{Attention, Heads, Kind, Spec};
+use crate::spec::{Heads, Kind, Spec};
 use crate::steps::{Part, REGISTERS, Register};
 
 type Result<T> = std::result::Result<T, EngineError>;
@@ -196,7 +196,7 @@ impl Sizes {
         let queries = heads().map(|(a, h)| a.heads * h.k_dim).max().unwrap_or(0);
         registers[Register::Queries as usize] = tokens * queries;
         let mut shapes: Vec<AttentionShape> = Vec::new();
-        for shape in heads().map(|(a, h)| shape(a, h)) {
+        for shape in heads().map(|(a, h)| h.shape(a)) {
             if !shapes.contains(&shape) {
                 shapes.push(shape);
             }
@@ -229,19 +229,6 @@ fn check_room(plan: &Plan, number: u32, needed: Bytes) -> Result<()> {
         return Err(EngineError::PlanTooSmall { what: "activations on the GPU", planned, needed });
     }
     Ok(())
-}
-
-/// Attention of a layer in the kernels' words.
-fn shape(a: &Attention, h: &Heads) -> AttentionShape {
-    AttentionShape {
-        heads: a.heads,
-        kv_heads: h.kv_heads,
-        dim_k: h.k_dim,
-        dim_v: h.v_dim,
-        scale: a.scale,
-        window: h.window,
-        softcap: h.softcap,
-    }
 }
 
 /// Refuses matrices on a card that no kernel there multiplies with.

@@ -9,7 +9,7 @@ use kernels::cuda::{
 use plan::KvType;
 use tiers::{RowSlice, Tiers};
 
-use super::{FORMS, GpuSide, Result, Shaped, shape};
+use super::{FORMS, GpuSide, Result, Shaped};
 use crate::EngineError;
 use crate::arch::Activation;
 use crate::blocks::{Pass, Quants};
@@ -133,7 +133,7 @@ impl Steps for GpuPass<'_, '_> {
     fn attend(&mut self, a: &Attention, h: &Heads, memory: &Memory, q: Part, out: Part) -> Result<()> {
         let Memory::Card(cache) = memory else { unreachable!("{WRONG_MEMORY}") };
         let (tokens, side) = (self.host.tokens, &mut *self.side);
-        let shape = shape(a, h);
+        let shape = h.shape(a);
         let place = side.form(&shape, (cache.keys.kind(), cache.values.kind()), tokens);
         let form = &side.forms[place].form;
         let sight =

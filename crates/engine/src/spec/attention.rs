@@ -1,5 +1,7 @@
 //! One layer's attention as data.
 
+use kernels::cpu::AttentionShape;
+
 use super::{Delta, Latent, Linear, Sizes, Vector};
 use crate::arch::{Family, FfnNorm, HeadNorms};
 use crate::claims::Claims;
@@ -53,6 +55,21 @@ pub(crate) struct Heads {
     pub(crate) softcap: Option<f32>,
     /// Grows queries with their position.
     pub(crate) temperature: Option<Temperature>,
+}
+
+impl Heads {
+    /// Its sizes in the kernels' words.
+    pub(crate) fn shape(&self, a: &Attention) -> AttentionShape {
+        AttentionShape {
+            heads: a.heads,
+            kv_heads: self.kv_heads,
+            dim_k: self.k_dim,
+            dim_v: self.v_dim,
+            scale: a.scale,
+            window: self.window,
+            softcap: self.softcap,
+        }
+    }
 }
 
 /// A norm over queries or keys: each head by itself, or all heads of a token where its weight is as long.

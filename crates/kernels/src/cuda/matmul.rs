@@ -16,6 +16,7 @@
 use plan::QuantType;
 
 use super::launch::{Address, Param, Shape, launch};
+use super::matvec::check_out;
 use super::{CudaError, Matrix, Plain, Quantized, Slice, SliceMut, Stream, in_floats, in_integers};
 
 /// Rows of a block.
@@ -292,14 +293,4 @@ pub fn matmul_floats(
 /// Kernels count codes by 32 bits.
 fn check_columns(columns: &Quantized) {
     assert!(u32::try_from(columns.codes().len()).is_ok(), "{} codes", columns.codes().len());
-}
-
-fn check_out(rows: usize, columns: usize, out: &SliceMut<'_, f32>, out_step: usize) {
-    let end = columns.saturating_sub(1).checked_mul(out_step).and_then(|start| start.checked_add(rows));
-    assert!(
-        columns == 0 || (rows <= out_step && end.is_some_and(|end| end <= out.len())),
-        "{rows} rows by {columns} columns {out_step} apart do not fit {} outputs",
-        out.len()
-    );
-    assert!(u32::try_from(out_step).is_ok() && u32::try_from(columns).is_ok(), "outputs {out_step} apart");
 }

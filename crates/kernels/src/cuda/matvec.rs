@@ -124,9 +124,11 @@ pub fn matvec(
     assert!(in_integers(quant), "no integer kernel for {quant}");
     assert_eq!(columns.width(), width, "numbers of a column");
     let m = columns.columns();
-    if !check_out(rows, m, out, out_stride) {
+    assert!(m <= MATVEC_COLUMNS, "{m} columns are more than {MATVEC_COLUMNS}");
+    if rows == 0 || m == 0 {
         return Ok(());
     }
+    check_out(rows, m, out, out_stride);
     let compiled = at_most(m.min(COLUMNS_OF_BLOCK));
     let parts = m.div_ceil(compiled);
     let kernel = stream.kernel(&format!("matvec_{}_{compiled}", quant.name()))?;
@@ -177,9 +179,11 @@ pub fn matvec_floats(
     assert!(in_floats(quant), "no float kernel for {quant}");
     assert!(width > 0 && x.len().is_multiple_of(width), "{} numbers are not columns of {width}", x.len());
     let m = x.len() / width;
-    if !check_out(rows, m, out, out_stride) {
+    assert!(m <= MATVEC_COLUMNS, "{m} columns are more than {MATVEC_COLUMNS}");
+    if rows == 0 || m == 0 {
         return Ok(());
     }
+    check_out(rows, m, out, out_stride);
     let kernel = stream.kernel(&format!("matvec_{}_{}", quant.name(), at_most(m)))?;
     let shape = Shape::line(rows.div_ceil(WARPS) as u32, (WARPS * 32) as u32);
     // SAFETY: as in `matvec`; only what is inside the rows is read.
@@ -225,19 +229,15 @@ impl Cut {
     }
 }
 
-/// Whether there is anything to compute, where outputs fit.
-fn check_out(rows: usize, columns: usize, out: &SliceMut<'_, f32>, out_stride: usize) -> bool {
-    assert!(columns <= MATVEC_COLUMNS, "{columns} columns are more than {MATVEC_COLUMNS}");
-    if rows == 0 || columns == 0 {
-        return false;
-    }
+/// Checks that the outputs of `rows` rows by `columns` columns, `out_step` apart, fit.
+pub(super) fn check_out(rows: usize, columns: usize, out: &SliceMut<'_, f32>, out_step: usize) {
+    let end = columns.saturating_sub(1).checked_mul(out_step).and_then(|start| start.checked_add(rows));
     assert!(
-        rows <= out_stride && (columns - 1).saturating_mul(out_stride).saturating_add(rows) <= out.len(),
-        "{rows} rows by {columns} columns with stride {out_stride} do not fit {} outputs",
+        columns == 0 || (rows <= out_step && end.is_some_and(|end| end <= out.len())),
+        "{rows} rows by {columns} columns {out_step} apart do not fit {} outputs",
         out.len()
     );
-    assert!(u32::try_from(out_stride).is_ok(), "a stride of {out_stride}");
-    true
+    assert!(u32::try_from(out_step).is_ok() && u32::try_from(columns).is_ok(), "outputs {out_step} apart");
 }
 
 /// The fewest columns that a kernel was compiled for and that hold `m`.

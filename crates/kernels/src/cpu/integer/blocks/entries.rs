@@ -30,10 +30,16 @@ pub(super) use codebook::{IQ3_S, IQ3_XXS};
 /// A number's bits are where they stand for eight times it, and eight.
 static IQ1: [u32; 2048] = eights(&grids::IQ1, 3, 5);
 
+/// The bytes of a word, each with bits that do not matter above it.
+#[inline(always)]
+pub(super) fn byte_places<W: Wide>(w: W, x: W::V) -> [W::V; 4] {
+    [x, w.shift_right::<8>(x), w.shift_right::<16>(x), w.shift_right::<24>(x)]
+}
+
 /// The four places whose low bits are the bytes of `low`, and whose upper bits are those of `mask` in a vector each.
 #[inline(always)]
 pub(super) fn places<W: Wide>(w: W, low: W::V, uppers: [W::V; 4], mask: i32) -> [W::V; 4] {
-    let mut places = [low, w.shift_right::<8>(low), w.shift_right::<16>(low), w.shift_right::<24>(low)];
+    let mut places = byte_places(w, low);
     for (place, upper) in places.iter_mut().zip(uppers) {
         *place = w.or(w.and(*place, w.each(0xff)), w.and(upper, w.each(mask)));
     }
@@ -50,6 +56,19 @@ pub(super) fn fours<W: Wide, const N: usize>(w: W, grid: &[u32; N], places: [W::
     found
 }
 
+/// The bits of `mask` of four bytes, and those `SHIFT` above them, of each of four places.
+#[inline(always)]
+fn parts<W: Wide, const SHIFT: u32, const N: usize>(w: W, grid: &[u32; N], places: [W::V; 4], mask: u8) -> [W::V; 8] {
+    let [a, b, c, d] = fours(w, grid, places);
+    let [e, f, g, h] =
+        [w.shift_right::<SHIFT>(a), w.shift_right::<SHIFT>(b), w.shift_right::<SHIFT>(c), w.shift_right::<SHIFT>(d)];
+    let mut eight = [a, e, b, f, c, g, d, h];
+    for x in &mut eight {
+        *x = w.and(*x, w.bytes(mask));
+    }
+    eight
+}
+
 /// The magnitudes of eight numbers of each of four places.
 #[inline(always)]
 pub(super) fn iq2<W: Wide, const N: usize>(w: W, grid: &[u32; N], places: [W::V; 4]) -> [W::V; 8] {
@@ -57,23 +76,11 @@ pub(super) fn iq2<W: Wide, const N: usize>(w: W, grid: &[u32; N], places: [W::V;
         let [a, b, c, d] = IQ2_MAGNITUDES;
         [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     };
-    let [a, b, c, d] = fours(w, grid, places);
-    let upper = [w.shift_right::<4>(a), w.shift_right::<4>(b), w.shift_right::<4>(c), w.shift_right::<4>(d)];
-    let mut eight = [a, upper[0], b, upper[1], c, upper[2], d, upper[3]];
-    for x in &mut eight {
-        *x = w.and(*x, w.bytes(3));
-    }
-    look_up(w, &MAGNITUDES, eight)
+    look_up(w, &MAGNITUDES, parts::<W, 4, N>(w, grid, places, 3))
 }
 
 /// Eight times eight numbers of each of four places, and eight.
 #[inline(always)]
 pub(super) fn iq1<W: Wide>(w: W, places: [W::V; 4]) -> [W::V; 8] {
-    let [a, b, c, d] = fours(w, &IQ1, places);
-    let upper = [w.shift_right::<2>(a), w.shift_right::<2>(b), w.shift_right::<2>(c), w.shift_right::<2>(d)];
-    let mut eight = [a, upper[0], b, upper[1], c, upper[2], d, upper[3]];
-    for x in &mut eight {
-        *x = w.and(*x, w.bytes(0b11 << 3));
-    }
-    eight
+    parts::<W, 2, 2048>(w, &IQ1, places, 0b11 << 3)
 }

@@ -5,7 +5,7 @@
 use super::super::panel::{Rows, Unpacked};
 use super::super::wide::{Quad, Wide};
 use super::bits::put;
-use super::entries::{fours, iq2, places};
+use super::entries::{byte_places, fours, iq2, places};
 use super::{entries, split};
 
 /// Low bytes of the halves of a word.
@@ -29,12 +29,6 @@ fn put_signed<W: Wide>(w: W, magnitudes: [W::V; 8], signs: W::V, zero: u8, to: &
         *code = w.add_bytes(*code, w.bytes(zero));
     }
     put(w, codes, to);
-}
-
-/// The bytes of a word, each with bits that do not matter above it.
-#[inline(always)]
-fn byte_places<W: Wide>(w: W, x: W::V) -> [W::V; 4] {
-    [x, w.shift_right::<8>(x), w.shift_right::<16>(x), w.shift_right::<24>(x)]
 }
 
 /// Sets the upper bit of each byte so that it has an even number of bits; it must be clear.
