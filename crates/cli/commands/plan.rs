@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use plan::report::HomeExperts;
-use plan::{Bytes, ExpertUse, Forecast, Inventory, KvPlan, Placement, Plan, QuantType, Role, Staging, TierPlan};
+use plan::{
+    Bytes, Device, ExpertUse, Forecast, Inventory, KvPlan, LayerDevices, Placement, Plan, QuantType, Role, Staging,
+    TierPlan,
+};
 use serde::Serialize;
 
 use crate::args::PlanArgs;
@@ -52,8 +55,12 @@ struct Document<'a> {
     placements: Vec<UnitEntry<'a>>,
     /// Routed experts by home; empty for dense models.
     experts: Vec<HomeExperts>,
+    blocks: &'a [LayerDevices],
+    output: Device,
     kv: &'a KvPlan,
     staging: &'a Staging,
+    device_staging: &'a [(u32, Staging)],
+    stream_from: Option<u32>,
     micro_batch: u32,
     threads: u32,
     forecast: &'a Forecast,
@@ -94,7 +101,7 @@ struct UnitEntry<'a> {
 
 impl<'a> Document<'a> {
     fn new(plan: &'a Plan, inventory: &'a Inventory, counts: Option<&ExpertUse>) -> Self {
-        let Plan { tiers, placements, kv, staging, micro_batch, threads, forecast, notes } = plan;
+        let Plan { tiers, placements, blocks, kv, staging, device_staging, forecast, notes, .. } = plan;
         let tier = |plan: &'a TierPlan| TierEntry {
             name: plan.tier.to_string(),
             limit_bytes: plan.ceiling,
@@ -119,10 +126,14 @@ impl<'a> Document<'a> {
             tiers: tiers.iter().map(tier).collect(),
             placements: units.collect(),
             experts: plan::report::experts(plan, inventory, counts),
+            blocks,
+            output: plan.output,
             kv,
             staging,
-            micro_batch: *micro_batch,
-            threads: *threads,
+            device_staging,
+            stream_from: plan.stream_from,
+            micro_batch: plan.micro_batch,
+            threads: plan.threads,
             forecast,
             notes,
         }

@@ -41,11 +41,14 @@ impl Route {
             let tensor = inventory.tensor_of(inventory.unit(id));
             format!("{} lives in {}", tensor.name, plan.home(id))
         };
-        let route = Self::of(&matrices.collect::<Vec<_>>(), output, plan.kv.home).map_err(|(tier, obstacle)| {
+        // One home for all layers, as far as this version goes: else the first that is not a GPU's.
+        let homes = || plan.kv.homes.iter().copied();
+        let cache = homes().find(|home| !matches!(home, Tier::Gpu(_))).or_else(|| homes().next()).unwrap_or(Tier::Ram);
+        let route = Self::of(&matrices.collect::<Vec<_>>(), output, cache).map_err(|(tier, obstacle)| {
             let why = match obstacle {
                 Obstacle::Matrix(unit) => described(unit),
                 Obstacle::Output => described(spec.output.weight.unit),
-                Obstacle::Cache => format!("the KV cache lives in {}", plan.kv.home),
+                Obstacle::Cache => format!("the KV cache lives in {cache}"),
             };
             EngineError::NotOnGpu { tier, why }
         })?;

@@ -57,23 +57,36 @@ pub fn vocabulary(inventory: &Inventory) -> Bytes {
 /// as keys are.
 #[must_use]
 pub fn kv_cache(shape: &ModelShape, tokens: u32, k_type: KvType, v_type: KvType) -> Bytes {
+    (0..shape.kv_per_token.len()).map(|layer| kv_layer(shape, layer, tokens, k_type, v_type)).sum()
+}
+
+/// One layer's part of [`kv_cache`]; nothing for a layer that the model does not have.
+#[must_use]
+pub fn kv_layer(shape: &ModelShape, layer: usize, tokens: u32, k_type: KvType, v_type: KvType) -> Bytes {
     let rows = |numbers: u32, row: u32, kind: KvType| {
         let row = u64::from(row.max(1));
         Bytes(u64::from(numbers).div_ceil(row) * kind.bytes(row).0)
     };
-    let layer = |(k, v): &(u32, u32)| rows(*k, shape.kv_row.0, k_type) + rows(*v, shape.kv_row.1, v_type);
-    let indexers: Bytes = shape.indexer_per_token.iter().map(|key| k_type.bytes(u64::from(*key))).sum();
-    let token: Bytes = shape.kv_per_token.iter().map(layer).sum::<Bytes>() + indexers;
+    let (k, v) = shape.kv_per_token.get(layer).copied().unwrap_or((0, 0));
+    let indexer = shape.indexer_per_token.get(layer).map_or(Bytes::ZERO, |key| k_type.bytes(u64::from(*key)));
+    let token = rows(k, shape.kv_row.0, k_type) + rows(v, shape.kv_row.1, v_type) + indexer;
     token.times(u64::from(tokens))
 }
 
 /// The states of delta nets, twice: what a pass makes of them is kept beside what they were, until the pass has succeeded.
 #[must_use]
 pub fn states(shape: &ModelShape) -> Bytes {
-    let Some(delta) = &shape.delta else { return Bytes::ZERO };
-    let layers = delta.layers.iter().filter(|keeps| **keeps).count() as u64;
+    (0..shape.layers as usize).map(|layer| state_layer(shape, layer)).sum()
+}
+
+/// One layer's part of [`states`].
+#[must_use]
+pub fn state_layer(shape: &ModelShape, layer: usize) -> Bytes {
+    let Some(delta) = shape.delta.as_ref().filter(|delta| delta.layers.get(layer) == Some(&true)) else {
+        return Bytes::ZERO;
+    };
     let (convolution, matrices) = delta.state();
-    Bytes(2 * 4 * (convolution + matrices)).times(layers)
+    Bytes(2 * 4 * (convolution + matrices))
 }
 
 /// Bytes that a unit occupies in an arena: its own, rounded up to [`UNIT_ALIGNMENT`].
@@ -342,7 +355,7 @@ mod tests {
         let numbers = 36 * (3 * (2 * 16 * 128 + 32 * 128) + 32 * 128 * 128);
         let mut shape = shape();
         assert_eq!(states(&shape), Bytes::ZERO);
-        shape.delta = Some(delta);
+        (shape.layers, shape.delta) = (48, Some(delta));
         assert_eq!(states(&shape), Bytes(2 * 4 * numbers));
     }
 }

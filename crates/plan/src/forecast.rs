@@ -213,7 +213,7 @@ fn attend(stage: &mut Stage, plan: &Plan, shape: &ModelShape, machine: &Machine,
             (0.0, heads * expanded.unwrap_or(row_k + row_v) * f64::from(tokens).powi(2))
         }
     };
-    match plan.kv.home {
+    match plan.kv.homes.get(layer).copied().unwrap_or(Tier::Ram) {
         Tier::Gpu(number) => {
             if let Some(gpu) = machine.gpus.get(number as usize) {
                 stage.gpu_s += (bytes / gpu.read.rate.0.max(1.0)).max(gpu_seconds(gpu, operations));

@@ -24,7 +24,9 @@ pub use expert_use::{ExpertUse, ExpertUseError, ExpertUseWriter};
 pub use forecast::forecast_notes;
 pub use inventory::{DeltaSizes, Inventory, Latent, ModelFile, ModelShape, Role, Tensor, Unit, UnitId, VocabularySize};
 pub use machine::{GPU_CAPABILITY_MIN, Gpu, Machine, Rate, Source};
-pub use placement::{Device, Forecast, KvPlan, KvType, Load, NotATier, Placement, Plan, Staging, Tier, TierPlan};
+pub use placement::{
+    Device, Forecast, KvPlan, KvType, LayerDevices, Load, NotATier, Placement, Plan, Staging, Tier, TierPlan,
+};
 pub use planner::{DoesNotFit, Refusal, plan, plan_with};
 pub use profile::{Overrides, Profile, ProfileError};
 pub use quant::{NotAQuantType, QuantType};

@@ -1,5 +1,6 @@
 //! The plan as a value: for each unit its home, the device that computes it, and why.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -110,7 +111,7 @@ impl KvType {
 }
 
 /// The KV cache of one session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KvPlan {
     /// Tokens it can hold: the context.
     pub tokens: u32,
@@ -118,18 +119,40 @@ pub struct KvPlan {
     pub k_type: KvType,
     /// How values are kept.
     pub v_type: KvType,
-    /// Where it lives.
-    pub home: Tier,
-    /// Its size when full.
+    /// Where each layer's part lives, or its state: where the layer's attention is computed in decode.
+    pub homes: Vec<Tier>,
+    /// Its size when full, over all layers.
     pub bytes: Bytes,
 }
 
-/// The bounded ring through which units homed on disk pass on their way to the CPU.
+impl KvPlan {
+    /// The tiers that hold parts of it, nearest to compute first, for people: `gpu:0`, or `gpu:0 and ram`.
+    #[must_use]
+    pub fn home_names(&self) -> String {
+        let tiers: BTreeSet<Tier> = self.homes.iter().copied().collect();
+        let names: Vec<String> = tiers.iter().map(Tier::to_string).collect();
+        match names.as_slice() {
+            [most @ .., last] if !most.is_empty() => format!("{} and {last}", most.join(", ")),
+            names => names.concat(),
+        }
+    }
+}
+
+/// What computes the two blocks of a layer in decode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerDevices {
+    /// Attention, with the layer's part of the KV cache or its state.
+    pub attention: Device,
+    /// The feed-forward part: of a mixture the router and what every token passes, and those experts that live there.
+    pub ffn: Device,
+}
+
+/// A bounded ring through which units pass that live elsewhere: from disk to RAM, or to a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Staging {
     /// Bytes of one slot: at least the longest row of any unit that passes.
     pub slot: Bytes,
-    /// Slots; 0 where nothing is homed on disk.
+    /// Slots; 0 where nothing passes.
     pub slots: u32,
 }
 
@@ -206,10 +229,18 @@ pub struct Plan {
     pub tiers: Vec<TierPlan>,
     /// By [`UnitId`].
     pub placements: Vec<Placement>,
+    /// What computes each layer in decode. A block is a GPU's where one of its matrices lives there, else the CPU's.
+    pub blocks: Vec<LayerDevices>,
+    /// What computes the last norm and the output matrix.
+    pub output: Device,
     /// The KV cache.
     pub kv: KvPlan,
     /// The ring from disk.
     pub staging: Staging,
+    /// Rings in the memory of GPUs, through which units that live elsewhere pass in prefill; none where none do.
+    pub device_staging: Vec<(u32, Staging)>,
+    /// Tokens of a pass from which on units of layers outside a GPU's memory are streamed to it and computed there; never if none.
+    pub stream_from: Option<u32>,
     /// Prompt tokens computed in one pass.
     pub micro_batch: u32,
     /// CPU threads.

@@ -147,7 +147,7 @@ fn settings(out: &mut String, plan: &Plan, inventory: &Inventory) {
     // Less than the default is said in the notes, with its reason; anything else was asked for.
     let default = if kv.tokens == cost::CONTEXTS[0].min(trained) { " (default)" } else { "" };
     let mut parts = vec![
-        format!("context {} of {trained} tokens{default}, KV in {types} in {}", kv.tokens, kv.home),
+        format!("context {} of {trained} tokens{default}, KV in {types} in {}", kv.tokens, kv.home_names()),
         format!("micro-batch {}", plan.micro_batch),
         format!("{} threads", plan.threads),
     ];

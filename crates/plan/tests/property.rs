@@ -170,7 +170,7 @@ proptest! {
         };
         prop_assert_eq!(homes(&plan), homes(&again), "{}\n{}", text, written);
         prop_assert_eq!(&plan.tiers, &again.tiers, "{}\n{}", text, written);
-        prop_assert_eq!((plan.kv, plan.staging), (again.kv, again.staging), "{}\n{}", text, written);
+        prop_assert_eq!((&plan.kv, plan.staging), (&again.kv, again.staging), "{}\n{}", text, written);
         prop_assert_eq!((plan.micro_batch, plan.threads), (again.micro_batch, again.threads));
         prop_assert_eq!(plan.forecast, again.forecast);
     }

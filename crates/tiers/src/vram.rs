@@ -26,7 +26,7 @@ pub(crate) struct Vram {
 impl Vram {
     /// Opens every card that `plan` homes a unit or the KV cache on, and reads its units.
     pub(crate) fn load_all(plan: &Plan, inventory: &Inventory, loader: &mut Loader) -> Result<Vec<Self>, TierError> {
-        let homes = plan.placements.iter().map(|placement| placement.home).chain([plan.kv.home]);
+        let homes = plan.placements.iter().map(|placement| placement.home).chain(plan.kv.homes.iter().copied());
         let card = |home| if let Tier::Gpu(number) = home { Some(number) } else { None };
         let cards: BTreeSet<u32> = homes.filter_map(card).collect();
         cards.into_iter().map(|number| Self::load(plan, inventory, number, loader)).collect()

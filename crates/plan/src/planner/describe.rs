@@ -5,7 +5,7 @@ use super::settings::within;
 use super::{Draft, Planner};
 use crate::profile::Choice;
 use crate::traffic::Traffic;
-use crate::{Bytes, Device, Placement, Plan, Role, Tier, TierPlan, Unit, cost, forecast};
+use crate::{Bytes, Device, Inventory, LayerDevices, Placement, Plan, Role, Tier, TierPlan, Unit, cost, forecast};
 
 pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) -> Plan {
     let Draft { setup, homes, loads, .. } = draft;
@@ -45,11 +45,16 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
         .collect();
     say_settings(planner, &setup, &mut notes);
     say_memory(planner, &tiers, &mut notes);
+    let (blocks, output) = devices(planner.inventory, &homes);
     let mut plan = Plan {
         tiers,
         placements,
+        blocks,
+        output,
         kv: setup.kv,
         staging: setup.staging,
+        device_staging: Vec::new(),
+        stream_from: None,
         micro_batch: setup.micro_batch,
         threads: planner.threads,
         forecast: forecast::NONE,
@@ -59,6 +64,30 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
     plan.forecast = forecast;
     plan.notes.extend(estimates);
     plan
+}
+
+/// What computes each block in decode: the GPU on which one of its matrices lives, else the CPU.
+fn devices(inventory: &Inventory, homes: &[Tier]) -> (Vec<LayerDevices>, Device) {
+    let cpu = LayerDevices { attention: Device::Cpu, ffn: Device::Cpu };
+    let (mut blocks, mut output) = (vec![cpu; inventory.shape.layers as usize], Device::Cpu);
+    let tied = inventory.tied_output();
+    for (unit, home) in inventory.units.iter().zip(homes) {
+        let Tier::Gpu(number) = home else { continue };
+        if inventory.is_vector(unit) {
+            continue;
+        }
+        let block = unit.layer.and_then(|layer| blocks.get_mut(layer as usize));
+        match (unit.role, block) {
+            (Role::Output, _) => output = Device::Gpu(*number),
+            (Role::Embedding, _) if tied => output = Device::Gpu(*number),
+            (Role::Attention, Some(block)) => block.attention = Device::Gpu(*number),
+            (Role::DenseFfn | Role::SharedExpert | Role::RoutedExpert | Role::Router, Some(block)) => {
+                block.ffn = Device::Gpu(*number);
+            }
+            _ => {}
+        }
+    }
+    (blocks, output)
 }
 
 /// Notes about every setting that differs from what was asked or from the usual.
@@ -89,7 +118,9 @@ fn say_settings(planner: &Planner, setup: &super::Setup, notes: &mut Vec<String>
         }
         _ => {}
     }
-    if let (Some(gpu), None, Tier::Ram) = (planner.first_gpu(), profile.context.kv_home.value(), setup.kv.home) {
+    if let (Some(gpu), None, Tier::Ram) =
+        (planner.first_gpu(), profile.context.kv_home.value(), setup.kv.homes.first().copied().unwrap_or(Tier::Ram))
+    {
         notes.push(format!("the KV cache of {} is in ram: it would take more than half of gpu:{gpu}", setup.kv.bytes));
     }
     if planner.threads > planner.machine.cores {

@@ -201,7 +201,8 @@ impl<'a> Planner<'a> {
                 _ => Tier::Ram,
             },
         };
-        KvPlan { tokens, k_type: context.k_type, v_type: context.v_type, home, bytes }
+        let homes = vec![home; self.inventory.shape.layers as usize];
+        KvPlan { tokens, k_type: context.k_type, v_type: context.v_type, homes, bytes }
     }
 
     /// What a tier holds besides weights.
@@ -221,9 +222,13 @@ impl<'a> Planner<'a> {
                 load("vectors", cost::gpu_vectors(self.inventory)),
             ],
         };
-        if setup.kv.home == tier {
-            loads.push(load("KV cache", setup.kv.bytes));
-            let states = cost::states(&self.inventory.shape);
+        if setup.kv.homes.contains(&tier) {
+            let here = |(_, home): &(usize, &Tier)| **home == tier;
+            let layers = || setup.kv.homes.iter().enumerate().filter(here).map(|(layer, _)| layer);
+            let (shape, kv) = (&self.inventory.shape, &setup.kv);
+            let cache = layers().map(|layer| cost::kv_layer(shape, layer, kv.tokens, kv.k_type, kv.v_type)).sum();
+            loads.push(load("KV cache", cache));
+            let states = layers().map(|layer| cost::state_layer(shape, layer)).sum();
             if states > Bytes::ZERO {
                 loads.push(load("states", states));
             }

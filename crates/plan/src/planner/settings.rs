@@ -8,7 +8,7 @@ use super::{Draft, Planner};
 use crate::{Bytes, KvPlan, Load, Staging, Tier, cost};
 
 /// One choice of everything that the profile leaves open.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Setup {
     pub(super) kv: KvPlan,
     pub(super) micro_batch: u32,
@@ -25,7 +25,7 @@ pub(super) fn search(planner: &Planner) -> Result<Draft, Refusal> {
     let mut fallback = None;
     for tokens in &contexts {
         for micro_batch in &batches {
-            let draft = settle(planner, planner.kv(*tokens), within(*micro_batch, *tokens));
+            let draft = settle(planner, &planner.kv(*tokens), within(*micro_batch, *tokens));
             if draft.over.is_some() {
                 continue;
             }
@@ -77,7 +77,7 @@ fn greedy(planner: &Planner, draft: &Draft) -> bool {
     pressed.into_iter().flatten().any(|tier| {
         let ceiling = planner.ceiling(tier).0;
         batch_is_ours && activations.0 > ceiling / 8
-            || context_is_ours && setup.kv.home == tier && setup.kv.bytes.0 > ceiling / 4
+            || context_is_ours && setup.kv.homes.contains(&tier) && setup.kv.bytes.0 > ceiling / 4
     })
 }
 
@@ -85,9 +85,9 @@ fn greedy(planner: &Planner, draft: &Draft) -> bool {
 ///
 /// Reservations are tried from none at all to the usual ring, then smaller rings, of which the last is taken wherever
 /// it fits; a larger one only while it takes at most a quarter of what is left for it and weights.
-fn settle(planner: &Planner, kv: KvPlan, micro_batch: u32) -> Draft {
+fn settle(planner: &Planner, kv: &KvPlan, micro_batch: u32) -> Draft {
     let stream = planner.stream_wished();
-    let setup = |stream: Option<u32>, staging: Staging| Setup { kv, micro_batch, staging, stream };
+    let setup = |stream: Option<u32>, staging: Staging| Setup { kv: kv.clone(), micro_batch, staging, stream };
     let bare = planner.draft(setup(None, NO_RING));
     if covers(planner, &bare) {
         return trimmed(planner, bare);
@@ -150,7 +150,7 @@ fn trimmed(planner: &Planner, mut draft: Draft) -> Draft {
 
 /// The refusal of the most modest settings; ways out are added later.
 fn refuse(planner: &Planner, tokens: u32, micro_batch: u32) -> Refusal {
-    let mut draft = settle(planner, planner.kv(tokens), micro_batch);
+    let mut draft = settle(planner, &planner.kv(tokens), micro_batch);
     let place = draft.over.unwrap_or(0);
     let limit = &planner.limits[place];
     let mut loads = std::mem::take(&mut draft.loads[place]);

@@ -37,7 +37,7 @@ pub fn to_yaml(plan: &Plan, inventory: &Inventory) -> String {
         kv.tokens,
         kv.k_type.name(),
         kv.v_type.name(),
-        kv.home
+        kv.homes.first().copied().unwrap_or(Tier::Ram)
     );
     text.push_str("placement:\n");
     for rule in rules(plan, inventory) {

@@ -98,12 +98,16 @@ pub(crate) fn plan(on_disk: OnDisk, slot: u64, slots: u32) -> Plan {
         prefill: Device::Cpu,
         reason: String::new(),
     };
-    let kv = KvPlan { tokens: 8, k_type: KvType::F32, v_type: KvType::F32, home: Tier::Ram, bytes: Bytes::ZERO };
+    let kv = KvPlan { tokens: 8, k_type: KvType::F32, v_type: KvType::F32, homes: Vec::new(), bytes: Bytes::ZERO };
     Plan {
         tiers: Vec::new(),
         placements: on_disk.map(placement).to_vec(),
+        blocks: Vec::new(),
+        output: Device::Cpu,
         kv,
         staging: Staging { slot: Bytes(slot), slots },
+        device_staging: Vec::new(),
+        stream_from: None,
         micro_batch: 1,
         threads: 1,
         forecast: Forecast {
