@@ -24,5 +24,7 @@ mod memory;
 mod norm;
 #[path = "cuda/quantize.rs"]
 mod quantize;
+#[path = "cuda/recording.rs"]
+mod recording;
 #[path = "cuda/route.rs"]
 mod route;

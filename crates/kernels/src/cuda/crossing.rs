@@ -74,6 +74,7 @@ impl Crossing {
         assert!(from.len() <= self.capacity, "{} numbers do not fit the passage", from.len());
         assert!(self.left.wrapping_sub(self.received) < 2, "two turns are on their way and not received");
         let stream = self.gpu.compute();
+        stream.refuse_recording("a crossing")?;
         let kernel = stream.kernel("cross_out")?;
         let turn = self.left.wrapping_add(1);
         let flag = self.out.as_raw() as u64;
@@ -124,6 +125,7 @@ impl Crossing {
         assert!(to.len() <= self.capacity, "{} numbers do not fit the passage", to.len());
         assert_eq!(self.arrivals, self.sent, "the numbers of one turn are sent before the next is asked for");
         let stream = self.gpu.compute();
+        stream.refuse_recording("a crossing")?;
         let kernel = stream.kernel("cross_in")?;
         let turn = self.arrivals.wrapping_add(1);
         let flag = self.back.as_raw() as u64;

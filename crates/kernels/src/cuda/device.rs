@@ -148,6 +148,10 @@ impl Gpu {
         &self.compute
     }
 
+    pub(super) fn compute_shared(&self) -> Arc<Stream> {
+        Arc::clone(&self.compute)
+    }
+
     /// The stream of weights on their way to the card, beside [`compute`](Self::compute).
     #[must_use]
     pub fn copies(&self) -> &Stream {
@@ -216,6 +220,8 @@ pub(super) struct Context {
     device: CUdevice,
     kernels: HashMap<String, Kernel>,
     ledger: Mutex<Ledger>,
+    /// How often memory was given back.
+    given_back: AtomicU64,
     /// Bytes of the card that were taken before it was opened, where that can be known.
     taken_before: Option<Bytes>,
 }
@@ -234,7 +240,8 @@ impl Context {
         // SAFETY: a device of the driver's, and `raw` is writable.
         check(ordinal, "opening it", unsafe { sys::cuDevicePrimaryCtxRetain(&raw mut raw, device) })?;
         let (ledger, number) = (Mutex::default(), OPENED.fetch_add(1, Ordering::Relaxed));
-        let mut context = Self { info, ceiling, raw, number, device, kernels: HashMap::new(), ledger, taken_before };
+        let (kernels, given_back) = (HashMap::new(), AtomicU64::new(0));
+        let mut context = Self { info, ceiling, raw, number, device, kernels, ledger, given_back, taken_before };
         context.bind()?;
         // SAFETY: the context is current, and the kernels stay in it.
         context.kernels = unsafe { module::load(ordinal)? };
@@ -327,11 +334,22 @@ impl Context {
         }
     }
 
+    /// How often memory was given back so far: as long as it stays the same, every address that was valid is.
+    pub(super) fn times_given_back(&self) -> u64 {
+        self.given_back.load(Ordering::Acquire)
+    }
+
+    /// Counts that memory of the card, or pinned memory that it writes by itself, is about to be given back.
+    pub(super) fn count_given_back(&self) {
+        self.given_back.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Gives back what [`Self::allocate`] took, after all work that may touch it.
     ///
     /// # Safety
     /// `address` came from `allocate(bytes)` and is used by no later work.
     pub(super) unsafe fn give_back(&self, address: u64, bytes: Bytes) {
+        self.count_given_back();
         // A card that is lost has no work left and no memory to give back.
         if self.synchronize().is_ok() {
             // SAFETY: the caller's promise, and all work has finished.

@@ -110,6 +110,14 @@ pub enum CudaError {
         /// The driver's name for why.
         reason: String,
     },
+    /// Work that touches the host, while kernels are recorded: a defect of this program.
+    #[error("gpu:{ordinal}: {doing} cannot be recorded")]
+    Recording {
+        /// The card's number.
+        ordinal: u32,
+        /// What was asked for.
+        doing: &'static str,
+    },
     /// A kernel that no embedded module has: a defect of this program.
     #[error("gpu:{ordinal}: no kernel {name} was compiled into this program")]
     NoKernel {

@@ -84,6 +84,7 @@ impl<T: Plain> DerefMut for Pinned<T> {
 
 impl<T: Plain> Drop for Pinned<T> {
     fn drop(&mut self) {
+        self.context.count_given_back();
         // Copies may be on their way. A card that is lost makes none any more.
         let _ = self.context.synchronize();
         // SAFETY: made by `cuMemHostAlloc`, and neither side uses it any more.

@@ -33,6 +33,7 @@ mod nvml;
 mod output;
 mod quantize;
 mod rates;
+mod recording;
 mod route;
 mod stream;
 
@@ -53,5 +54,6 @@ pub use norm::{Norm, NormKind, add_norm, norm, norm_in_place};
 pub use output::Output;
 pub use quantize::Quantized;
 pub use rates::read_through;
+pub use recording::Recording;
 pub use route::{RouteMail, SENT_TOKENS_MAX, route};
 pub use stream::{Event, Stream};

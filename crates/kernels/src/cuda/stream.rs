@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 use std::ptr::null_mut;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cudarc::driver::sys::{self, CUevent, CUresult, CUstream};
@@ -18,6 +19,8 @@ use super::{CudaError, Gpu, GpuInfo, PinnedSlice, Slice, SliceMut};
 pub struct Stream {
     raw: CUstream,
     context: Arc<Context>,
+    /// Whether what is asked is taken down and not done: see [`Recording`](super::Recording).
+    recording: AtomicBool,
 }
 
 // SAFETY: a handle, which the driver lets any thread use at any time.
@@ -32,11 +35,31 @@ impl Stream {
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: `raw` is writable and a context is current.
         context.check("making a stream", unsafe { sys::cuStreamCreate(&raw mut raw, flags) })?;
-        Ok(Self { raw, context: Arc::clone(context) })
+        Ok(Self { raw, context: Arc::clone(context), recording: AtomicBool::new(false) })
     }
 
     pub(super) const fn raw(&self) -> CUstream {
         self.raw
+    }
+
+    pub(super) const fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    pub(super) fn is_recording(&self) -> bool {
+        self.recording.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_recording(&self, recording: bool) {
+        self.recording.store(recording, Ordering::Relaxed);
+    }
+
+    /// Refuses what touches the host while the stream is recorded: a replay would do it at any time.
+    pub(super) fn refuse_recording(&self, doing: &'static str) -> Result<(), CudaError> {
+        if self.is_recording() {
+            return Err(CudaError::Recording { ordinal: self.ordinal(), doing });
+        }
+        Ok(())
     }
 
     pub(super) fn ordinal(&self) -> u32 {
@@ -85,6 +108,7 @@ impl Stream {
     /// # Errors
     /// Where the driver refuses.
     pub fn wait(&self, event: &Event) -> Result<(), CudaError> {
+        self.refuse_recording("a wait for an event")?;
         self.bind()?;
         // SAFETY: both are alive.
         self.context.check("ordering streams", unsafe { sys::cuStreamWaitEvent(self.raw, event.raw, 0) })
@@ -99,6 +123,7 @@ impl Stream {
     /// Where the lengths differ.
     pub fn upload<T: Plain>(&self, from: PinnedSlice<'_, T>, to: &mut SliceMut<'_, T>) -> Result<(), CudaError> {
         assert_eq!(from.len(), to.len(), "lengths of a copy");
+        self.refuse_recording("a copy from the host")?;
         self.bind()?;
         let bytes = size_of_val(from.as_slice());
         // SAFETY: both ranges are as long; each one's owner waits for the device before it gives the memory back.
@@ -115,6 +140,7 @@ impl Stream {
     /// Where the lengths differ.
     pub fn upload_now<T: Plain>(&self, from: &[T], to: &mut SliceMut<'_, T>) -> Result<(), CudaError> {
         assert_eq!(from.len(), to.len(), "lengths of a copy");
+        self.refuse_recording("a copy from the host")?;
         self.bind()?;
         // SAFETY: both ranges are as long, and `from` is borrowed until the copy is done.
         let result =
@@ -132,6 +158,7 @@ impl Stream {
     /// Where the lengths differ.
     pub fn download_now<T: Plain>(&self, from: Slice<'_, T>, to: &mut [T]) -> Result<(), CudaError> {
         assert_eq!(from.len(), to.len(), "lengths of a copy");
+        self.refuse_recording("a copy to the host")?;
         self.bind()?;
         // SAFETY: both ranges are as long, `to` is borrowed alone until the copy is done, and every bit pattern is a `T`.
         let result =
@@ -145,6 +172,7 @@ impl Stream {
     /// # Safety
     /// `to` has room for all of `from`, pinned, and nobody else reads or writes it until the stream has done the copy.
     pub(super) unsafe fn start_download<T: Plain>(&self, from: Slice<'_, T>, to: *mut c_void) -> Result<(), CudaError> {
+        self.refuse_recording("a copy to the host")?;
         self.bind()?;
         // SAFETY: the caller's promise; `from`'s owner waits for the device before it gives the memory back.
         let result = unsafe { sys::cuMemcpyDtoHAsync_v2(to, from.address().0, from.len() * size_of::<T>(), self.raw) };
@@ -232,6 +260,7 @@ impl Event {
     /// # Errors
     /// Where the driver refuses.
     pub fn record(&self, stream: &Stream) -> Result<(), CudaError> {
+        stream.refuse_recording("an event")?;
         stream.bind()?;
         // SAFETY: both are alive.
         self.context.check("recording an event", unsafe { sys::cuEventRecord(self.raw, stream.raw) })
