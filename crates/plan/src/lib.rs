@@ -14,6 +14,7 @@ mod planner;
 pub mod profile;
 mod quant;
 pub mod report;
+pub mod streaming;
 mod suggest;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
