@@ -48,12 +48,12 @@ impl Pairs {
         self.weights.resize(count, 0.0);
     }
 
-    /// Numbers the pairs of what was chosen, `used` experts a token.
-    pub(crate) fn group(&mut self, experts: usize, used: usize) {
+    /// Numbers the pairs of what was chosen, `used` experts a token, leaving out those whose experts are not `mine`.
+    pub(crate) fn group(&mut self, experts: usize, used: usize, mine: &dyn Fn(usize) -> bool) {
         self.starts.clear();
         self.starts.resize(experts + 1, 0);
-        for expert in &self.chosen {
-            self.starts[*expert as usize + 1] += 1;
+        for expert in self.chosen.iter().map(|expert| *expert as usize).filter(|expert| mine(*expert)) {
+            self.starts[expert + 1] += 1;
         }
         self.groups.clear();
         for expert in 0..experts {
@@ -63,9 +63,12 @@ impl Pairs {
                 self.groups.push((expert, start..self.starts[expert + 1]));
             }
         }
-        self.tokens.resize(self.chosen.len(), 0);
-        self.pair_weights.resize(self.chosen.len(), 0.0);
+        self.tokens.resize(self.starts[experts], 0);
+        self.pair_weights.resize(self.starts[experts], 0.0);
         for (i, (expert, weight)) in self.chosen.iter().zip(&self.weights).enumerate() {
+            if !mine(*expert as usize) {
+                continue;
+            }
             let pair = &mut self.starts[*expert as usize];
             self.tokens[*pair] = (i / used) as u32;
             self.pair_weights[*pair] = *weight;
@@ -73,9 +76,9 @@ impl Pairs {
         }
     }
 
-    /// Pairs of this pass.
+    /// Grouped pairs of this pass.
     pub(crate) fn len(&self) -> usize {
-        self.chosen.len()
+        self.tokens.len()
     }
 
     /// Each chosen expert with its pairs, in ascending order.
@@ -153,7 +156,7 @@ mod tests {
         pairs.clear(6);
         pairs.chosen.copy_from_slice(&[3, 0, 0, 1, 3, 0]);
         pairs.weights.copy_from_slice(&[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]);
-        pairs.group(5, 2);
+        pairs.group(5, 2, &|_| true);
         assert_eq!(pairs.groups().collect::<Vec<_>>(), [(0, 0..3), (1, 3..4), (3, 4..6)]);
         let listed: Vec<(usize, f32)> = (0..6).map(|pair| (pairs.token(pair), pairs.weight(pair))).collect();
         assert_eq!(listed, [(0, 0.2), (1, 0.3), (2, 0.6), (1, 0.4), (0, 0.1), (2, 0.5)]);
@@ -162,5 +165,22 @@ mod tests {
         assert_eq!(pairs.columns(true)[3], Column { from: 10, to: 36 });
         pairs.list_weighted(4, 10, false);
         assert_eq!(pairs.weighted()[5], WeightedColumn { from: 20, to: 20, weight: 0.5 });
+    }
+
+    #[test]
+    fn experts_of_another_device_are_left_out() {
+        let mut pairs = Pairs::default();
+        pairs.clear(6);
+        pairs.chosen.copy_from_slice(&[3, 0, 0, 1, 3, 0]);
+        pairs.weights.copy_from_slice(&[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]);
+        for (mine, expected) in
+            [(&[0][..], &[(0, 0.2), (1, 0.3), (2, 0.6)][..]), (&[1, 3], &[(1, 0.4), (0, 0.1), (2, 0.5)]), (&[2], &[])]
+        {
+            pairs.group(5, 2, &|expert| mine.contains(&expert));
+            let listed: Vec<(usize, f32)> =
+                (0..pairs.len()).map(|pair| (pairs.token(pair), pairs.weight(pair))).collect();
+            assert_eq!(listed, expected, "{mine:?}");
+            assert_eq!(pairs.groups().map(|(_, range)| range.len()).sum::<usize>(), expected.len(), "{mine:?}");
+        }
     }
 }

@@ -120,8 +120,18 @@ pub(crate) trait Steps {
     /// attended = what the states of a delta net answer to `normed`, which changes them.
     fn delta(&mut self, a: &Attention, d: &Delta, memory: &mut Memory) -> Result<()>;
 
-    /// The whole of a layer's mixture of experts: x += experts(norm(x)).
-    fn mixture(&mut self, layer: usize, f: &Mixture) -> Result<()>;
+    /// Whether a shared expert's first matrices had better be asked for together with the router: not where they come late, nor where
+    /// somebody waits for the choice.
+    fn in_one_call(&self, f: &Mixture) -> bool;
+
+    /// Chooses each token's experts by their scores, and has them brought.
+    fn choose(&mut self, layer: usize, f: &Mixture, scores: Part) -> Result<()>;
+
+    /// Multiplies each row of `x` by the sigmoid of its gate, one number each.
+    fn open_rows(&mut self, gates: Part, x: Part) -> Result<()>;
+
+    /// block = the weighed outputs of each token's chosen experts for `x`, or that added to what is there.
+    fn experts(&mut self, layer: usize, f: &Mixture, x: Part, block: Part, add: bool) -> Result<()>;
 
     /// Hands numbers to the processor.
     fn read(&mut self, part: Part, use_them: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()>;

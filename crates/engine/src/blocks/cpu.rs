@@ -4,7 +4,7 @@ use kernels::cpu::{KvStore, OutputGate, RopeShape, Sight, gate_rows};
 
 use super::{Pass, Result};
 use crate::arch::Activation;
-use crate::ops::{Activate, Add, Attend, RmsNorm, Rotate, ScaleRows, SoftCap};
+use crate::ops::{Activate, Add, Attend, RmsNorm, Rotate, ScaleRows, Sigmoid, SoftCap};
 use crate::session::{LayerCache, Memory};
 use crate::span::Span;
 use crate::spec::{Attention, Delta, HeadNorm, Heads, Latent, Linear, Mixture, Temperature, Vector};
@@ -106,8 +106,26 @@ impl Steps for Pass<'_> {
         self.delta_net(a, d, &normed, &attended, state(memory))
     }
 
-    fn mixture(&mut self, layer: usize, f: &Mixture) -> Result<()> {
-        self.mixture_of_experts(layer, f)
+    fn in_one_call(&self, f: &Mixture) -> bool {
+        f.inputs().all(|matrix| matrix.bias.is_none() && self.tiers.is_resident(matrix.weight.unit))
+    }
+
+    fn choose(&mut self, layer: usize, f: &Mixture, scores: Part) -> Result<()> {
+        self.choose_experts(layer, f, &self.span(scores))
+    }
+
+    fn open_rows(&mut self, gates: Part, x: Part) -> Result<()> {
+        let (gates, width) = (self.span(gates), x.count / gates.count);
+        gates.change(&Sigmoid(self.pool))?;
+        Ok(gates.with(|factors| self.span(x).change(&ScaleRows { width, factors }))??)
+    }
+
+    fn experts(&mut self, _: usize, f: &Mixture, x: Part, block: Part, add: bool) -> Result<()> {
+        let block = self.span(block);
+        if !add {
+            block.with_mut(|numbers| numbers.fill(0.0))?;
+        }
+        self.join_experts(f, &self.span(x), &block)
     }
 
     fn read(&mut self, part: Part, use_them: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {

@@ -1,5 +1,6 @@
-//! The feed-forward network: a layer's second block. A dense one is said here in its steps.
+//! The feed-forward network: a layer's second block. A dense one is said here in its steps, as is a shared expert.
 
+use super::mixture::mixture;
 use super::{Result, join};
 use crate::arch::Activation;
 use crate::spec::{Dense, Ffn, GatedUnit, Spec};
@@ -9,7 +10,7 @@ use crate::steps::{Part, Register, Steps};
 pub(super) fn ffn(s: &mut dyn Steps, spec: &Spec, layer: usize, f: &Ffn) -> Result<()> {
     match f {
         Ffn::Dense(dense) => self::dense(s, spec, dense),
-        Ffn::Mixture(mixture) => s.mixture(layer, mixture),
+        Ffn::Mixture(f) => mixture(s, spec, layer, f),
     }
 }
 

@@ -13,9 +13,9 @@ use super::ffn::{down, gate_up};
 use super::linear::each_staged;
 use super::{Pass, Result, join};
 use crate::experts::Choice;
-use crate::ops::{Activate, AddVector, ScaleRows, Sigmoid};
+use crate::ops::{Activate, AddVector, ScaleRows};
 use crate::span::Span;
-use crate::spec::{Expert, Mixture};
+use crate::spec::{Expert, Mixture, Spec};
 use crate::steps::{Register, Steps};
 
 /// Which matrix of an expert.
@@ -25,47 +25,44 @@ enum Half {
     Up,
 }
 
-impl Pass<'_> {
-    pub(super) fn mixture_of_experts(&mut self, layer: usize, f: &Mixture) -> Result<()> {
-        let (now, spec) = (self.now(), self.spec);
-        let width = spec.width;
-        let (input, output) = (now.rows(Register::Normed, width), now.rows(Register::Block, width));
-        let (normed, block) = (self.span(input), self.span(output));
-        self.norm(&f.norm, now.rows(Register::X, width), input)?;
-        // Where nothing of it has to be waited for, the shared expert begins in the router's call.
-        let together =
-            f.shared.is_some() && f.inputs().all(|m| m.bias.is_none() && self.tiers.is_resident(m.weight.unit));
-        let (all, [_, _, scores, own_gate]) = &self.views(Register::GateUp, f.widths());
-        if together {
-            self.linears(f.inputs(), &normed, all)?;
-        } else {
-            self.linear(&f.router, &normed, scores)?;
+/// x += experts(norm(x)).
+pub(super) fn mixture(s: &mut dyn Steps, spec: &Spec, layer: usize, f: &Mixture) -> Result<()> {
+    let now = s.now();
+    let (normed, block) = (now.rows(Register::Normed, spec.width), now.rows(Register::Block, spec.width));
+    let (all, [_, _, scores, own_gate]) = now.parts(Register::GateUp, f.widths());
+    s.norm(&f.norm, now.rows(Register::X, spec.width), normed)?;
+    let together = f.shared.is_some() && s.in_one_call(f);
+    if together {
+        let (mut group, mut count) = ([&f.router; 4], 0);
+        for (place, matrix) in group.iter_mut().zip(f.inputs()) {
+            *place = matrix;
+            count += 1;
         }
-        self.choose(layer, f, scores)?;
-        self.expect_chosen(f)?;
-        match &f.shared {
-            // Its bytes were expected before the experts', and it is computed while theirs are on their way.
-            Some(shared) => {
-                if !together {
-                    gate_up(self, &shared.unit, input)?;
-                }
-                down(self, &shared.unit, f.activation, output)?;
-                if let Some(own) = &shared.gate {
-                    if !together {
-                        self.linear(own, &normed, own_gate)?;
-                    }
-                    self.open(own_gate, &block)?;
-                }
-            }
-            None => block.with_mut(|numbers| numbers.fill(0.0))?,
-        }
-        self.activate_experts(f, &normed)?;
-        self.add_experts(f, &block)?;
-        join(self, spec, None)
+        s.products(&group[..count], normed, all, now.tokens)?;
+    } else {
+        s.products(&[&f.router], normed, scores, now.tokens)?;
     }
+    s.choose(layer, f, scores)?;
+    if let Some(shared) = &f.shared {
+        // Its bytes were expected before the experts', and it is computed while theirs are on their way.
+        if !together {
+            gate_up(s, &shared.unit, normed)?;
+        }
+        down(s, &shared.unit, f.activation, block)?;
+        if let Some(own) = &shared.gate {
+            if !together {
+                s.products(&[own], normed, own_gate, now.tokens)?;
+            }
+            s.open_rows(own_gate, block)?;
+        }
+    }
+    s.experts(layer, f, normed, block, f.shared.is_some())?;
+    join(s, spec, None)
+}
 
+impl Pass<'_> {
     /// Groups this pass's pairs of token and expert by expert, as the router's scores have it.
-    fn choose(&mut self, layer: usize, f: &Mixture, scores: &Span) -> Result<()> {
+    pub(super) fn choose_experts(&mut self, layer: usize, f: &Mixture, scores: &Span) -> Result<()> {
         let bias = match &f.selection_bias {
             Some(bias) => {
                 self.load(bias)?;
@@ -76,7 +73,18 @@ impl Pass<'_> {
         let pairs = &mut self.scratch.pairs;
         pairs.clear(self.tokens * f.routing.used);
         scores.with(|scores| route(&f.routing, scores, bias, &mut pairs.chosen, &mut pairs.weights))?;
-        pairs.group(f.routing.experts, f.routing.used);
+        self.experts_were_chosen(layer, f, &|_| true)
+    }
+
+    /// Groups the pairs of what was chosen whose experts are `mine` to compute, counts the choice, and tells the tiers which experts come
+    /// and what comes after them.
+    pub(crate) fn experts_were_chosen(
+        &mut self,
+        layer: usize,
+        f: &Mixture,
+        mine: &dyn Fn(usize) -> bool,
+    ) -> Result<()> {
+        self.scratch.pairs.group(f.routing.experts, f.routing.used, mine);
         let choice = Choice {
             first_position: self.first_position,
             layer,
@@ -84,11 +92,6 @@ impl Pass<'_> {
             experts: &self.scratch.pairs.chosen,
         };
         self.experts.chose(&choice);
-        Ok(())
-    }
-
-    /// Tells the tiers which experts come, and what comes after them.
-    fn expect_chosen(&mut self, f: &Mixture) -> Result<()> {
         for (expert, _) in self.scratch.pairs.groups() {
             let Expert { gate, up, down, .. } = &f.experts[expert];
             self.experts.used([gate, up, down].iter().all(|part| self.tiers.is_resident(part.unit)));
@@ -101,11 +104,10 @@ impl Pass<'_> {
         Ok(self.lookahead.go_on(self.tiers, self.spec)?)
     }
 
-    /// Multiplies each token's row of `block` by the sigmoid of its gate.
-    fn open(&self, gates: &Span, block: &Span) -> Result<()> {
-        gates.change(&Sigmoid(self.pool))?;
-        let width = self.spec.width;
-        Ok(gates.with(|factors| block.change(&ScaleRows { width, factors }))??)
+    /// Adds the weighed outputs of the grouped pairs' experts for `x` to `block`.
+    pub(crate) fn join_experts(&mut self, f: &Mixture, x: &Span, block: &Span) -> Result<()> {
+        self.activate_experts(f, x)?;
+        self.add_experts(f, block)
     }
 
     /// inner[pair] = activation(gate(x)) · up(x), for every pair.

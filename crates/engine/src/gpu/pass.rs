@@ -198,7 +198,19 @@ impl Steps for GpuPass<'_, '_> {
         self.unknown("a delta net")
     }
 
-    fn mixture(&mut self, _: usize, _: &Mixture) -> Result<()> {
+    fn in_one_call(&self, _: &Mixture) -> bool {
+        false
+    }
+
+    fn choose(&mut self, _: usize, _: &Mixture, _: Part) -> Result<()> {
+        self.unknown("routed experts")
+    }
+
+    fn open_rows(&mut self, _: Part, _: Part) -> Result<()> {
+        self.unknown("routed experts")
+    }
+
+    fn experts(&mut self, _: usize, _: &Mixture, _: Part, _: Part, _: bool) -> Result<()> {
         self.unknown("routed experts")
     }
 
