@@ -27,12 +27,13 @@ impl Devices {
 
 #[cfg(feature = "cuda")]
 mod cuda {
-    use plan::{Inventory, Plan};
+    use plan::{Inventory, KvPlan, Plan};
     use tiers::Tiers;
 
     use super::{Device, Devices};
     use crate::blocks::Pass;
     use crate::gpu::{GpuPass, GpuSide};
+    use crate::session::Memory;
     use crate::spec::Spec;
     use crate::steps::{Part, Steps};
     use crate::{EngineError, Stats};
@@ -56,6 +57,14 @@ mod cuda {
     }
 
     impl Devices {
+        /// What layers keep of a conversation on a GPU: by layer, nothing for those whose attention the processor computes.
+        pub(crate) fn memories(&self, spec: &Spec, kv: &KvPlan) -> Result<Vec<Option<Memory>>> {
+            match &self.gpu {
+                Some(gpu) => gpu.memories(spec, kv, &self.route),
+                None => Ok(spec.layers.iter().map(|_| None).collect()),
+            }
+        }
+
         /// The same stats with the most that was taken on the GPU.
         pub(crate) fn measured(&self, mut stats: Stats) -> Stats {
             if let Some((name, peak)) = self.gpu.as_ref().map(|gpu| gpu.peak()) {
@@ -94,7 +103,7 @@ mod cuda {
             gpu.begin(self.first_position, tokens)?;
             let embedded = gpu.embed(self.spec, self.quants, self.tiers, tokens.len())?;
             if embedded {
-                self.devices.x_at = self.devices.route.layers;
+                self.devices.x_at = Device::Gpu(gpu.number());
             }
             Ok(embedded)
         }
@@ -110,14 +119,26 @@ mod cuda {
 
 #[cfg(not(feature = "cuda"))]
 mod cuda {
-    use super::Device;
+    use plan::KvPlan;
+
+    use super::{Device, Devices};
     use crate::EngineError;
     use crate::blocks::Pass;
+    use crate::session::Memory;
+    use crate::spec::Spec;
     use crate::steps::{Part, Steps};
 
     type Result<T> = std::result::Result<T, EngineError>;
 
     const NO_GPU: &str = "tiers refuse a plan with GPUs in this build";
+
+    impl Devices {
+        /// What layers keep of a conversation on a GPU: there is none.
+        #[allow(clippy::unused_self, clippy::unnecessary_wraps)] // As where there are GPUs.
+        pub(crate) fn memories(&self, spec: &Spec, _: &KvPlan) -> Result<Vec<Option<Memory>>> {
+            Ok(spec.layers.iter().map(|_| None).collect())
+        }
+    }
 
     impl Pass<'_> {
         /// Runs steps on `device`.

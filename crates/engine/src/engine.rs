@@ -16,8 +16,6 @@ use crate::devices::Devices;
 use crate::experts::{ExpertRecord, Trace};
 use crate::lookahead::{After, Lookahead};
 use crate::scratch::Scratch;
-#[cfg(feature = "cuda")]
-use crate::session::Memory;
 use crate::spec::{Form, Spec};
 use crate::stats::Record;
 use crate::{EngineError, Session, Stats};
@@ -101,12 +99,7 @@ impl Engine {
     /// # Errors
     /// Where memory is refused.
     pub fn session(&self) -> Result<Session> {
-        #[cfg(feature = "cuda")]
-        if let Some(gpu) = &self.devices.gpu {
-            let caches = gpu.caches(&self.spec, &self.plan.kv)?.into_iter().map(Memory::Card);
-            return Ok(Session::of(caches.collect(), self.plan.kv.tokens as usize));
-        }
-        Session::new(&self.spec, &self.plan.kv)
+        Session::new(&self.spec, &self.plan.kv, self.devices.memories(&self.spec, &self.plan.kv)?)
     }
 
     /// Raised, it ends the pass under way before its next layer, with [`EngineError::Interrupted`]. The engine lowers
@@ -298,7 +291,7 @@ impl Engine {
         let form = self.form(tokens.len(), before);
         let after = After { logits, form: self.form(next, before + tokens.len()) };
         self.experts.passes(tokens.len());
-        self.lookahead.begin(&mut self.tiers, &self.spec, form, after)?;
+        self.lookahead.begin(&mut self.tiers, &self.spec, &self.devices.route, form, after)?;
         for ((table, frequencies), rope) in self.turns.iter_mut().zip(&self.frequencies).zip(&self.spec.ropes) {
             table.fill(first..first + tokens.len() as u32, frequencies, rope.magnitude);
         }

@@ -39,10 +39,7 @@ pub enum EngineError {
     #[error(transparent)]
     Tier(#[from] TierError),
     /// The plan gives a GPU something that this version does not compute there.
-    #[error(
-        "{tier} cannot be used as planned: {why}\n\nhint: this version takes all layers of a dense model with their KV cache to one \
-         GPU, or none; raise its memory, shorten the context (-c), or leave {tier} out (--gpu-mem 0)"
-    )]
+    #[error("{tier} cannot be used as planned: {why}\n\nhint: give it other layers, or leave {tier} out (--gpu-mem 0)")]
     NotOnGpu {
         /// The GPU.
         tier: Tier,

@@ -3,8 +3,9 @@
 //! Owns how far that is. Where a pass ends, the pass that will most likely follow is expected already, so that the drive does
 //! not rest between tokens.
 
-use tiers::{TierError, Tiers};
+use tiers::{RowSlice, TierError, Tiers};
 
+use crate::route::Route;
 use crate::spec::{Form, Spec};
 
 /// What follows a pass.
@@ -33,7 +34,14 @@ impl Lookahead {
     }
 
     /// Starts a pass: what was expected of it stands, if it is the one that was foreseen.
-    pub(crate) fn begin(&mut self, tiers: &mut Tiers, spec: &Spec, form: Form, after: After) -> Result<(), TierError> {
+    pub(crate) fn begin(
+        &mut self,
+        tiers: &mut Tiers,
+        spec: &Spec,
+        route: &Route,
+        form: Form,
+        after: After,
+    ) -> Result<(), TierError> {
         if self.next > 0 && self.after.form == form {
             self.queued = self.next;
         } else {
@@ -44,19 +52,19 @@ impl Lookahead {
         if self.queued > 0 && spec.layers[self.queued - 1].ffn.chooses() {
             return Ok(());
         }
-        self.go_on(tiers, spec)
+        self.go_on(tiers, spec, route)
     }
 
     /// Goes on to the next choice: called at the start, and when experts were chosen and are expected.
-    pub(crate) fn go_on(&mut self, tiers: &mut Tiers, spec: &Spec) -> Result<(), TierError> {
-        if expect_layers(tiers, spec, &mut self.queued, self.form)? {
+    pub(crate) fn go_on(&mut self, tiers: &mut Tiers, spec: &Spec, route: &Route) -> Result<(), TierError> {
+        if expect_layers(tiers, spec, route, &mut self.queued, self.form)? {
             return Ok(());
         }
         for _ in 0..self.after.logits {
-            tiers.expect(&spec.output_norm.slice)?;
-            tiers.expect(&spec.output.weight)?;
+            expect(tiers, route, &spec.output_norm.slice)?;
+            expect(tiers, route, &spec.output.weight)?;
         }
-        expect_layers(tiers, spec, &mut self.next, self.after.form).map(|_| ())
+        expect_layers(tiers, spec, route, &mut self.next, self.after.form).map(|_| ())
     }
 
     /// After a pass that failed nothing is known.
@@ -66,12 +74,18 @@ impl Lookahead {
 }
 
 /// Expects layers from `*from` on, to the first whose router has to choose. Whether there was one.
-fn expect_layers(tiers: &mut Tiers, spec: &Spec, from: &mut usize, form: Form) -> Result<bool, TierError> {
+fn expect_layers(
+    tiers: &mut Tiers,
+    spec: &Spec,
+    route: &Route,
+    from: &mut usize,
+    form: Form,
+) -> Result<bool, TierError> {
     while *from < spec.layers.len() {
         let mut expected = Ok(());
         spec.each_slice(*from, form, &mut |slice| {
             if expected.is_ok() {
-                expected = tiers.expect(slice);
+                expected = expect(tiers, route, slice);
             }
         });
         expected?;
@@ -81,4 +95,9 @@ fn expect_layers(tiers: &mut Tiers, spec: &Spec, from: &mut usize, form: Form) -
         }
     }
     Ok(false)
+}
+
+/// Expects what the processor reads.
+fn expect(tiers: &mut Tiers, route: &Route, slice: &RowSlice) -> Result<(), TierError> {
+    if route.is_copied(slice.unit) { Ok(()) } else { tiers.expect(slice) }
 }

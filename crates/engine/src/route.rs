@@ -1,30 +1,34 @@
-//! Which device computes what, from the homes that a plan gives.
+//! Which device computes what, from a plan.
 //!
-//! A layer is computed where its matrices live. This version takes all layers of a model to one GPU, with what they keep of a
-//! conversation, or none; the output may stay with the processor. Vectors do not count: each device has copies of those that
-//! it uses. Everything else is refused by name, before anything is loaded. Must never know how a device computes.
+//! A block (a layer's attention, its feed-forward network, the output) is computed by the card that holds one of its matrices, and by
+//! the processor where none does. A card has the processor multiply with those matrices of its blocks that live elsewhere. Vectors do
+//! not count: each device has copies of those that it uses. What no card computes is refused by name, before anything is loaded. Must
+//! never know how a device computes.
 
-use plan::{Device, Inventory, Plan, Role, Tier, Unit, UnitId};
+use plan::{Device, Inventory, LayerDevices, Plan, Tier, UnitId};
 
 use crate::EngineError;
-use crate::spec::{Ffn, HeadNorm, Kind, Layer, Spec};
+use crate::spec::{Attention, Ffn, Form, HeadNorm, Kind, Layer, Spec, Use};
 
 /// Where the blocks of a model are computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
-    /// All layers.
-    pub(crate) layers: Device,
+    pub(crate) layers: Vec<LayerDevices>,
     /// The last norm and the output matrix.
     pub(crate) output: Device,
+    /// By unit: vectors that only a card reads, which has copies.
+    copied: Vec<bool>,
 }
 
 /// What stands in the way of a GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Obstacle {
-    /// A matrix of a layer lives elsewhere.
-    Matrix(UnitId),
-    Cache,
-    Output,
+    /// The card with this number has work already.
+    Second(u32),
+    /// What attention of this layer looks back at lives elsewhere.
+    Memory(usize, Tier),
+    /// A part of this layer that no card computes.
+    Missing(usize, &'static str),
 }
 
 impl Route {
@@ -33,63 +37,73 @@ impl Route {
     /// # Errors
     /// [`EngineError::NotOnGpu`] for a plan that this version cannot run, with the first thing that stands in the way.
     pub(crate) fn new(plan: &Plan, spec: &Spec, inventory: &Inventory) -> Result<Self, EngineError> {
-        let multiplied =
-            |unit: &Unit| unit.layer.is_some() && unit.role != Role::MultiToken && !inventory.is_vector(unit);
-        let matrices = inventory.iter().filter(|(_, unit)| multiplied(unit)).map(|(id, _)| (id, plan.home(id)));
-        let output = plan.home(spec.output.weight.unit);
-        let described = |id: UnitId| {
-            let tensor = inventory.tensor_of(inventory.unit(id));
-            format!("{} lives in {}", tensor.name, plan.home(id))
-        };
-        // One home for all layers, as far as this version goes: else the first that is not a GPU's.
-        let homes = || plan.kv.homes.iter().copied();
-        let cache = homes().find(|home| !matches!(home, Tier::Gpu(_))).or_else(|| homes().next()).unwrap_or(Tier::Ram);
-        let route = Self::of(&matrices.collect::<Vec<_>>(), output, cache).map_err(|(tier, obstacle)| {
+        let copied = vec![false; inventory.units.len()];
+        let mut route = Self { layers: plan.blocks.clone(), output: plan.output, copied };
+        route.check(&plan.kv.homes, &spec.layers).map_err(|(number, obstacle)| {
             let why = match obstacle {
-                Obstacle::Matrix(unit) => described(unit),
-                Obstacle::Output => described(spec.output.weight.unit),
-                Obstacle::Cache => format!("the KV cache lives in {cache}"),
+                Obstacle::Second(first) => format!("gpu:{first} has layers of this model already"),
+                Obstacle::Memory(layer, home) => format!("the KV cache of layer {layer} lives in {home}"),
+                Obstacle::Missing(layer, what) => format!("layer {layer} has {what}"),
             };
-            EngineError::NotOnGpu { tier, why }
+            EngineError::NotOnGpu { tier: Tier::Gpu(number), why }
         })?;
-        let Device::Gpu(number) = route.layers else { return Ok(route) };
-        match spec.layers.iter().enumerate().find_map(|(index, layer)| Some((index, missing(layer)?))) {
-            None => Ok(route),
-            Some((index, what)) => {
-                Err(EngineError::NotOnGpu { tier: Tier::Gpu(number), why: format!("layer {index} has {what}") })
-            }
-        }
+        route.note_copied(plan, spec);
+        Ok(route)
     }
 
-    /// The devices of homes, or a GPU that is given something and cannot compute with it.
-    fn of(matrices: &[(UnitId, Tier)], output: Tier, cache: Tier) -> Result<Self, (Tier, Obstacle)> {
-        let on_gpu = |tier: &Tier| matches!(tier, Tier::Gpu(_));
-        let Some(gpu) = matrices.iter().map(|(_, home)| *home).find(on_gpu) else {
-            return match (output, cache) {
-                (_, Tier::Gpu(_)) => Err((cache, Obstacle::Cache)),
-                (Tier::Gpu(_), _) => Err((output, Obstacle::Output)),
-                _ => Ok(Self { layers: Device::Cpu, output: Device::Cpu }),
-            };
-        };
-        if let Some((unit, _)) = matrices.iter().find(|(_, home)| *home != gpu) {
-            return Err((gpu, Obstacle::Matrix(*unit)));
-        }
-        if cache != gpu {
-            return Err((gpu, Obstacle::Cache));
-        }
-        if on_gpu(&output) && output != gpu {
-            return Err((output, Obstacle::Output));
-        }
-        Ok(Self { layers: device(gpu), output: device(output) })
+    /// Every block's device, the output's last.
+    fn devices(&self) -> impl Iterator<Item = Device> {
+        self.layers.iter().flat_map(|layer| [layer.attention, layer.ffn]).chain([self.output])
     }
 
     /// The GPU that takes part, if any does.
-    #[cfg(feature = "cuda")]
-    pub(crate) const fn gpu(self) -> Option<u32> {
-        match self.layers {
-            Device::Gpu(number) => Some(number),
-            Device::Cpu => None,
+    pub(crate) fn gpu(&self) -> Option<u32> {
+        self.devices().find_map(|device| if let Device::Gpu(number) = device { Some(number) } else { None })
+    }
+
+    /// Whether nobody but a card reads this vector. It is not waited for where it comes from disk.
+    pub(crate) fn is_copied(&self, unit: UnitId) -> bool {
+        self.copied[unit.0 as usize]
+    }
+
+    /// Refuses what this version does not compute, with the number of the card that would have to.
+    fn check(&self, memories: &[Tier], layers: &[Layer]) -> Result<(), (u32, Obstacle)> {
+        let Some(first) = self.gpu() else { return Ok(()) };
+        let second = |device| if let Device::Gpu(number) = device { (number != first).then_some(number) } else { None };
+        if let Some(number) = self.devices().find_map(second) {
+            return Err((number, Obstacle::Second(first)));
         }
+        let elsewhere = |(devices, home): (&LayerDevices, &Tier)| device(*home) != devices.attention;
+        if let Some(layer) = self.layers.iter().zip(memories).position(elsewhere) {
+            return Err((first, Obstacle::Memory(layer, memories[layer])));
+        }
+        for (index, (layer, devices)) in layers.iter().zip(&self.layers).enumerate() {
+            let attention = missing_attention(&layer.attention).filter(|_| devices.attention != Device::Cpu);
+            let ffn = missing_ffn(&layer.ffn).filter(|_| devices.ffn != Device::Cpu);
+            if let Some(what) = attention.or(ffn) {
+                return Err((first, Obstacle::Missing(index, what)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes which vectors a card has copies of and the processor never reads: all of a card's blocks, but the biases of matrices that
+    /// the processor multiplies with.
+    fn note_copied(&mut self, plan: &Plan, spec: &Spec) {
+        let copied = &mut self.copied;
+        let mut note = |block: Device, used: Use| {
+            let (vector, reader) = match used {
+                Use::Matrix(_) => return,
+                Use::Bias(matrix, bias) => (bias, device(plan.home(matrix.unit))),
+                Use::Vector(vector) => (vector, block),
+            };
+            copied[vector.slice.unit.0 as usize] = reader != Device::Cpu;
+        };
+        for (layer, devices) in spec.layers.iter().zip(&self.layers) {
+            layer.attention.each_use(Form::DECODE, &mut |used| note(devices.attention, used));
+            layer.ffn.each_use(&mut |used| note(devices.ffn, used));
+        }
+        note(self.output, Use::Vector(&spec.output_norm));
     }
 }
 
@@ -100,17 +114,24 @@ const fn device(home: Tier) -> Device {
     }
 }
 
-/// What a layer has that no GPU computes yet.
-fn missing(layer: &Layer) -> Option<&'static str> {
-    match (&layer.attention.kind, &layer.ffn) {
-        (Kind::Latent(_), _) => Some("latent attention"),
-        (Kind::Delta(_), _) => Some("a delta net"),
-        (Kind::Heads(heads), _) if heads.gated => Some("gated heads"),
-        (Kind::Heads(heads), _) if [&heads.q_norm, &heads.k_norm].iter().any(|norm| spans_heads(norm, heads.k_dim)) => {
+/// What attention has that no GPU computes yet.
+fn missing_attention(attention: &Attention) -> Option<&'static str> {
+    match &attention.kind {
+        Kind::Latent(_) => Some("latent attention"),
+        Kind::Delta(_) => Some("a delta net"),
+        Kind::Heads(heads) if heads.gated => Some("gated heads"),
+        Kind::Heads(heads) if [&heads.q_norm, &heads.k_norm].iter().any(|norm| spans_heads(norm, heads.k_dim)) => {
             Some("a norm over all heads together")
         }
-        (Kind::Heads(_), Ffn::Mixture(_)) => Some("routed experts"),
-        (Kind::Heads(_), Ffn::Dense(_)) => None,
+        Kind::Heads(_) => None,
+    }
+}
+
+/// What a feed-forward network has that no GPU computes yet.
+const fn missing_ffn(ffn: &Ffn) -> Option<&'static str> {
+    match ffn {
+        Ffn::Mixture(_) => Some("routed experts"),
+        Ffn::Dense(_) => None,
     }
 }
 
@@ -123,32 +144,32 @@ fn spans_heads(norm: &HeadNorm, width: usize) -> bool {
 mod tests {
     use super::*;
 
-    const GPU: Tier = Tier::Gpu(0);
-    const OTHER: Tier = Tier::Gpu(1);
+    const CPU: Device = Device::Cpu;
+    const GPU: Device = Device::Gpu(0);
+    const OTHER: Device = Device::Gpu(1);
 
     #[test]
-    fn a_model_is_on_one_gpu_with_all_its_layers_or_on_none() {
-        use Tier::{Disk, Ram};
-        let (cpu, gpu) = (Device::Cpu, Device::Gpu(0));
-        let whole = |layers, output| Ok(Route { layers, output });
-        let matrix = |unit| Obstacle::Matrix(UnitId(unit));
-        for (matrices, output, cache, expected) in [
-            ([Ram, Disk, Ram], Ram, Ram, whole(cpu, cpu)),
-            ([GPU, GPU, GPU], GPU, GPU, whole(gpu, gpu)),
-            ([GPU, GPU, GPU], Ram, GPU, whole(gpu, cpu)),
-            ([GPU, GPU, GPU], Disk, GPU, whole(gpu, cpu)),
-            ([OTHER, OTHER, OTHER], OTHER, OTHER, whole(Device::Gpu(1), Device::Gpu(1))),
-            ([GPU, Ram, GPU], GPU, GPU, Err((GPU, matrix(1)))),
-            ([Ram, Ram, GPU], GPU, GPU, Err((GPU, matrix(0)))),
-            ([GPU, GPU, OTHER], GPU, GPU, Err((GPU, matrix(2)))),
-            ([GPU, GPU, GPU], GPU, Ram, Err((GPU, Obstacle::Cache))),
-            ([GPU, GPU, GPU], GPU, OTHER, Err((GPU, Obstacle::Cache))),
-            ([GPU, GPU, GPU], OTHER, GPU, Err((OTHER, Obstacle::Output))),
-            ([Ram, Ram, Ram], GPU, Ram, Err((GPU, Obstacle::Output))),
-            ([Ram, Ram, Ram], Ram, GPU, Err((GPU, Obstacle::Cache))),
+    fn one_card_computes_any_blocks_with_their_memory_beside_them() {
+        use Tier::{Gpu, Ram};
+        for (blocks, output, memories, expected) in [
+            ([CPU, CPU, CPU, CPU], CPU, [Ram, Ram], Ok(None)),
+            ([GPU, GPU, GPU, GPU], GPU, [Gpu(0), Gpu(0)], Ok(Some(0))),
+            ([GPU, GPU, GPU, GPU], CPU, [Gpu(0), Gpu(0)], Ok(Some(0))),
+            ([CPU, CPU, GPU, GPU], GPU, [Ram, Gpu(0)], Ok(Some(0))),
+            ([CPU, CPU, CPU, CPU], GPU, [Ram, Ram], Ok(Some(0))),
+            ([GPU, CPU, CPU, GPU], CPU, [Gpu(0), Ram], Ok(Some(0))),
+            ([OTHER, OTHER, CPU, CPU], OTHER, [Gpu(1), Ram], Ok(Some(1))),
+            ([GPU, CPU, OTHER, CPU], CPU, [Gpu(0), Gpu(1)], Err((1, Obstacle::Second(0)))),
+            ([GPU, CPU, CPU, CPU], OTHER, [Gpu(0), Ram], Err((1, Obstacle::Second(0)))),
+            ([GPU, GPU, GPU, GPU], GPU, [Gpu(0), Ram], Err((0, Obstacle::Memory(1, Ram)))),
+            ([CPU, GPU, GPU, GPU], GPU, [Gpu(0), Gpu(0)], Err((0, Obstacle::Memory(0, Gpu(0))))),
+            ([GPU, GPU, CPU, CPU], GPU, [Gpu(1), Ram], Err((0, Obstacle::Memory(0, Gpu(1))))),
         ] {
-            let units: Vec<_> = (0..).map(UnitId).zip(matrices).collect();
-            assert_eq!(Route::of(&units, output, cache), expected, "{matrices:?} {output} {cache}");
+            let [a, b, c, d] = blocks;
+            let layers = vec![LayerDevices { attention: a, ffn: b }, LayerDevices { attention: c, ffn: d }];
+            let route = Route { layers, output, copied: Vec::new() };
+            let found = route.check(&memories, &[]).map(|()| route.gpu());
+            assert_eq!(found, expected, "{blocks:?} {output:?} {memories:?}");
         }
     }
 }

@@ -29,6 +29,32 @@ pub(crate) enum Memory {
     Card(crate::gpu::CardCache),
 }
 
+impl Memory {
+    /// What a layer with such attention keeps in RAM.
+    fn new(kind: &Kind, kv: &KvPlan) -> Result<Self, EngineError> {
+        let store = |kind, heads, width| {
+            KvStore::try_new(kind, heads, width, kv.tokens as usize).map_err(|source| EngineError::Memory {
+                what: "KV cache",
+                bytes: kv.bytes,
+                source,
+            })
+        };
+        Ok(Self::Cache(match kind {
+            Kind::Delta(net) => return DeltaState::new(net).map(Memory::State),
+            Kind::Heads(h) => LayerCache {
+                keys: store(kv.k_type, h.kv_heads, h.k_dim)?,
+                values: Some(store(kv.v_type, h.kv_heads, h.v_dim)?),
+                index_keys: None,
+            },
+            Kind::Latent(l) => LayerCache {
+                keys: store(kv.k_type, 1, l.sizes.rank + l.sizes.rotated)?,
+                values: None,
+                index_keys: l.indexer().map(|i| store(kv.k_type, 1, i.shape.dim)).transpose()?,
+            },
+        }))
+    }
+}
+
 /// One conversation's cache and position. Everything is allocated when it is made; memory is touched as it fills.
 #[derive(Debug)]
 pub struct Session {
@@ -38,36 +64,14 @@ pub struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(spec: &Spec, kv: &KvPlan) -> Result<Self, EngineError> {
-        let capacity = kv.tokens as usize;
-        let store = |kind, heads, width| {
-            KvStore::try_new(kind, heads, width, capacity).map_err(|source| EngineError::Memory {
-                what: "KV cache",
-                bytes: kv.bytes,
-                source,
-            })
-        };
-        let layers = spec.layers.iter().map(|layer| {
-            Ok(Memory::Cache(match &layer.attention.kind {
-                Kind::Delta(net) => return DeltaState::new(net).map(Memory::State),
-                Kind::Heads(h) => LayerCache {
-                    keys: store(kv.k_type, h.kv_heads, h.k_dim)?,
-                    values: Some(store(kv.v_type, h.kv_heads, h.v_dim)?),
-                    index_keys: None,
-                },
-                Kind::Latent(l) => LayerCache {
-                    keys: store(kv.k_type, 1, l.sizes.rank + l.sizes.rotated)?,
-                    values: None,
-                    index_keys: l.indexer().map(|i| store(kv.k_type, 1, i.shape.dim)).transpose()?,
-                },
-            }))
+    /// A conversation, of which the layers in `elsewhere` keep what they keep there.
+    pub(crate) fn new(spec: &Spec, kv: &KvPlan, elsewhere: Vec<Option<Memory>>) -> Result<Self, EngineError> {
+        let layers = spec.layers.iter().zip(elsewhere).map(|(layer, elsewhere)| match elsewhere {
+            Some(memory) => Ok(memory),
+            None => Memory::new(&layer.attention.kind, kv),
         });
-        Ok(Self::of(layers.collect::<Result<_, EngineError>>()?, capacity))
-    }
-
-    /// A conversation that layers keep so in up to `capacity` tokens.
-    pub(crate) fn of(layers: Vec<Memory>, capacity: usize) -> Self {
-        Self { layers, tokens: Vec::with_capacity(capacity), capacity }
+        let capacity = kv.tokens as usize;
+        Ok(Self { layers: layers.collect::<Result<_, _>>()?, tokens: Vec::with_capacity(capacity), capacity })
     }
 
     /// Tokens kept so far: the position of the next one.

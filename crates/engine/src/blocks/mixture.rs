@@ -101,7 +101,7 @@ impl Pass<'_> {
         for (expert, _) in self.scratch.pairs.groups() {
             self.tiers.expect(&f.experts[expert].down)?;
         }
-        Ok(self.lookahead.go_on(self.tiers, self.spec)?)
+        Ok(self.lookahead.go_on(self.tiers, self.spec, &self.devices.route)?)
     }
 
     /// Adds the weighed outputs of the grouped pairs' experts for `x` to `block`.

@@ -87,12 +87,11 @@ impl Pass<'_> {
     pub(crate) fn layer(&mut self, index: usize, memory: &mut Memory) -> Result<()> {
         let spec = self.spec;
         let layer = &spec.layers[index];
-        let device = self.devices.route.layers;
-        self.bring_x(device)?;
-        self.on(device, |s| {
-            attention::attention(s, spec, &layer.attention, memory)?;
-            ffn::ffn(s, spec, index, &layer.ffn)
-        })
+        let devices = self.devices.route.layers[index];
+        self.bring_x(devices.attention)?;
+        self.on(devices.attention, |s| attention::attention(s, spec, &layer.attention, memory))?;
+        self.bring_x(devices.ffn)?;
+        self.on(devices.ffn, |s| ffn::ffn(s, spec, index, &layer.ffn))
     }
 
     /// Has the residual stream of this pass on `device`.

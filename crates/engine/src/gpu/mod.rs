@@ -4,23 +4,27 @@
 //! since a product comes next. Must never know the order of a layer's steps: that is `blocks`.
 
 mod pass;
+mod passage;
 mod registers;
 mod vectors;
 
 use kernels::cpu::AttentionShape;
 use kernels::cuda::{Arena, AttentionForm, DeviceBuffer, Event, Gpu, KvStore, Pinned, Quantized, RopeTable, supports};
 use plan::cost::LOGIT_ROWS;
-use plan::{Bytes, Inventory, KvPlan, KvType, Plan, Tier};
+use plan::{Bytes, Device, Inventory, KvPlan, KvType, LayerDevices, Plan, Tier};
 use tiers::Tiers;
 
 pub(crate) use pass::GpuPass;
+use passage::Passage;
+pub(crate) use passage::Traffic;
 use registers::Registers;
 use vectors::Vectors;
 
-use crate::EngineError;
-use crate::scratch;
-use crate::spec::{Heads, Kind, Spec};
+use crate::route::Route;
+use crate::session::Memory;
+use crate::spec::{Heads, Kind, Layer, Spec};
 use crate::steps::{Part, REGISTERS, Register};
+use crate::{EngineError, scratch};
 
 type Result<T> = std::result::Result<T, EngineError>;
 
@@ -56,6 +60,7 @@ pub(crate) struct GpuSide {
     /// The same, on their way there, and when they have arrived.
     next_words: Pinned<u32>,
     arrived: Event,
+    passage: Passage,
     /// Logits on their way to the processor; lent out while they are.
     letters: Option<Pinned<f32>>,
 }
@@ -107,6 +112,7 @@ impl GpuSide {
             words: arena.take(1 + sizes.tokens)?,
             next_words: Pinned::new(&gpu, 1 + sizes.tokens)?,
             arrived: Event::new(&gpu)?,
+            passage: Passage::new(&gpu, scratch::widths(spec).into_iter().max().unwrap_or(0))?,
             letters: Some(Pinned::new(&gpu, sizes.registers[Register::Logits as usize])?),
             gpu,
         })
@@ -117,29 +123,45 @@ impl GpuSide {
         (Tier::Gpu(self.number).to_string(), self.gpu.peak())
     }
 
-    /// Caches of a conversation, a layer each, empty.
-    pub(crate) fn caches(&self, spec: &Spec, kv: &KvPlan) -> Result<Vec<CardCache>> {
-        let heads = spec.layers.iter().filter_map(|layer| match &layer.attention.kind {
-            Kind::Heads(heads) => Some(heads),
-            Kind::Latent(_) | Kind::Delta(_) => None,
-        });
+    /// Its number among the cards.
+    pub(crate) const fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// What has crossed so far.
+    pub(crate) const fn traffic(&self) -> Traffic {
+        self.passage.traffic
+    }
+
+    /// What the layers whose attention is computed here keep of a conversation, by layer; nothing for the others.
+    pub(crate) fn memories(&self, spec: &Spec, kv: &KvPlan, route: &Route) -> Result<Vec<Option<Memory>>> {
+        let here = |(layer, devices): (_, &LayerDevices)| {
+            let layer: &Layer = layer;
+            match &layer.attention.kind {
+                Kind::Heads(heads) if devices.attention == Device::Gpu(self.number) => Some(heads),
+                Kind::Heads(_) | Kind::Latent(_) | Kind::Delta(_) => None,
+            }
+        };
+        let layers = || spec.layers.iter().zip(&route.layers).map(here);
         let capacity = kv.tokens as usize;
         let stores = |h: &Heads| [(kv.k_type, h.kv_heads, h.k_dim), (kv.v_type, h.kv_heads, h.v_dim)];
-        let bytes = heads.clone().flat_map(stores).map(|(kind, heads, dim)| KvStore::bytes(kind, heads, dim, capacity));
-        let mut arena = Arena::new(&self.gpu, "KV cache", bytes.sum())?;
-        heads
-            .map(|heads| {
-                let [(k_type, k_heads, k_dim), (v_type, v_heads, v_dim)] = stores(heads);
-                let keys = KvStore::new(&mut arena, k_type, k_heads, k_dim, capacity)?;
-                Ok(CardCache { keys, values: KvStore::new(&mut arena, v_type, v_heads, v_dim, capacity)? })
-            })
-            .collect()
+        let bytes = layers().flatten().flat_map(stores);
+        let bytes = bytes.map(|(kind, heads, dim)| KvStore::bytes(kind, heads, dim, capacity)).sum();
+        let mut arena = Arena::new(&self.gpu, "KV cache", bytes)?;
+        let mut cache = |heads: &Heads| {
+            let [(k_type, k_heads, k_dim), (v_type, v_heads, v_dim)] = stores(heads);
+            let keys = KvStore::new(&mut arena, k_type, k_heads, k_dim, capacity)?;
+            let values = KvStore::new(&mut arena, v_type, v_heads, v_dim, capacity)?;
+            Ok(Memory::Card(CardCache { keys, values }))
+        };
+        layers().map(|heads| heads.map(&mut cache).transpose()).collect()
     }
 
     /// Says where the pass begins and what its tokens are, and computes its turns.
     pub(crate) fn begin(&mut self, first_position: usize, tokens: &[u32]) -> Result<()> {
         let stream = self.gpu.compute();
         self.arrived.synchronize()?;
+        self.passage.clear()?;
         let count = 1 + tokens.len();
         self.next_words[0] = first_position as u32;
         self.next_words[1..count].copy_from_slice(tokens);
@@ -153,17 +175,18 @@ impl GpuSide {
         Ok(())
     }
 
-    /// Copies numbers from the processor and waits for them.
+    /// Takes numbers from the processor.
     pub(crate) fn upload(&mut self, from: &[f32], part: Part) -> Result<()> {
         self.settle()?;
         self.writes(part);
-        Ok(self.gpu.compute().upload_now(from, &mut self.registers.get_mut(part))?)
+        self.passage.up(&self.gpu, from, &mut self.registers.get_mut(part))
     }
 
-    /// Copies numbers to the processor and waits for them.
+    /// Takes numbers to the processor and waits for them.
     pub(crate) fn download(&mut self, part: Part, to: &mut [f32]) -> Result<()> {
         self.settle()?;
-        Ok(self.gpu.compute().download_now(self.registers.get(part), to)?)
+        self.passage.leave(self.registers.get(part))?;
+        self.passage.down(&self.gpu, self.registers.get(part), to)
     }
 }
 

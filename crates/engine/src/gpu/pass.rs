@@ -1,12 +1,14 @@
 //! The steps of a pass on a card. Each is put at the end of the card's stream; the processor waits where it reads.
 
+use std::time::Instant;
+
 use kernels::cpu::AttentionShape;
 use kernels::cuda::{
     self, AttentionForm, Change, Download, Growth, HeadPart, HeadTurn, HeadsTo, Joining, MATVEC_COLUMNS, Matrix, Norm,
     NormKind, Output, Pinned, Rows, Sight, in_floats, in_integers, lookup, matmul, matmul_floats, matvec,
     matvec_floats,
 };
-use plan::KvType;
+use plan::{KvType, Tier};
 use tiers::{RowSlice, Tiers};
 
 use super::{FORMS, GpuSide, Result, Shaped};
@@ -54,24 +56,21 @@ impl Steps for GpuPass<'_, '_> {
 
     fn products(&mut self, group: &[&Linear], x: Part, out: Part, tokens: usize) -> Result<()> {
         self.side.settle()?;
+        let foreign = group.iter().any(|linear| !self.is_here(linear));
+        if foreign {
+            self.side.passage.leave(self.side.registers.get(x))?;
+        }
         let mut start = 0;
         for linear in group {
-            let count = tokens * linear.outputs;
-            self.product(linear, x, out.part(start, count))?;
-            start += count;
-        }
-        start = 0;
-        for linear in group {
-            let count = tokens * linear.outputs;
-            if let Some(bias) = &linear.bias {
-                let side = &mut *self.side;
-                let mut rows = side.registers.get_mut(out.part(start, count));
-                cuda::add(side.gpu.compute(), &mut rows, side.vectors.get(bias))?;
+            let part = out.part(start, tokens * linear.outputs);
+            start += part.count;
+            if self.is_here(linear) {
+                self.product(linear, x, part)?;
+                self.add_bias(linear, part)?;
             }
-            start += count;
         }
         self.side.writes(out);
-        Ok(())
+        if foreign { self.foreign(group, x, out, tokens) } else { Ok(()) }
     }
 
     fn heads_in(&mut self, a: &Attention, h: &Heads, qkv: [Part; 3], memory: &mut Memory) -> Result<Part> {
@@ -222,7 +221,9 @@ impl Steps for GpuPass<'_, '_> {
             // The last ones went with a card that failed.
             None => Pinned::new(&side.gpu, part.count)?,
         };
+        let started = Instant::now();
         let letters = Download::start(side.gpu.compute(), side.registers.get(part), letters)?.wait()?;
+        side.passage.arrived(part.count, started);
         let outcome = use_them(&letters[..part.count]);
         side.letters = Some(letters);
         outcome
@@ -232,12 +233,45 @@ impl Steps for GpuPass<'_, '_> {
 const WRONG_MEMORY: &str = "a session has the memory of its model's layers";
 
 impl GpuPass<'_, '_> {
+    /// Whether a matrix lives on the card.
+    fn is_here(&self, linear: &Linear) -> bool {
+        self.host.tiers.home(linear.weight.unit) == Tier::Gpu(self.side.number)
+    }
+
+    /// Has the processor multiply with those matrices of a group that are not here, while the card does the others. The numbers of `x` are on
+    /// their way.
+    fn foreign(&mut self, group: &[&Linear], x: Part, out: Part, tokens: usize) -> Result<()> {
+        let side = &mut *self.side;
+        let numbers = side.registers.get(x);
+        self.host.span(x).with_mut(|to| side.passage.down(&side.gpu, numbers, to))??;
+        let (mut start, mut rest) = (0, group);
+        while let Some(first) = rest.first() {
+            let here = self.is_here(first);
+            let run;
+            (run, rest) = rest.split_at(rest.iter().take_while(|linear| self.is_here(linear) == here).count());
+            let part = out.part(start, tokens * run.iter().map(|linear| linear.outputs).sum::<usize>());
+            start += part.count;
+            if !here {
+                self.host.products(run, x, part, tokens)?;
+                self.host.span(part).with(|numbers| self.side.upload(numbers, part))??;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_bias(&mut self, linear: &Linear, rows: Part) -> Result<()> {
+        let Some(bias) = &linear.bias else { return Ok(()) };
+        let side = &mut *self.side;
+        let mut rows = side.registers.get_mut(rows);
+        Ok(cuda::add(side.gpu.compute(), &mut rows, side.vectors.get(bias))?)
+    }
+
     /// The product of one matrix with all rows of `x`, by the kernel for a few columns or the one for many.
     fn product(&mut self, linear: &Linear, x: Part, out: Part) -> Result<()> {
         let (quants, tiers, side) = (self.host.quants, &*self.host.tiers, &mut *self.side);
         let (quant, rows, width) = (quants.get(linear.weight.unit), linear.outputs, linear.inputs);
         let Some(weights) = tiers.on_card(side.number, &linear.weight) else {
-            unreachable!("a route has matrices where they are computed")
+            unreachable!("asked for matrices that are here")
         };
         let matrix = Matrix { quant, weights, rows, width };
         let few = x.count / width <= MATVEC_COLUMNS;
@@ -264,7 +298,7 @@ impl GpuPass<'_, '_> {
     /// What a route refuses before anything is loaded.
     fn unknown(&self, what: &str) -> Result<()> {
         let why = format!("{what} came to it all the same");
-        Err(EngineError::NotOnGpu { tier: plan::Tier::Gpu(self.side.number), why })
+        Err(EngineError::NotOnGpu { tier: Tier::Gpu(self.side.number), why })
     }
 }
 

@@ -20,6 +20,7 @@ pub(crate) use delta::{Delta, Projection, Rates};
 pub(crate) use ffn::{Dense, Expert, Ffn, GatedUnit, Mixture};
 pub(crate) use indexer::{Indexer, IndexerRules, Indexing};
 pub(crate) use latent::{Form, HeadRows, Latent, LatentQuery};
+pub(crate) use order::Use;
 pub(crate) use sizes::{ExpertSizes, Sizes};
 
 use crate::arch::{Family, family};

@@ -3,45 +3,56 @@
 use tiers::RowSlice;
 
 use super::{
-    Delta, Ffn, Form, GatedUnit, HeadNorm, Kind, Latent, LatentQuery, Layer, Linear, Projection, Rates, Spec, Vector,
+    Attention, Delta, Ffn, Form, GatedUnit, HeadNorm, Kind, Latent, LatentQuery, Layer, Linear, Projection, Rates,
+    Spec, Vector,
 };
 
 impl Spec {
     /// Hands every slice that layer `index` uses whatever its router chooses to `each`, in the order of their use. Of a
     /// mixture all of them come before its experts.
     pub(crate) fn each_slice(&self, index: usize, form: Form, each: &mut dyn FnMut(&RowSlice)) {
-        self.layers[index].each(form, &mut |step| match step {
-            Step::Rows(slice) => each(slice),
-            Step::Vector(vector) => each(&vector.slice),
-        });
+        let layer = &self.layers[index];
+        let mut each = |used: Use| match used {
+            Use::Matrix(slice) => each(slice),
+            Use::Bias(_, vector) | Use::Vector(vector) => each(&vector.slice),
+        };
+        layer.attention.each_use(form, &mut each);
+        layer.ffn.each_use(&mut each);
     }
 }
 
-/// One thing that a layer leases.
-enum Step<'a> {
-    Rows(&'a RowSlice),
+/// One thing that a block reads.
+pub(crate) enum Use<'a> {
+    /// Rows of a matrix.
+    Matrix(&'a RowSlice),
+    /// What is added to the products of a matrix.
+    Bias(&'a RowSlice, &'a Vector),
+    /// Any other vector.
     Vector(&'a Vector),
 }
 
 impl Layer {
     /// Every vector of this layer.
     pub(super) fn each_vector(&self, form: Form, each: &mut dyn FnMut(&Vector)) {
-        self.each(form, &mut |step| {
-            if let Step::Vector(vector) = step {
-                each(vector);
-            }
-        });
+        let mut each = |used: Use| match used {
+            Use::Matrix(_) => {}
+            Use::Bias(_, vector) | Use::Vector(vector) => each(vector),
+        };
+        self.attention.each_use(form, &mut each);
+        self.ffn.each_use(&mut each);
     }
+}
 
-    fn each(&self, form: Form, each: &mut dyn FnMut(Step)) {
-        let a = &self.attention;
-        each(Step::Vector(&a.norm));
-        match &a.kind {
+impl Attention {
+    /// Everything that attention in this form reads, in the order of use.
+    pub(crate) fn each_use(&self, form: Form, each: &mut dyn FnMut(Use)) {
+        each(Use::Vector(&self.norm));
+        match &self.kind {
             Kind::Heads(heads) => {
                 heads.inputs().into_iter().for_each(|matrix| linear(matrix, each));
                 for norm in [&heads.q_norm, &heads.k_norm] {
                     if let HeadNorm::Weighted(vector) = norm {
-                        each(Step::Vector(vector));
+                        each(Use::Vector(vector));
                     }
                 }
                 optional(heads.sinks.as_ref(), each);
@@ -49,23 +60,29 @@ impl Layer {
             Kind::Delta(net) => delta(net, each),
             Kind::Latent(latent) => {
                 latent_inputs(latent, form, each);
-                for first in (0..a.heads).step_by(form.group.min(a.heads)) {
-                    let end = a.heads.min(first.saturating_add(form.group));
-                    latent.key_rows(first, end).for_each(|slice| each(Step::Rows(&slice)));
-                    latent.value_rows(first, end).for_each(|slice| each(Step::Rows(&slice)));
+                for first in (0..self.heads).step_by(form.group.min(self.heads)) {
+                    let end = self.heads.min(first.saturating_add(form.group));
+                    latent.key_rows(first, end).for_each(|slice| each(Use::Matrix(&slice)));
+                    latent.value_rows(first, end).for_each(|slice| each(Use::Matrix(&slice)));
                 }
             }
         }
-        linear(&a.output, each);
-        optional(a.post_norm.as_ref(), each);
-        match &self.ffn {
-            Ffn::Dense(dense) => {
-                each(Step::Vector(&dense.norm));
+        linear(&self.output, each);
+        optional(self.post_norm.as_ref(), each);
+    }
+}
+
+impl Ffn {
+    /// Everything that the network reads in the order of use, of a mixture all that comes before its experts.
+    pub(crate) fn each_use(&self, each: &mut dyn FnMut(Use)) {
+        match self {
+            Self::Dense(dense) => {
+                each(Use::Vector(&dense.norm));
                 gated(&dense.unit, each);
                 optional(dense.post_norm.as_ref(), each);
             }
-            Ffn::Mixture(mixture) => {
-                each(Step::Vector(&mixture.norm));
+            Self::Mixture(mixture) => {
+                each(Use::Vector(&mixture.norm));
                 linear(&mixture.router, each);
                 optional(mixture.selection_bias.as_ref(), each);
                 if let Some(shared) = &mixture.shared {
@@ -80,51 +97,53 @@ impl Layer {
 }
 
 /// What latents, queries and an indexer's choice are made with.
-fn latent_inputs(latent: &Latent, form: Form, each: &mut dyn FnMut(Step)) {
+fn latent_inputs(latent: &Latent, form: Form, each: &mut dyn FnMut(Use)) {
     latent.inputs(form).for_each(|matrix| linear(matrix, each));
     if let Some(indexer) = latent.indexer() {
-        each(Step::Vector(&indexer.k_norm));
-        each(Step::Vector(&indexer.k_norm_bias));
+        each(Use::Vector(&indexer.k_norm));
+        each(Use::Vector(&indexer.k_norm_bias));
     }
     if let LatentQuery::LowRank { norm, .. } = &latent.query {
-        each(Step::Vector(norm));
+        each(Use::Vector(norm));
     }
     latent.queries(form).for_each(|matrix| linear(matrix, each));
-    each(Step::Vector(&latent.down_norm));
+    each(Use::Vector(&latent.down_norm));
 }
 
-fn linear(linear: &Linear, each: &mut dyn FnMut(Step)) {
-    each(Step::Rows(&linear.weight));
-    optional(linear.bias.as_ref(), each);
+fn linear(linear: &Linear, each: &mut dyn FnMut(Use)) {
+    each(Use::Matrix(&linear.weight));
+    if let Some(bias) = &linear.bias {
+        each(Use::Bias(&linear.weight, bias));
+    }
 }
 
-fn delta(net: &Delta, each: &mut dyn FnMut(Step)) {
+fn delta(net: &Delta, each: &mut dyn FnMut(Use)) {
     net.inputs().for_each(|matrix| linear(matrix, each));
     for part in &net.parts {
-        each(Step::Vector(&part.weight));
+        each(Use::Vector(&part.weight));
     }
     if let Rates::Apart { decay, .. } = &net.rates {
         second(decay, each);
     }
-    each(Step::Vector(&net.decay_bias));
-    each(Step::Vector(&net.decay_rate));
+    each(Use::Vector(&net.decay_bias));
+    each(Use::Vector(&net.decay_rate));
     second(&net.gate, each);
-    each(Step::Vector(&net.norm));
+    each(Use::Vector(&net.norm));
 }
 
-fn second(projection: &Projection, each: &mut dyn FnMut(Step)) {
+fn second(projection: &Projection, each: &mut dyn FnMut(Use)) {
     if let Some(matrix) = projection.second() {
         linear(matrix, each);
     }
 }
 
-fn optional(vector: Option<&Vector>, each: &mut dyn FnMut(Step)) {
+fn optional(vector: Option<&Vector>, each: &mut dyn FnMut(Use)) {
     if let Some(vector) = vector {
-        each(Step::Vector(vector));
+        each(Use::Vector(vector));
     }
 }
 
-fn gated(unit: &GatedUnit, each: &mut dyn FnMut(Step)) {
+fn gated(unit: &GatedUnit, each: &mut dyn FnMut(Use)) {
     for projection in [&unit.gate, &unit.up, &unit.down] {
         linear(projection, each);
     }
