@@ -279,6 +279,8 @@ mod tests {
             forecast: ForecastStats { prompt_tokens_per_s: 200.0, decode_tokens_per_s: 9.876 },
             tiers: vec![tier("ram", Some(90 << 20), 61 << 20, 1e6), tier("disk", None, 0, 43e6)],
             links: vec![LinkStats { from: "disk".into(), to: "ram".into(), bytes: 1, bytes_per_s: 2.9e9 }],
+            crossings_per_token: 0.0,
+            overlap: 1.3,
             expert_cache: ExpertCacheStats::default(),
             fallbacks: Vec::new(),
         };
@@ -308,6 +310,8 @@ mod tests {
             forecast: ForecastStats { prompt_tokens_per_s: 1.0, decode_tokens_per_s: 1.0 },
             tiers: vec![tier("ram", Some(16 << 30), 3 << 29, 0.0), tier("disk", None, 0, 0.0)],
             links: Vec::new(),
+            crossings_per_token: 0.0,
+            overlap: 0.0,
             expert_cache: ExpertCacheStats { hits: 3, misses: 1, bytes_read: 0 },
             fallbacks: Vec::new(),
         };

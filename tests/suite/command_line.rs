@@ -31,6 +31,7 @@ fn run_prints_one_document_with_its_stats() {
     let stats = &answer["stats"];
     let fields = ["load_ms", "ttft_ms", "prompt_tokens_per_s", "decode_tokens_per_s", "forecast", "tiers", "links"];
     has_fields(stats, &fields);
+    has_fields(stats, &["crossings_per_token", "overlap"]);
     has_fields(&stats["forecast"], &["prompt_tokens_per_s", "decode_tokens_per_s"]);
     has_fields(&stats["expert_cache"], &["hits", "misses", "bytes_read"]);
     assert!(stats["fallbacks"].is_array());

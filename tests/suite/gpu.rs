@@ -4,52 +4,24 @@
 use std::path::Path;
 
 use engine::{Engine, EngineError};
-use plan::{Bytes, BytesPerSecond, Device, Gpu, Machine, Rate, Source};
+use plan::{Bytes, Device};
 
 use crate::oracle::{
     DENSE, MIXTURES, ROUNDING_DIVERGENCE, TOLERANCE, argmax, divergence, largest_difference, prompt_agrees,
     rounding_costs_no_more_than_llama_cpps,
 };
-use crate::support::{ALL_IN_RAM, all_fixtures, ids, json, machine, open, open_plan};
+use crate::support::{ALL_IN_RAM, all_fixtures, ids, json, open, open_plan, planned, profile};
 
 /// Mean divergence of logits from the processor's where nothing is rounded.
 const DIVERGENCE: f64 = 1e-6;
 
 /// Whether there is a card to test, or a word that the test is skipped.
-fn gpu(test: &str) -> bool {
+pub(crate) fn gpu(test: &str) -> bool {
     let set = std::env::var_os("PLIMSOLL_GPU").is_some();
     if !set {
         eprintln!("skipped: {test}, since PLIMSOLL_GPU is not set");
     }
     set
-}
-
-/// The test's machine with a card of no particular kind.
-fn with_gpu() -> Machine {
-    let rate = |gb: f64| Rate { rate: BytesPerSecond(gb * 1e9), source: Source::Estimated };
-    let gpu = Gpu {
-        name: "test".into(),
-        memory_total: Bytes(12 << 30),
-        memory_free: Bytes(12 << 30),
-        capability: (8, 6),
-        read: rate(200.0),
-        link: rate(10.0),
-        ops_per_second: 1e13,
-    };
-    Machine { gpus: vec![gpu], ..machine() }
-}
-
-/// All that a GPU can be given.
-fn profile(kv_type: &str, micro_batch: usize) -> String {
-    format!(
-        "version: 1\ntiers:\n  gpu:0: {{ memory: 6GiB }}\n  ram: {{ memory: 8GiB, threads: 2 }}\n\
-         context: {{ tokens: 256, kv_type: {kv_type}, kv_home: gpu:0 }}\nprefill: {{ micro_batch: {micro_batch} }}\n"
-    )
-}
-
-fn planned(model: &gguf::Model, profile: &str) -> plan::Plan {
-    let profile = plan::profile::parse(profile, "test.yaml").unwrap_or_else(|e| panic!("{e}"));
-    plan::plan(&profile, &model.inventory, &with_gpu()).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn on_gpu(path: &Path, profile: &str) -> Engine {
@@ -60,7 +32,7 @@ fn on_gpu(path: &Path, profile: &str) -> Engine {
 }
 
 /// All logits of a prompt, and of greedy tokens after it.
-fn all_logits(engine: &mut Engine, prompt: &[u32], forced: &[u32]) -> Vec<Vec<f32>> {
+pub(crate) fn all_logits(engine: &mut Engine, prompt: &[u32], forced: &[u32]) -> Vec<Vec<f32>> {
     let mut session = engine.session().unwrap();
     let mut all = Vec::new();
     engine.every_logit(&mut session, prompt, &mut |_, logits| all.push(logits.to_vec())).unwrap();
@@ -103,17 +75,27 @@ fn agrees(path: &Path, golden: &serde_json::Value) {
         assert!(name.contains("tq2_0") && error.to_string().contains("no kernel there yet"), "{name}: {error}");
         return;
     }
+    engines_agree(path, golden, &name, &mut |micro_batch| on_gpu(path, &profile("f32", micro_batch)));
+}
+
+/// Holds engines with a GPU, made for micro-batches, against a golden and against the processor.
+pub(crate) fn engines_agree(
+    path: &Path,
+    golden: &serde_json::Value,
+    name: &str,
+    make: &mut dyn FnMut(usize) -> Engine,
+) {
     let prompts = golden["prompts"].as_array().unwrap();
     let mut theirs = open(path, ALL_IN_RAM);
     let exact = prompts[0]["exact"].is_object();
     if exact {
-        rounding_costs_no_more_than_llama_cpps(&mut on_gpu(path, &profile("f32", 64)), prompts, &name);
+        rounding_costs_no_more_than_llama_cpps(&mut make(64), prompts, name);
     }
     // A sum whose last bit differs moves a code of 8 bits by one now and then, and in models as small as these one such number is a
     // large part of all: the processor's own rounding costs as much.
     let most = if exact { ROUNDING_DIVERGENCE } else { DIVERGENCE };
     for micro_batch in [8, 64] {
-        let mut ours = on_gpu(path, &profile("f32", micro_batch));
+        let mut ours = make(micro_batch);
         let what = format!("{name}, micro-batch {micro_batch}");
         let mean = divergence_of_goldens(&mut ours, &mut theirs, prompts, exact, &what);
         assert!(mean <= most, "{what}: {mean:.1e}");

@@ -12,5 +12,6 @@ mod perplexity;
 mod placement;
 mod quickstart;
 mod sessions;
+mod split;
 mod support;
 mod synth;

@@ -2,12 +2,53 @@
 
 use std::path::{Path, PathBuf};
 
-use plan::{Role, Staging, Tier};
+use engine::EngineError;
+use plan::{Device, Inventory, LayerDevices, Plan, Role, Staging, Tier};
 use proptest::prelude::*;
 
-use crate::support::{ALL_IN_RAM, machine, open_plan, own_fixture};
+use crate::support::{ALL_IN_RAM, machine, open_plan, own_fixture, planned, profile};
 
+pub(crate) const GPU: Tier = Tier::Gpu(0);
 const PROMPT: [u32; 9] = [509, 3, 17, 250, 17, 99, 400, 8, 41];
+
+/// The plan with these homes, and what follows from them.
+pub(crate) fn with_homes(mut plan: Plan, inventory: &Inventory, homes: &[Tier]) -> Plan {
+    let nothing = LayerDevices { attention: Device::Cpu, ffn: Device::Cpu };
+    (plan.blocks, plan.output) = (vec![nothing; inventory.shape.layers as usize], Device::Cpu);
+    let output = inventory.units.iter().any(|unit| unit.role == Role::Output && !inventory.is_vector(unit));
+    for ((placement, unit), home) in plan.placements.iter_mut().zip(&inventory.units).zip(homes) {
+        placement.home = *home;
+        if *home != GPU || inventory.is_vector(unit) {
+            continue;
+        }
+        match (unit.role, unit.layer) {
+            (Role::Attention, Some(layer)) => plan.blocks[layer as usize].attention = Device::Gpu(0),
+            (_, Some(layer)) => plan.blocks[layer as usize].ffn = Device::Gpu(0),
+            (Role::Output, None) => plan.output = Device::Gpu(0),
+            (Role::Embedding, None) if !output => plan.output = Device::Gpu(0),
+            _ => {}
+        }
+    }
+    let beside = |devices: &LayerDevices| if devices.attention == Device::Cpu { Tier::Ram } else { GPU };
+    plan.kv.homes = plan.blocks.iter().map(beside).collect();
+    let longest = inventory.tensors.iter().map(plan::Tensor::row_bytes).max().unwrap();
+    plan.staging = Staging { slot: longest.max(plan::Bytes(4096)), slots: 3 };
+    plan
+}
+
+/// Homes that chance gives, the same for the same seed.
+pub(crate) fn random_homes(count: usize, seed: u64) -> Vec<Tier> {
+    let mut state = seed;
+    let mut next = || {
+        // SplitMix64, <https://prng.di.unimi.it/splitmix64.c>.
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    (0..count).map(|_| [GPU, Tier::Ram, Tier::Disk][(next() % 3) as usize]).collect()
+}
 
 fn fixture() -> PathBuf {
     own_fixture("qwen3-kq").join("model-q4_k_m.gguf")
@@ -82,5 +123,23 @@ fn everything_on_disk_gives_the_same_bits() {
     for model in ["phi3/model-bf16.gguf", "llama-rope3-tied/model-bf16.gguf"].iter().chain(&MIXTURES) {
         let path = own_fixture(model);
         assert!(logits(&path, &[true; 2048], 1) == logits(&path, &[], 1), "{model}");
+    }
+}
+
+/// Needs no card: plans are judged before one is opened.
+#[test]
+fn any_homes_of_a_dense_model_can_be_run() {
+    for file in ["llama-rope3-tied/model-bf16.gguf", "phi3/model-bf16.gguf", "qwen3-kq/model-q4_k_m.gguf"] {
+        let model = gguf::open(&own_fixture(file)).unwrap();
+        for seed in 0..50 {
+            let homes = random_homes(model.inventory.units.len(), seed);
+            let mut plan = with_homes(planned(&model, &profile("f16", 64)), &model.inventory, &homes);
+            engine::check_plan(&model, &plan).unwrap_or_else(|error| panic!("{file}, seed {seed}: {error}"));
+            let Some(layer) = plan.kv.homes.iter().position(|home| *home == GPU) else { continue };
+            plan.kv.homes[layer] = Tier::Ram;
+            let error = engine::check_plan(&model, &plan).unwrap_err();
+            assert!(matches!(error, EngineError::NotOnGpu { .. }), "{error}");
+            assert!(error.to_string().contains(&format!("the KV cache of layer {layer} lives in ram")), "{error}");
+        }
     }
 }

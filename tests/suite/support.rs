@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use engine::{Engine, Isa};
 use kernels::memory::{ByteSource, FileSource};
-use plan::{Bytes, BytesPerSecond, Machine, Rate, Source};
+use plan::{Bytes, BytesPerSecond, Gpu, Machine, Rate, Source};
 use serde_json::Value;
 
 /// A fixture of the repository.
@@ -67,6 +67,35 @@ pub(crate) fn machine() -> Machine {
         disk_read: rate(2.0),
         gpus: Vec::new(),
     }
+}
+
+/// The test's machine with a card of no particular kind.
+pub(crate) fn with_gpu() -> Machine {
+    let rate = |gb: f64| Rate { rate: BytesPerSecond(gb * 1e9), source: Source::Estimated };
+    let gpu = Gpu {
+        name: "test".into(),
+        memory_total: Bytes(12 << 30),
+        memory_free: Bytes(12 << 30),
+        capability: (8, 6),
+        read: rate(200.0),
+        link: rate(10.0),
+        ops_per_second: 1e13,
+    };
+    Machine { gpus: vec![gpu], ..machine() }
+}
+
+/// A profile by which a GPU gets all that it can be given.
+pub(crate) fn profile(kv_type: &str, micro_batch: usize) -> String {
+    format!(
+        "version: 1\ntiers:\n  gpu:0: {{ memory: 6GiB }}\n  ram: {{ memory: 8GiB, threads: 2 }}\n\
+         context: {{ tokens: 256, kv_type: {kv_type}, kv_home: gpu:0 }}\nprefill: {{ micro_batch: {micro_batch} }}\n"
+    )
+}
+
+/// A model's plan for such a machine.
+pub(crate) fn planned(model: &gguf::Model, profile: &str) -> plan::Plan {
+    let profile = plan::profile::parse(profile, "test.yaml").unwrap_or_else(|e| panic!("{e}"));
+    plan::plan(&profile, &model.inventory, &with_gpu()).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// A model under a profile.

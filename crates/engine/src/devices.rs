@@ -35,6 +35,7 @@ mod cuda {
     use crate::gpu::{GpuPass, GpuSide};
     use crate::session::Memory;
     use crate::spec::Spec;
+    use crate::stats::Traffic;
     use crate::steps::{Part, Steps};
     use crate::{EngineError, Stats};
 
@@ -63,6 +64,11 @@ mod cuda {
                 Some(gpu) => gpu.memories(spec, kv, &self.route),
                 None => Ok(spec.layers.iter().map(|_| None).collect()),
             }
+        }
+
+        /// What has gone between the processor and the GPU so far.
+        pub(crate) fn traffic(&self) -> Traffic {
+            self.gpu.as_ref().map_or(Traffic::default(), |gpu| gpu.traffic())
         }
 
         /// The same stats with the most that was taken on the GPU.
@@ -126,6 +132,7 @@ mod cuda {
     use crate::blocks::Pass;
     use crate::session::Memory;
     use crate::spec::Spec;
+    use crate::stats::Traffic;
     use crate::steps::{Part, Steps};
 
     type Result<T> = std::result::Result<T, EngineError>;
@@ -137,6 +144,12 @@ mod cuda {
         #[allow(clippy::unused_self, clippy::unnecessary_wraps)] // As where there are GPUs.
         pub(crate) fn memories(&self, spec: &Spec, _: &KvPlan) -> Result<Vec<Option<Memory>>> {
             Ok(spec.layers.iter().map(|_| None).collect())
+        }
+
+        /// What has gone between the processor and a GPU so far: nothing.
+        #[allow(clippy::unused_self)] // As where there are GPUs.
+        pub(crate) fn traffic(&self) -> Traffic {
+            Traffic::default()
         }
     }
 

@@ -17,7 +17,7 @@ use crate::experts::{ExpertRecord, Trace};
 use crate::lookahead::{After, Lookahead};
 use crate::scratch::Scratch;
 use crate::spec::{Form, Spec};
-use crate::stats::Record;
+use crate::stats::{Moment, Record};
 use crate::{EngineError, Session, Stats};
 
 type Result<T> = std::result::Result<T, EngineError>;
@@ -150,9 +150,9 @@ impl Engine {
     /// Where the prompt is empty or does not fit, names no token, or a pass fails or is interrupted. The session then
     /// holds what it held before.
     pub fn prefill(&mut self, session: &mut Session, tokens: &[u32]) -> Result<&[f32]> {
-        let (started, before) = (Instant::now(), self.tiers.counts());
+        let (started, before) = (Instant::now(), self.moment());
         self.extend(session, tokens)?;
-        self.record.prompt.add(tokens.len(), started.elapsed(), before, self.tiers.counts());
+        self.record.prompt.add(tokens.len(), started.elapsed(), before, self.moment());
         self.record.ttft = Some(started.elapsed());
         Ok(&self.logits)
     }
@@ -162,9 +162,9 @@ impl Engine {
     /// # Errors
     /// As [`Self::prefill`].
     pub fn decode(&mut self, session: &mut Session, token: u32) -> Result<&[f32]> {
-        let (started, before) = (Instant::now(), self.tiers.counts());
+        let (started, before) = (Instant::now(), self.moment());
         self.extend(session, &[token])?;
-        self.record.decode.add(1, started.elapsed(), before, self.tiers.counts());
+        self.record.decode.add(1, started.elapsed(), before, self.moment());
         Ok(&self.logits)
     }
 
@@ -233,6 +233,10 @@ impl Engine {
     pub fn reset_stats(&mut self) {
         self.record = Record { load: self.record.load, ..Record::default() };
         self.experts.forget();
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { counts: self.tiers.counts(), traffic: self.devices.traffic() }
     }
 
     fn check(&self, session: &Session, tokens: &[u32]) -> Result<()> {

@@ -58,7 +58,7 @@ impl Route {
 
     /// The GPU that takes part, if any does.
     pub(crate) fn gpu(&self) -> Option<u32> {
-        self.devices().find_map(|device| if let Device::Gpu(number) = device { Some(number) } else { None })
+        self.devices().find_map(number)
     }
 
     /// Whether nobody but a card reads this vector. It is not waited for where it comes from disk.
@@ -68,14 +68,14 @@ impl Route {
 
     /// Refuses what this version does not compute, with the number of the card that would have to.
     fn check(&self, memories: &[Tier], layers: &[Layer]) -> Result<(), (u32, Obstacle)> {
-        let Some(first) = self.gpu() else { return Ok(()) };
-        let second = |device| if let Device::Gpu(number) = device { (number != first).then_some(number) } else { None };
-        if let Some(number) = self.devices().find_map(second) {
-            return Err((number, Obstacle::Second(first)));
-        }
         let elsewhere = |(devices, home): (&LayerDevices, &Tier)| device(*home) != devices.attention;
         if let Some(layer) = self.layers.iter().zip(memories).position(elsewhere) {
-            return Err((first, Obstacle::Memory(layer, memories[layer])));
+            let home = memories[layer];
+            return Err((self.gpu().or(number(device(home))).unwrap_or(0), Obstacle::Memory(layer, home)));
+        }
+        let Some(first) = self.gpu() else { return Ok(()) };
+        if let Some(second) = self.devices().filter_map(number).find(|number| *number != first) {
+            return Err((second, Obstacle::Second(first)));
         }
         for (index, (layer, devices)) in layers.iter().zip(&self.layers).enumerate() {
             let attention = missing_attention(&layer.attention).filter(|_| devices.attention != Device::Cpu);
@@ -104,6 +104,13 @@ impl Route {
             layer.ffn.each_use(&mut |used| note(devices.ffn, used));
         }
         note(self.output, Use::Vector(&spec.output_norm));
+    }
+}
+
+const fn number(device: Device) -> Option<u32> {
+    match device {
+        Device::Gpu(number) => Some(number),
+        Device::Cpu => None,
     }
 }
 
@@ -164,6 +171,7 @@ mod tests {
             ([GPU, GPU, GPU, GPU], GPU, [Gpu(0), Ram], Err((0, Obstacle::Memory(1, Ram)))),
             ([CPU, GPU, GPU, GPU], GPU, [Gpu(0), Gpu(0)], Err((0, Obstacle::Memory(0, Gpu(0))))),
             ([GPU, GPU, CPU, CPU], GPU, [Gpu(1), Ram], Err((0, Obstacle::Memory(0, Gpu(1))))),
+            ([CPU, CPU, CPU, CPU], CPU, [Ram, Gpu(1)], Err((1, Obstacle::Memory(1, Gpu(1))))),
         ] {
             let [a, b, c, d] = blocks;
             let layers = vec![LayerDevices { attention: a, ffn: b }, LayerDevices { attention: c, ffn: d }];

@@ -18,7 +18,8 @@ pub struct TierStats {
     pub peak_bytes: u64,
     /// Bytes of weights read from it for one decoded token.
     pub read_bytes_per_token: f64,
-    /// Milliseconds that it worked for one decoded token: `gpu:N` computing, or `ram` where no GPU does; `disk` reading.
+    /// Milliseconds that it worked for one decoded token: `ram` with what the processor computes, `gpu:N` from when it is given
+    /// something until its results are there, `disk` reading.
     pub busy_ms_per_token: f64,
 }
 
@@ -31,7 +32,7 @@ pub struct LinkStats {
     pub to: String,
     /// How many.
     pub bytes: u64,
-    /// How fast, while the link was busy.
+    /// How fast, while the link was busy; 0 where that was not measured, as for activations.
     pub bytes_per_s: f64,
 }
 
@@ -80,10 +81,36 @@ pub struct Stats {
     pub tiers: Vec<TierStats>,
     /// Every link in use.
     pub links: Vec<LinkStats>,
+    /// Times that a decoded token's numbers went from the processor to a GPU or back.
+    pub crossings_per_token: f64,
+    /// How many tiers worked at one time while tokens were decoded: the sum of what they worked, by the time that it took.
+    pub overlap: f64,
     /// Use of the expert cache.
     pub expert_cache: ExpertCacheStats,
     /// What was asked and is not so.
     pub fallbacks: Vec<String>,
+}
+
+/// What has gone between the processor and a card so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Traffic {
+    /// Bytes of activations to the card.
+    pub(crate) up_bytes: u64,
+    /// Bytes of activations from the card.
+    pub(crate) down_bytes: u64,
+    /// Times that numbers went, either way.
+    pub(crate) crossings: u64,
+    /// Time that the card had something to do.
+    pub(crate) busy: Duration,
+    /// Time that the processor waited for the card.
+    pub(crate) waited: Duration,
+}
+
+/// Everything that grows while an engine runs, at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Moment {
+    pub(crate) counts: Counts,
+    pub(crate) traffic: Traffic,
 }
 
 /// Counts of one phase: prompt or decode.
@@ -96,11 +123,19 @@ pub(crate) struct Phase {
     pub(crate) disk_bytes: u64,
     pub(crate) disk_busy: Duration,
     pub(crate) stall: Duration,
+    pub(crate) traffic: Traffic,
 }
 
 impl Phase {
-    /// Adds a pass over `tokens` that took `wall`, with the tiers' counts before and after it.
-    pub(crate) fn add(&mut self, tokens: usize, wall: Duration, before: Counts, after: Counts) {
+    /// Adds a pass over `tokens` that took `wall`, with what was counted before and after it.
+    pub(crate) fn add(&mut self, tokens: usize, wall: Duration, before: Moment, after: Moment) {
+        let (traffic, old, new) = (&mut self.traffic, before.traffic, after.traffic);
+        traffic.up_bytes += new.up_bytes - old.up_bytes;
+        traffic.down_bytes += new.down_bytes - old.down_bytes;
+        traffic.crossings += new.crossings - old.crossings;
+        traffic.busy += new.busy.saturating_sub(old.busy);
+        traffic.waited += new.waited.saturating_sub(old.waited);
+        let (before, after) = (before.counts, after.counts);
         self.tokens += tokens as u64;
         self.wall += wall;
         self.ram_bytes += after.ram_bytes - before.ram_bytes;
@@ -135,13 +170,14 @@ impl Record {
         let ms = |d: Duration| d.as_secs_f64() * 1e3;
         // Per decoded token: a run that decoded nothing has none of it.
         let phase = &self.decode;
-        let computing = phase.wall.saturating_sub(phase.stall);
-        let on_gpu = phase.vram_bytes > 0;
+        // A processor that multiplies with nothing is only told to wait for a GPU.
+        let computing = phase.wall.saturating_sub(phase.stall + phase.traffic.waited);
+        let computing = if phase.ram_bytes + phase.disk_bytes > 0 { computing } else { Duration::ZERO };
         let tiers = plan.tiers.iter().map(|tier| {
             let (peak, read, busy) = match tier.tier {
-                Tier::Ram => (ram_peak, phase.ram_bytes, if on_gpu { Duration::ZERO } else { computing }),
+                Tier::Ram => (ram_peak, phase.ram_bytes, computing),
                 Tier::Disk => (tier.bytes(), phase.disk_bytes, phase.disk_busy),
-                Tier::Gpu(_) => (tier.bytes(), phase.vram_bytes, if on_gpu { computing } else { Duration::ZERO }),
+                Tier::Gpu(_) => (tier.bytes(), phase.vram_bytes, phase.traffic.busy),
             };
             TierStats {
                 name: tier.tier.to_string(),
@@ -154,7 +190,20 @@ impl Record {
         let disk_bytes = self.prompt.disk_bytes + self.decode.disk_bytes;
         let disk_busy = self.prompt.disk_busy + self.decode.disk_busy;
         let rate = if disk_busy.is_zero() { 0.0 } else { disk_bytes as f64 / disk_busy.as_secs_f64() };
-        let disk = LinkStats { from: "disk".into(), to: "ram".into(), bytes: disk_bytes, bytes_per_s: rate };
+        let link = |from: &str, to: &str, bytes, bytes_per_s| LinkStats {
+            from: from.into(),
+            to: to.into(),
+            bytes,
+            bytes_per_s,
+        };
+        let gpu = plan.tiers.iter().map(|tier| tier.tier).find(|tier| matches!(tier, Tier::Gpu(_)));
+        let gpu = gpu.map_or(String::new(), |gpu| gpu.to_string());
+        let [up, down] = [
+            self.prompt.traffic.up_bytes + phase.traffic.up_bytes,
+            self.prompt.traffic.down_bytes + phase.traffic.down_bytes,
+        ];
+        let links = [link("disk", "ram", disk_bytes, rate), link("ram", &gpu, up, 0.0), link(&gpu, "ram", down, 0.0)];
+        let busy = computing + phase.traffic.busy + phase.disk_busy;
         Stats {
             load_ms: ms(self.load),
             ttft_ms: self.ttft.map(ms),
@@ -162,7 +211,9 @@ impl Record {
             decode_tokens_per_s: self.decode.tokens_per_s(),
             forecast: plan.forecast.into(),
             tiers: tiers.collect(),
-            links: if disk_bytes > 0 { vec![disk] } else { Vec::new() },
+            links: links.into_iter().filter(|link| link.bytes > 0).collect(),
+            crossings_per_token: phase.each(phase.traffic.crossings as f64),
+            overlap: if phase.wall.is_zero() { 0.0 } else { busy.as_secs_f64() / phase.wall.as_secs_f64() },
             expert_cache: ExpertCacheStats::default(),
             fallbacks: plan.notes.clone(),
         }

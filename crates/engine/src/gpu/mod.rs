@@ -16,13 +16,13 @@ use tiers::Tiers;
 
 pub(crate) use pass::GpuPass;
 use passage::Passage;
-pub(crate) use passage::Traffic;
 use registers::Registers;
 use vectors::Vectors;
 
 use crate::route::Route;
 use crate::session::Memory;
 use crate::spec::{Heads, Kind, Layer, Spec};
+use crate::stats::Traffic;
 use crate::steps::{Part, REGISTERS, Register};
 use crate::{EngineError, scratch};
 
@@ -161,7 +161,7 @@ impl GpuSide {
     pub(crate) fn begin(&mut self, first_position: usize, tokens: &[u32]) -> Result<()> {
         let stream = self.gpu.compute();
         self.arrived.synchronize()?;
-        self.passage.clear()?;
+        self.passage.begin()?;
         let count = 1 + tokens.len();
         self.next_words[0] = first_position as u32;
         self.next_words[1..count].copy_from_slice(tokens);

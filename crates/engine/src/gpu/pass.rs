@@ -309,6 +309,7 @@ impl GpuSide {
         let quant = quants.get(spec.embedding);
         let Some(weights) = tiers.on_card(self.number, &rows) else { return Ok(false) };
         let matrix = Matrix { quant, weights, rows: spec.vocabulary, width: spec.width };
+        self.passage.works();
         let x = Part { register: Register::X, start: 0, count: tokens * spec.width };
         let ids = self.words.slice().range(1..=tokens);
         lookup(self.gpu.compute(), &matrix, ids, spec.embedding_scale, &mut self.registers.get_mut(x))?;

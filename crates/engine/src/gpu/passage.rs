@@ -8,19 +8,7 @@ use std::time::{Duration, Instant};
 use kernels::cuda::{Crossing, Event, Gpu, Slice, SliceMut};
 
 use super::Result;
-
-/// What has crossed so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Traffic {
-    /// Bytes from the processor to the card.
-    pub(crate) up_bytes: u64,
-    /// Bytes from the card to the processor.
-    pub(crate) down_bytes: u64,
-    /// Times that a pass went from one to the other.
-    pub(crate) crossings: u64,
-    /// Time that the processor waited for the card.
-    pub(crate) waited: Duration,
-}
+use crate::stats::Traffic;
 
 /// The way in both directions.
 pub(super) struct Passage {
@@ -31,6 +19,8 @@ pub(super) struct Passage {
     leaving: bool,
     /// When the card has taken what was sent to it last.
     taken: Event,
+    /// Since when the card has had something to do in this pass.
+    working: Option<Instant>,
     pub(super) traffic: Traffic,
 }
 
@@ -38,21 +28,28 @@ impl Passage {
     /// A way on which up to `few` numbers cross fast.
     pub(super) fn new(gpu: &Gpu, few: usize) -> Result<Self> {
         let (crossing, taken) = (Crossing::new(gpu, few)?, Event::new(gpu)?);
-        Ok(Self { crossing, few, leaving: false, taken, traffic: Traffic::default() })
+        Ok(Self { crossing, few, leaving: false, taken, working: None, traffic: Traffic::default() })
     }
 
-    /// Receives what a pass that failed had asked for, and drops it.
-    pub(super) fn clear(&mut self) -> Result<()> {
+    /// Starts a pass, perhaps after one that failed: what that one asked for is received and dropped.
+    pub(super) fn begin(&mut self) -> Result<()> {
+        self.working = None;
         if std::mem::take(&mut self.leaving) {
             self.crossing.receive()?;
         }
         Ok(())
     }
 
+    /// The card has something to do from now on.
+    pub(super) fn works(&mut self) {
+        self.working.get_or_insert_with(Instant::now);
+    }
+
     /// Takes numbers to the card, in the time of its stream.
     pub(super) fn up(&mut self, gpu: &Gpu, from: &[f32], to: &mut SliceMut<'_, f32>) -> Result<()> {
         self.traffic.up_bytes += size_of_val(from) as u64;
         self.traffic.crossings += 1;
+        self.works();
         if from.len() > self.few {
             return Ok(gpu.compute().upload_now(from, to)?);
         }
@@ -89,5 +86,6 @@ impl Passage {
         self.traffic.down_bytes += (count * size_of::<f32>()) as u64;
         self.traffic.crossings += 1;
         self.traffic.waited += since.elapsed();
+        self.traffic.busy += self.working.take().map_or(Duration::ZERO, |since| since.elapsed());
     }
 }
