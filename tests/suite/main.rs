@@ -12,6 +12,7 @@ mod perplexity;
 mod placement;
 mod quickstart;
 mod sessions;
+#[cfg(feature = "cuda")]
 mod split;
 mod support;
 mod synth;
