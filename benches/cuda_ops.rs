@@ -8,8 +8,8 @@ use std::fmt::Write;
 use kernels::cpu::{AttentionShape, Gate, RopeStyle, Routing};
 use kernels::cuda::{
     Arena, AttentionForm, DeviceBuffer, Event, Gpu, GpuInfo, HeadNorm, HeadPart, HeadTurn, HeadsTo, JOB_COLUMNS,
-    JobList, Joining, KvStore, Matrix, Norm, NormKind, Output, Quantized, RopeTable, Rows, Sight, add_norm, attention,
-    gated, heads, in_integers, matmul, matmul_floats, matmul_jobs, route,
+    JobList, JobRoom, Joining, KvStore, Matrix, Norm, NormKind, Output, Quantized, RopeTable, Rows, Sight, add_norm,
+    attention, gated, heads, in_integers, matmul, matmul_floats, route,
 };
 use plan::{Bytes, KvType, QuantType};
 
@@ -136,17 +136,13 @@ fn experts(gpu: &Gpu) -> Outcome<()> {
                 let places = (0..tokens as u32).map(|i| (i * 31 + expert as u32) % 512);
                 list.push(&Matrix { quant, weights, rows: ROWS, width: WIDTH }, places);
             }
-            let mut jobs = DeviceBuffer::new(gpu, "jobs", list.jobs().len())?;
-            gpu.compute().upload_now(list.jobs(), &mut jobs.slice_mut())?;
-            let mut sources = DeviceBuffer::new(gpu, "sources", list.outputs())?;
-            gpu.compute().upload_now(list.columns(), &mut sources.slice_mut())?;
+            let times = TOGETHER * (RUNS + 1);
+            let (jobs, sources) = (times * list.jobs().len(), times * list.outputs());
+            let mut arena = Arena::new(gpu, "lists", JobRoom::bytes(jobs, sources))?;
+            let mut room = JobRoom::new(gpu, &mut arena, jobs, sources)?;
             let mut out = DeviceBuffer::<f32>::new(gpu, "outputs", list.outputs() * ROWS)?;
-            let seconds = timed(gpu, || {
-                let (jobs, sources) = (jobs.slice(), sources.slice());
-                // SAFETY: the copies are those of the list, and the weights live on.
-                unsafe { matmul_jobs(gpu.compute(), &list, jobs, sources, &x, &mut out.slice_mut(), ROWS)? };
-                Ok(())
-            })?;
+            // The list's way to the card is in the time, as it is in a prompt.
+            let seconds = timed(gpu, || Ok(room.multiply(&list, &x, &mut out.slice_mut(), ROWS)?))?;
             let operations = 2.0 * (EXPERTS * tokens * ROWS * WIDTH) as f64;
             let read = (bytes * EXPERTS) as f64 / seconds / 1e9;
             println!("| {quant} | {tokens} | {:.2} | {:.0} | {read:.0} |", seconds * 1e3, operations / seconds / 1e12);

@@ -11,9 +11,10 @@ extern "C" __global__ void __launch_bounds__(1024) cross_out(
   if (threadIdx.x == 0) *flag = turn;
 }
 
-// Waits until the flag has reached `turn`, then takes `count` numbers from memory that the processor has written. One block.
+// Waits until the flag has reached `turn`, then takes `count` numbers from memory that the processor has written, or adds them to what is
+// there. One block.
 extern "C" __global__ void __launch_bounds__(1024) cross_in(
-    const float* from, float* __restrict__ to, const volatile u32* flag, u32 count, u32 turn) {
+    const float* from, float* __restrict__ to, const volatile u32* flag, u32 count, u32 turn, u32 add) {
   if (threadIdx.x == 0) {
     while (static_cast<i32>(*flag - turn) < 0) __nanosleep(20);
     __threadfence_system();
@@ -22,10 +23,14 @@ extern "C" __global__ void __launch_bounds__(1024) cross_in(
   // 16 bytes a load, since each is a round over the bus; nothing of an earlier turn is taken from a cache.
   for (u32 i = 4 * threadIdx.x; i + 3 < count; i += 4 * blockDim.x) {
     const float4 x = __ldcv(reinterpret_cast<const float4*>(from + i));
-    to[i] = x.x, to[i + 1] = x.y, to[i + 2] = x.z, to[i + 3] = x.w;
+    if (add) {
+      to[i] += x.x, to[i + 1] += x.y, to[i + 2] += x.z, to[i + 3] += x.w;
+    } else {
+      to[i] = x.x, to[i + 1] = x.y, to[i + 2] = x.z, to[i + 3] = x.w;
+    }
   }
   const u32 last = count / 4 * 4 + threadIdx.x;
-  if (last < count) to[last] = __ldcv(from + last);
+  if (last < count) to[last] = __ldcv(from + last) + (add ? to[last] : 0.0f);
 }
 
 // The sum of words by 16 bytes a load: what reading alone costs, which products are held against.

@@ -73,17 +73,17 @@ extern "C" __global__ void __launch_bounds__(256) scale_rows(float* x, const flo
   if (i < width) x[static_cast<u64>(blockIdx.y) * width + i] *= factors[blockIdx.y];
 }
 
-// out[t] += Σ_j weight[t][j] · y[place[t][j]], j in order; places that `y`, of `available` rows, has not are left out. Grid: runs of numbers ×
-// rows.
+// out[t] += Σ_j weight[t][j] · y[place[t][j] − first], j in order; places that `y`, of `available` rows, has not are left out. Grid: runs of
+// numbers × rows.
 extern "C" __global__ void __launch_bounds__(256) add_weighted(
     float* out, const float* __restrict__ y, const u32* __restrict__ places, const float* __restrict__ weights, u32 used, u32 width,
-    u32 available) {
+    u32 first, u32 available) {
   const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= width) return;
   const u64 row = blockIdx.y;
   float sum = out[row * width + i];
   for (u32 j = 0; j < used; j++) {
-    const u32 place = places[row * used + j];
+    const u32 place = places[row * used + j] - first;  // Below the first, it is far beyond the last.
     if (place < available) sum += weights[row * used + j] * y[static_cast<u64>(place) * width + i];
   }
   out[row * width + i] = sum;

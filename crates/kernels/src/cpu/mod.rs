@@ -39,7 +39,7 @@ pub use matmul::{
     matmul_weighted,
 };
 pub use norm::{l2_norm_in_place, layer_norm_in_place, rms_norm, rms_norm_in_place};
-pub use pool::Pool;
+pub use pool::{Awake, Pool};
 pub use rope::{RopeShape, RopeStyle, RopeTable, rope};
 #[cfg(feature = "cuda")]
 #[cfg(feature = "cuda")]

@@ -122,6 +122,21 @@ impl Crossing {
     /// # Panics
     /// Where there are more numbers than the passage takes, or the numbers of the last turn are not sent yet.
     pub fn arrive(&mut self, to: &mut SliceMut<'_, f32>) -> Result<(), CudaError> {
+        self.take(to, false)
+    }
+
+    /// Makes the stream wait for the next [`send`](Self::send) and then add its numbers to `to`.
+    ///
+    /// # Errors
+    /// Where the launch fails.
+    ///
+    /// # Panics
+    /// As [`arrive`](Self::arrive).
+    pub fn arrive_and_add(&mut self, to: &mut SliceMut<'_, f32>) -> Result<(), CudaError> {
+        self.take(to, true)
+    }
+
+    fn take(&mut self, to: &mut SliceMut<'_, f32>, add: bool) -> Result<(), CudaError> {
         assert!(to.len() <= self.capacity, "{} numbers do not fit the passage", to.len());
         assert_eq!(self.arrivals, self.sent, "the numbers of one turn are sent before the next is asked for");
         let stream = self.gpu.compute();
@@ -140,7 +155,8 @@ impl Crossing {
         // SAFETY: `back` has as many numbers; the card reads them after the flag of this turn, which `send` sets behind them.
         unsafe {
             let shape = Shape::line(1, 1024);
-            launch!(stream, kernel, shape, Address(from), to.address(), Address(flag), to.len() as u32, turn)?;
+            let (count, add) = (to.len() as u32, u32::from(add));
+            launch!(stream, kernel, shape, Address(from), to.address(), Address(flag), count, turn, add)?;
         }
         self.arrivals = turn;
         Ok(())
@@ -158,6 +174,17 @@ impl Crossing {
         self.sent = self.arrivals;
         fence(Ordering::SeqCst);
         Self::flag(&self.back).store(self.sent, Ordering::Release);
+    }
+
+    /// Gives up all turns that are under way: lets the stream go on with whatever is in [`room`](Self::room), waits for its end, and forgets
+    /// what left.
+    ///
+    /// # Errors
+    /// [`CudaError::Lost`] where the stream's work failed.
+    pub fn give_up(&mut self) -> Result<(), CudaError> {
+        self.send();
+        self.received = self.left;
+        self.gpu.compute().synchronize()
     }
 
     /// Where the numbers of a turn begin in `out`.

@@ -207,13 +207,15 @@ pub struct WeightedRows<'a> {
     pub y: Slice<'a, f32>,
     /// For each row of the sum which rows of `y`, in the order of adding; what `y` has not is left out.
     pub places: Slice<'a, u32>,
+    /// The place of the first row.
+    pub first: u32,
     /// And what they count.
     pub weights: Slice<'a, f32>,
     /// How many for each row of the sum.
     pub used: usize,
 }
 
-/// `out[t] += Σ_j weight[t][j] · y[place[t][j]]`: experts' outputs join their tokens.
+/// `out[t] += Σ_j weight[t][j] · y[place[t][j] − first]`: experts' outputs join their tokens.
 ///
 /// # Errors
 /// Where the launch fails.
@@ -226,7 +228,7 @@ pub fn add_weighted(
     rows: &WeightedRows<'_>,
     width: usize,
 ) -> Result<(), CudaError> {
-    let WeightedRows { y, places, weights, used } = *rows;
+    let WeightedRows { y, places, first, weights, used } = *rows;
     assert!(width > 0 && out.len().is_multiple_of(width), "{} numbers are not rows of {width}", out.len());
     assert!(y.len().is_multiple_of(width), "{} numbers are not rows of {width}", y.len());
     let count = out.len() / width;
@@ -246,6 +248,7 @@ pub fn add_weighted(
             weights.address(),
             used as u32,
             width as u32,
+            first,
             available
         )
     }

@@ -174,7 +174,7 @@ impl<'a> JobList<'a> {
     }
 }
 
-/// [`matmul`] for a list of matrices in one launch: output i of the list goes to `out[i·out_step..]`.
+/// [`matmul`] for a list of matrices in one launch: output i of the list goes to `out[i·out_step..]`. [`JobRoom`](super::JobRoom) sends the list.
 ///
 /// # Errors
 /// Where the launch fails.
@@ -184,7 +184,7 @@ impl<'a> JobList<'a> {
 ///
 /// # Panics
 /// Where the type is not multiplied [in integers](in_integers), or lengths do not fit.
-pub unsafe fn matmul_jobs(
+pub(super) unsafe fn matmul_jobs(
     stream: &Stream,
     list: &JobList<'_>,
     jobs: Slice<'_, MatrixJob>,

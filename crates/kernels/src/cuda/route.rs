@@ -3,8 +3,10 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use plan::Bytes;
+
 use super::launch::{Address, Param, Shape, launch};
-use super::{CHOICES_MAX, CudaError, DeviceBuffer, Gpu, Pinned, Slice, SliceMut, Stream};
+use super::{Arena, CHOICES_MAX, CudaError, DeviceBuffer, Gpu, Pinned, Slice, SliceMut, Stream};
 use crate::cpu::{Gate, Routing};
 
 /// Warps, and so tokens, of a block.
@@ -12,7 +14,7 @@ const WARPS: usize = 8;
 /// Tokens whose choice can be sent to the processor: those of one block.
 pub const SENT_TOKENS_MAX: usize = WARPS;
 /// The most experts of a layer: what a block's memory holds.
-const EXPERTS_MAX: usize = 1024;
+pub const EXPERTS_MAX: usize = 1024;
 /// Numbers between the flag and the choice: a cache line of its own.
 const FLAG: usize = 64;
 /// How often the stream is asked whether it still lives while the processor watches.
@@ -55,13 +57,16 @@ pub struct RouteMail {
 }
 
 impl RouteMail {
+    /// What it takes of an arena.
+    pub const BYTES: Bytes = Arena::bytes_of::<u32>(1);
+
     /// A way for the choices of up to [`SENT_TOKENS_MAX`] tokens, [`CHOICES_MAX`] each.
     ///
     /// # Errors
-    /// [`CudaError::NotPinned`], or where the card has no memory.
-    pub fn new(gpu: &Gpu) -> Result<Self, CudaError> {
+    /// [`CudaError::NotPinned`], or where the arena has too little.
+    pub fn new(gpu: &Gpu, arena: &mut Arena) -> Result<Self, CudaError> {
         let mail = Pinned::new(gpu, FLAG + 2 * SENT_TOKENS_MAX * CHOICES_MAX)?;
-        let mut turn = DeviceBuffer::new(gpu, "a router's turns", 1)?;
+        let mut turn = arena.take(1)?;
         gpu.compute().upload_now(&[0], &mut turn.slice_mut())?;
         Ok(Self { gpu: gpu.clone(), mail, turn, seen: 0 })
     }
@@ -91,6 +96,16 @@ impl RouteMail {
             let bits = self.word(FLAG + SENT_TOKENS_MAX * CHOICES_MAX + i).load(Ordering::Relaxed);
             *weight = f32::from_bits(bits);
         }
+        Ok(())
+    }
+
+    /// Forgets a choice that was not received, once the stream has come to its end.
+    ///
+    /// # Errors
+    /// [`CudaError::Lost`] where the stream's work failed before.
+    pub fn give_up(&mut self) -> Result<(), CudaError> {
+        self.gpu.compute().synchronize()?;
+        self.seen = self.word(0).load(Ordering::Acquire);
         Ok(())
     }
 

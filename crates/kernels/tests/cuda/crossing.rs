@@ -27,6 +27,34 @@ fn rounds(gpu: &Gpu, mut crossing: Crossing, draw: &mut Draw) {
         crossing.send();
         let expected: Vec<f32> = x.iter().map(|x| x + x).collect();
         assert_eq!(bits(&download(gpu, to.slice())), bits(&expected), "{count} numbers");
+        // Twice as much once more, added to what is there.
+        crossing.leave(to.slice()).unwrap();
+        crossing.arrive_and_add(&mut to.slice_mut()).unwrap();
+        let same = crossing.receive().unwrap().to_vec();
+        crossing.room()[..count].copy_from_slice(&same);
+        crossing.send();
+        let expected: Vec<f32> = x.iter().map(|x| 4.0 * x).collect();
+        assert_eq!(bits(&download(gpu, to.slice())), bits(&expected), "{count} numbers added");
+    }
+}
+
+#[test]
+fn turns_that_are_given_up_are_no_part_of_the_next() {
+    let Some(gpu) = gpu() else { return };
+    let (mut crossing, from, mut to) = (Crossing::new(gpu, 4).unwrap(), upload(gpu, &[1.0, 2.0]), poisoned(gpu, 2));
+    for left in [1, 2] {
+        crossing.leave(from.slice()).unwrap();
+        crossing.arrive(&mut to.slice_mut()).unwrap();
+        if left == 2 {
+            crossing.leave(from.slice()).unwrap();
+        }
+        crossing.give_up().unwrap();
+        crossing.leave(from.slice()).unwrap();
+        crossing.arrive(&mut to.slice_mut()).unwrap();
+        assert_eq!(crossing.receive().unwrap(), [1.0, 2.0]);
+        crossing.room()[..2].copy_from_slice(&[3.0, 4.0]);
+        crossing.send();
+        assert_eq!(download(gpu, to.slice()), [3.0, 4.0]);
     }
 }
 

@@ -86,16 +86,26 @@ fn rows_are_added_and_weighed() {
         let mut sum: Vec<f32> = (0..x.len()).map(|i| (x[i] + bias[i % width]) * factors[i / width]).collect();
         assert_eq!(bits(&download(gpu, on_card.slice())), bits(&sum), "{rows} × {width}");
 
-        // The last place of each row names no row.
+        // Rows count from 5; the last place of each row names none of them, by turns below and beyond.
         let (y, weights) = (draw.numbers(7 * width), draw.numbers(rows * 3));
-        let places: Vec<u32> = (0..rows * 3).map(|i| if i % 3 == 2 { 7 } else { draw.bits() as u32 % 7 }).collect();
+        let places: Vec<u32> = (0..rows * 3)
+            .map(|i| if i % 3 == 2 { 4 + 8 * (i as u32 % 2) } else { 5 + draw.bits() as u32 % 7 })
+            .collect();
         let (y_there, places_there, weights_there) = (upload(gpu, &y), upload(gpu, &places), upload(gpu, &weights));
-        let weighted =
-            WeightedRows { y: y_there.slice(), places: places_there.slice(), weights: weights_there.slice(), used: 3 };
+        let first = 5;
+        let weighted = WeightedRows {
+            y: y_there.slice(),
+            places: places_there.slice(),
+            first,
+            weights: weights_there.slice(),
+            used: 3,
+        };
         add_weighted(gpu.compute(), &mut on_card.slice_mut(), &weighted, width).unwrap();
         for (i, (place, weight)) in places.iter().zip(&weights).enumerate().filter(|(i, _)| i % 3 < 2) {
             let row = &mut sum[i / 3 * width..][..width];
-            row.iter_mut().zip(&y[*place as usize * width..]).for_each(|(sum, y)| *sum = weight.mul_add(*y, *sum));
+            row.iter_mut()
+                .zip(&y[(*place - first) as usize * width..])
+                .for_each(|(sum, y)| *sum = weight.mul_add(*y, *sum));
         }
         assert_close("weighted rows", &download(gpu, on_card.slice()), &sum, |_| 3.0, 1e-6);
     }

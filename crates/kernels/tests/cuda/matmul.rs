@@ -1,7 +1,7 @@
 //! Products with many columns, alone and by lists of matrices.
 
 use kernels::cuda::{
-    JOB_COLUMNS, JobList, Matrix, in_floats, in_integers, matmul, matmul_floats, matmul_jobs, supports,
+    Arena, JOB_COLUMNS, JobList, JobRoom, Matrix, in_floats, in_integers, matmul, matmul_floats, supports,
 };
 use kernels::reference;
 use plan::QuantType;
@@ -65,6 +65,8 @@ fn every_type_with_few_and_many_columns() {
 fn a_list_of_matrices_takes_each_its_own_columns() {
     let Some(gpu) = gpu() else { return };
     let mut draw = Draw(77);
+    let mut arena = Arena::new(gpu, "lists", JobRoom::bytes(10, 2 * (JOB_COLUMNS + 27))).unwrap();
+    let mut room = JobRoom::new(gpu, &mut arena, 10, 2 * (JOB_COLUMNS + 27)).unwrap();
     for quant in QuantType::ALL.iter().copied().filter(|quant| in_integers(*quant)) {
         let (rows, width, tokens) = (70, 512, 50);
         let x = draw.numbers(tokens * width);
@@ -84,14 +86,16 @@ fn a_list_of_matrices_takes_each_its_own_columns() {
             expected.0.extend(products);
             expected.1.extend(sizes);
         }
-        let (jobs, columns) = (upload(gpu, list.jobs()), upload(gpu, list.columns()));
-        let mut out = poisoned(gpu, list.outputs() * rows);
-        // SAFETY: both copies were just made, and the matrices live on.
-        unsafe {
-            let out = &mut out.slice_mut();
-            matmul_jobs(gpu.compute(), &list, jobs.slice(), columns.slice(), &rounded, out, rows).unwrap();
+        // Twice in the room's length, and once more when it was emptied.
+        for emptied in [false, false, true] {
+            if emptied {
+                room.empty().unwrap();
+            }
+            let mut out = poisoned(gpu, list.outputs() * rows);
+            room.multiply(&list, &rounded, &mut out.slice_mut(), rows).unwrap();
+            let found = download(gpu, out.slice());
+            assert_close(quant.name(), &found, &expected.0, |i| expected.1[i] + 1e-30, TOLERANCE);
         }
-        let found = download(gpu, out.slice());
-        assert_close(quant.name(), &found, &expected.0, |i| expected.1[i] + 1e-30, TOLERANCE);
+        room.empty().unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! The router's choice, on the card and in the processor's hands.
 
 use kernels::cpu::{Gate, Routing};
-use kernels::cuda::{RouteMail, SENT_TOKENS_MAX, route};
+use kernels::cuda::{Arena, RouteMail, SENT_TOKENS_MAX, route};
 use kernels::reference;
 
 use crate::card::{download, gpu, poisoned, upload};
@@ -20,7 +20,8 @@ fn choices_are_the_references_and_arrive_as_they_are() {
         normalize: false,
         scale: 1.0,
     };
-    let mut mail = RouteMail::new(gpu).unwrap();
+    let mut arena = Arena::new(gpu, "mail", RouteMail::BYTES).unwrap();
+    let mut mail = RouteMail::new(gpu, &mut arena).unwrap();
     for (routing, biased) in [
         (plain(1, 1, Gate::Softmax), false),
         (Routing { normalize: true, ..plain(128, 8, Gate::Softmax) }, false),
@@ -71,6 +72,36 @@ fn choices_are_the_references_and_arrive_as_they_are() {
                 assert_eq!((arrived, arrived_weights), (found, found_weights), "{tokens} tokens' mail");
             }
         }
+    }
+}
+
+#[test]
+fn a_choice_that_nobody_took_is_given_up() {
+    let Some(gpu) = gpu() else { return };
+    let routing = Routing {
+        experts: 4,
+        used: 1,
+        gate: Gate::Softmax,
+        groups: 1,
+        groups_used: 1,
+        group_best: 1,
+        normalize: false,
+        scale: 1.0,
+    };
+    let mut arena = Arena::new(gpu, "mail", RouteMail::BYTES).unwrap();
+    let mut mail = RouteMail::new(gpu, &mut arena).unwrap();
+    let (mut chosen, mut weights) = (upload(gpu, &[u32::MAX]), poisoned(gpu, 1));
+    let mut choose = |logits: [f32; 4], mail: &mut RouteMail| {
+        let (to, weights) = (&mut chosen.slice_mut(), &mut weights.slice_mut());
+        route(gpu.compute(), &routing, upload(gpu, &logits).slice(), None, to, weights, Some(mail)).unwrap();
+    };
+    let mut arrived = [u32::MAX];
+    for given_up in 0..3 {
+        (0..given_up).for_each(|_| choose([0.0, 1.0, 0.0, 0.0], &mut mail));
+        mail.give_up().unwrap();
+        choose([0.0, 0.0, 0.0, 1.0], &mut mail);
+        mail.receive(&mut arrived, &mut [0.0]).unwrap();
+        assert_eq!(arrived, [3], "after {given_up}");
     }
 }
 

@@ -27,7 +27,7 @@ mod seats;
 use std::io;
 use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -57,7 +57,19 @@ struct Shared {
     seats: Seats,
     /// Raised while a job runs: a second caller, or a task that calls `run`, finds it so and works alone.
     busy: Line<AtomicBool>,
+    /// How many ask that no worker falls asleep.
+    awake: AtomicUsize,
     shutdown: AtomicBool,
+}
+
+/// Keeps a pool's workers from falling asleep until it is dropped.
+#[must_use]
+pub struct Awake(Arc<Shared>);
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        self.0.awake.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Two cache lines of its own, since processors fetch lines in pairs: what is written often disturbs nothing else.
@@ -75,6 +87,7 @@ impl Pool {
             board: Board::new(),
             seats: Seats::new(threads.saturating_sub(1)),
             busy: Line::default(),
+            awake: AtomicUsize::new(0),
             shutdown: AtomicBool::new(false),
         });
         let mut pool = Self { shared, workers: Vec::new(), isa };
@@ -97,6 +110,13 @@ impl Pool {
     #[must_use]
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// Keeps workers that wake up from now on looking for work, however long there is none: for work that comes in short pieces with a GPU's
+    /// between them. Sleepers are not woken for it.
+    pub fn stay_awake(&self) -> Awake {
+        self.shared.awake.fetch_add(1, Ordering::Relaxed);
+        Awake(Arc::clone(&self.shared))
     }
 
     /// Runs `task(0)` to `task(tasks - 1)`, each once, on all threads, and returns when all are done.
@@ -154,6 +174,9 @@ impl Shared {
         let news = || self.board.is_open() || self.shutdown.load(Ordering::SeqCst);
         loop {
             if !spin_until(news) {
+                if self.awake.load(Ordering::Relaxed) > 0 {
+                    continue;
+                }
                 self.seats.sleep(seat, news);
             }
             if self.shutdown.load(Ordering::SeqCst) {

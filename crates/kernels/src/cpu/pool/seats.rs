@@ -68,6 +68,12 @@ impl Seats {
         }
     }
 
+    /// How many sleep, or are about to.
+    #[cfg(test)]
+    pub(super) fn sleepers(&self) -> usize {
+        self.sleepers.load(Ordering::SeqCst)
+    }
+
     /// Takes the mark from a seat; says whether there was one.
     fn rouse(&self, seat: usize) -> bool {
         let Seat { asleep, .. } = &self.seats[seat].0;

@@ -72,6 +72,23 @@ fn several_threads_work_where_there_is_work_for_them() {
     });
 }
 
+#[test]
+fn workers_that_stay_awake_do_not_fall_asleep() {
+    let pool = pool(3);
+    let asleep = || pool.shared.seats.sleepers();
+    let awake = pool.stay_awake();
+    // Some may have slept before: work wakes them.
+    while asleep() > 0 {
+        pool.run(3, &|_| thread::sleep(SPIN));
+    }
+    thread::sleep(SPIN * 20);
+    assert_eq!(asleep(), 0);
+    drop(awake);
+    while asleep() < 2 {
+        thread::yield_now();
+    }
+}
+
 /// Numbers without order: a linear congruence.
 struct Dice(u64);
 
