@@ -41,6 +41,8 @@ mod cuda {
 
     type Result<T> = std::result::Result<T, EngineError>;
 
+    const LENT_ONCE: &str = "a route's GPU is open, and computes once at a time";
+
     impl Devices {
         /// The same with what the GPU of the route needs.
         pub(crate) fn opened(
@@ -114,10 +116,14 @@ mod cuda {
             Ok(embedded)
         }
 
+        /// The GPU of the route.
+        pub(crate) fn card(&mut self) -> &mut GpuSide {
+            let Some(side) = &mut self.devices.gpu else { unreachable!("{LENT_ONCE}") };
+            side
+        }
+
         fn lent(&mut self) -> Box<GpuSide> {
-            let Some(side) = self.devices.gpu.take() else {
-                unreachable!("a route's GPU is open, and computes once at a time")
-            };
+            let Some(side) = self.devices.gpu.take() else { unreachable!("{LENT_ONCE}") };
             side
         }
     }
@@ -125,6 +131,8 @@ mod cuda {
 
 #[cfg(not(feature = "cuda"))]
 mod cuda {
+    use std::ops::Range;
+
     use plan::KvPlan;
 
     use super::{Device, Devices};
@@ -164,6 +172,17 @@ mod cuda {
         #[allow(clippy::unused_self, clippy::needless_pass_by_ref_mut, clippy::unnecessary_wraps)] // As where there are GPUs.
         pub(crate) fn begin_on_gpu(&mut self, _: &[u32]) -> Result<bool> {
             Ok(false)
+        }
+
+        /// Layers that are a GPU's alone: there are none.
+        #[allow(clippy::unused_self, clippy::needless_pass_by_ref_mut)] // As where there are GPUs.
+        pub(crate) fn recorded(
+            &mut self,
+            _: &Range<usize>,
+            _: u64,
+            _: impl FnOnce(&mut Self) -> Result<()>,
+        ) -> Result<()> {
+            unreachable!("{NO_GPU}")
         }
 
         /// Copies part of a register to the same on `device`, from the other one.

@@ -301,12 +301,7 @@ impl Engine {
         }
         let mut pass = Pass { form, ..self.at(before, tokens.len()) };
         pass.embed(tokens)?;
-        for (index, memory) in session.layers.iter_mut().enumerate() {
-            if interrupt.swap(false, Ordering::Relaxed) {
-                return Err(EngineError::Interrupted);
-            }
-            pass.layer(index, memory)?;
-        }
+        pass.layers(session, &interrupt)?;
         session.tokens.extend_from_slice(tokens);
         Ok(())
     }

@@ -18,6 +18,8 @@ pub(crate) struct Route {
     pub(crate) output: Device,
     /// By unit: vectors that only a card reads, which has copies.
     copied: Vec<bool>,
+    /// By layer: whether one card computes all of it without a part of the processor's.
+    alone: Vec<bool>,
 }
 
 /// What stands in the way of a GPU.
@@ -38,7 +40,7 @@ impl Route {
     /// [`EngineError::NotOnGpu`] for a plan that this version cannot run, with the first thing that stands in the way.
     pub(crate) fn new(plan: &Plan, spec: &Spec, inventory: &Inventory) -> Result<Self, EngineError> {
         let copied = vec![false; inventory.units.len()];
-        let mut route = Self { layers: plan.blocks.clone(), output: plan.output, copied };
+        let mut route = Self { layers: plan.blocks.clone(), output: plan.output, copied, alone: Vec::new() };
         route.check(&plan.kv.homes, &spec.layers).map_err(|(number, obstacle)| {
             let why = match obstacle {
                 Obstacle::Second(first) => format!("gpu:{first} has layers of this model already"),
@@ -48,6 +50,7 @@ impl Route {
             EngineError::NotOnGpu { tier: Tier::Gpu(number), why }
         })?;
         route.note_copied(plan, spec);
+        route.note_alone(plan, spec);
         Ok(route)
     }
 
@@ -64,6 +67,11 @@ impl Route {
     /// Whether nobody but a card reads this vector. It is not waited for where it comes from disk.
     pub(crate) fn is_copied(&self, unit: UnitId) -> bool {
         self.copied[unit.0 as usize]
+    }
+
+    /// How many layers from `first` on one card computes without a part of the processor's.
+    pub(crate) fn alone_from(&self, first: usize) -> usize {
+        self.alone[first..].iter().take_while(|alone| **alone).count()
     }
 
     /// Refuses what this version does not compute, with the number of the card that would have to.
@@ -105,6 +113,25 @@ impl Route {
         }
         note(self.output, Use::Vector(&spec.output_norm));
     }
+
+    /// Notes which layers are a card's alone.
+    fn note_alone(&mut self, plan: &Plan, spec: &Spec) {
+        let layers = spec.layers.iter().zip(&self.layers);
+        self.alone = layers.map(|(layer, devices)| is_alone(plan, layer, *devices)).collect();
+    }
+}
+
+/// Whether a layer is computed by one card, which holds all its matrices and chooses none of them.
+fn is_alone(plan: &Plan, layer: &Layer, devices: LayerDevices) -> bool {
+    let mut alone = devices.attention != Device::Cpu && devices.attention == devices.ffn && !layer.ffn.chooses();
+    let mut note = |used: Use| {
+        if let Use::Matrix(matrix) | Use::Bias(matrix, _) = used {
+            alone &= device(plan.home(matrix.unit)) == devices.attention;
+        }
+    };
+    layer.attention.each_use(Form::DECODE, &mut note);
+    layer.ffn.each_use(&mut note);
+    alone
 }
 
 const fn number(device: Device) -> Option<u32> {
@@ -175,7 +202,7 @@ mod tests {
         ] {
             let [a, b, c, d] = blocks;
             let layers = vec![LayerDevices { attention: a, ffn: b }, LayerDevices { attention: c, ffn: d }];
-            let route = Route { layers, output, copied: Vec::new() };
+            let route = Route { layers, output, copied: Vec::new(), alone: Vec::new() };
             let found = route.check(&memories, &[]).map(|()| route.gpu());
             assert_eq!(found, expected, "{blocks:?} {output:?} {memories:?}");
         }

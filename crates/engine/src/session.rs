@@ -1,5 +1,7 @@
 //! One conversation: what layers keep of it, and the tokens it was made of.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use kernels::cpu::KvStore;
 use plan::KvPlan;
 
@@ -58,6 +60,8 @@ impl Memory {
 /// One conversation's cache and position. Everything is allocated when it is made; memory is touched as it fills.
 #[derive(Debug)]
 pub struct Session {
+    /// Tells it from every other of this process.
+    pub(crate) number: u64,
     pub(crate) layers: Vec<Memory>,
     pub(crate) tokens: Vec<u32>,
     capacity: usize,
@@ -66,12 +70,15 @@ pub struct Session {
 impl Session {
     /// A conversation, of which the layers in `elsewhere` keep what they keep there.
     pub(crate) fn new(spec: &Spec, kv: &KvPlan, elsewhere: Vec<Option<Memory>>) -> Result<Self, EngineError> {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
         let layers = spec.layers.iter().zip(elsewhere).map(|(layer, elsewhere)| match elsewhere {
             Some(memory) => Ok(memory),
             None => Memory::new(&layer.attention.kind, kv),
         });
         let capacity = kv.tokens as usize;
-        Ok(Self { layers: layers.collect::<Result<_, _>>()?, tokens: Vec::with_capacity(capacity), capacity })
+        let tokens = Vec::with_capacity(capacity);
+        Ok(Self { number, layers: layers.collect::<Result<_, _>>()?, tokens, capacity })
     }
 
     /// Tokens kept so far: the position of the next one.

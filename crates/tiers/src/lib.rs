@@ -163,6 +163,12 @@ impl Tiers {
         Some(bytes.range(range))
     }
 
+    /// Counts bytes that a card read of its units again, without their being asked for.
+    #[cfg(feature = "cuda")]
+    pub fn count_on_card(&mut self, bytes: u64) {
+        self.vram_bytes.set(self.vram_bytes.get() + bytes);
+    }
+
     /// How the rows of `slice` come: whole where its home is RAM, cut to the ring's slots where it is disk.
     ///
     /// # Panics

@@ -14,6 +14,8 @@ mod latent;
 mod linear;
 mod mixture;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use candle_core::Tensor;
 use kernels::cpu::{Pool, RopeTable, dequantize, scale};
 use plan::{Device, Inventory, QuantType, UnitId};
@@ -24,7 +26,7 @@ use crate::devices::Devices;
 use crate::experts::ExpertRecord;
 use crate::lookahead::Lookahead;
 use crate::scratch::Scratch;
-use crate::session::Memory;
+use crate::session::{Memory, Session};
 use crate::span::Span;
 use crate::spec::{Form, Spec, Vector};
 use crate::steps::{Part, Register, Steps};
@@ -83,8 +85,33 @@ impl Pass<'_> {
         })?
     }
 
+    /// All layers. `stop`, raised, ends that before the next one.
+    pub(crate) fn layers(&mut self, session: &mut Session, stop: &AtomicBool) -> Result<()> {
+        let mut next = 0;
+        while next < session.layers.len() {
+            if stop.swap(false, Ordering::Relaxed) {
+                return Err(EngineError::Interrupted);
+            }
+            let first = next;
+            let alone = if self.tokens == 1 { self.devices.route.alone_from(first) } else { 0 };
+            next += alone.max(1);
+            let memories = &mut session.layers[first..next];
+            if alone > 0 {
+                self.bring_x(self.devices.route.layers[first].attention)?;
+                self.recorded(&(first..next), session.number, |pass| pass.some_layers(first, memories))?;
+            } else {
+                self.some_layers(first, memories)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn some_layers(&mut self, first: usize, memories: &mut [Memory]) -> Result<()> {
+        memories.iter_mut().zip(first..).try_for_each(|(memory, index)| self.layer(index, memory))
+    }
+
     /// One layer: x += attention(norm(x)), x += ffn(norm(x)).
-    pub(crate) fn layer(&mut self, index: usize, memory: &mut Memory) -> Result<()> {
+    fn layer(&mut self, index: usize, memory: &mut Memory) -> Result<()> {
         let spec = self.spec;
         let layer = &spec.layers[index];
         let devices = self.devices.route.layers[index];

@@ -5,6 +5,7 @@
 
 mod pass;
 mod passage;
+mod recorded;
 mod registers;
 mod vectors;
 
@@ -16,6 +17,7 @@ use tiers::Tiers;
 
 pub(crate) use pass::GpuPass;
 use passage::Passage;
+use recorded::Recorded;
 use registers::Registers;
 use vectors::Vectors;
 
@@ -61,6 +63,7 @@ pub(crate) struct GpuSide {
     next_words: Pinned<u32>,
     arrived: Event,
     passage: Passage,
+    recorded: Vec<Recorded>,
     /// Logits on their way to the processor; lent out while they are.
     letters: Option<Pinned<f32>>,
 }
@@ -113,6 +116,7 @@ impl GpuSide {
             next_words: Pinned::new(&gpu, 1 + sizes.tokens)?,
             arrived: Event::new(&gpu)?,
             passage: Passage::new(&gpu, scratch::widths(spec).into_iter().max().unwrap_or(0))?,
+            recorded: Vec::new(),
             letters: Some(Pinned::new(&gpu, sizes.registers[Register::Logits as usize])?),
             gpu,
         })
