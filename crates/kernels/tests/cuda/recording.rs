@@ -1,6 +1,6 @@
 //! Kernels that are recorded and launched again.
 
-use kernels::cuda::{Crossing, CudaError, Download, Pinned, add};
+use kernels::cuda::{Crossing, CudaError, Pinned, add};
 
 use crate::card::{download, gpu, poisoned, upload};
 use crate::common::{Draw, bits};
@@ -62,8 +62,6 @@ fn what_touches_the_host_is_refused_and_leaves_the_stream_as_it_was() {
     refused(&mut || stream.upload(pinned.part(..), &mut to.slice_mut()));
     refused(&mut || stream.upload_now(&numbers, &mut to.slice_mut()));
     refused(&mut || stream.download_now(to.slice(), &mut [0.0; 8]));
-    let mut letters = Some(Pinned::new(gpu, 8).unwrap());
-    refused(&mut || Download::start(stream, to.slice(), letters.take().unwrap()).map(drop));
     refused(&mut || crossing.leave(to.slice()));
     refused(&mut || crossing.arrive(&mut to.slice_mut()));
     stream.upload_now(&numbers, &mut to.slice_mut()).unwrap();
