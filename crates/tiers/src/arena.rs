@@ -1,5 +1,7 @@
 //! One allocation that holds every unit whose home is RAM.
 
+use std::sync::Arc;
+
 use kernels::memory::Buffer;
 use plan::{Bytes, Inventory, Plan, Tier, UnitId};
 
@@ -11,8 +13,11 @@ const ALIGN: u64 = 64;
 
 /// Resident units, side by side.
 pub(crate) struct Arena {
-    buffer: Buffer,
+    buffer: Arc<Buffer>,
     starts: Starts,
+    /// What cards may read where it lies.
+    #[cfg(feature = "cuda")]
+    registered: Option<kernels::cuda::Registered>,
 }
 
 impl Arena {
@@ -30,7 +35,12 @@ impl Arena {
                 loader.read(unit, piece * READ, into)?;
             }
         }
-        Ok(Self { buffer, starts })
+        Ok(Self {
+            buffer: Arc::new(buffer),
+            starts,
+            #[cfg(feature = "cuda")]
+            registered: None,
+        })
     }
 
     /// The bytes of `unit`, if it lives here.
@@ -42,5 +52,58 @@ impl Arena {
     /// Bytes of the whole arena.
     pub(crate) fn bytes(&self) -> Bytes {
         Bytes(self.buffer.len() as u64)
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use std::ops::Range;
+    use std::sync::Arc;
+
+    use kernels::cuda::{Gpu, Registered, SliceMut, Stream};
+    use plan::{Bytes, UnitId};
+
+    use super::Arena;
+    use crate::TierError;
+    use crate::vram::Road;
+
+    /// Bytes that are registered at once.
+    const STEP: usize = 1 << 30;
+
+    impl Arena {
+        /// Lets cards read the arena where it lies, and says what the system refused: that is copied by a longer way.
+        pub(crate) fn register(&mut self, gpu: &Gpu) -> Result<Option<String>, TierError> {
+            let (registered, refusal) = Registered::in_parts(gpu, Arc::clone(&self.buffer), STEP)?;
+            let left = Bytes((self.buffer.len() - registered.len()) as u64);
+            self.registered = Some(registered);
+            Ok(refusal.map(|error| {
+                format!(
+                    "{left} of weights in RAM could not be pinned, and are copied on their way to the GPU, at a fraction of the \
+                     link's rate: {error}"
+                )
+            }))
+        }
+
+        /// Copies part of a unit to a card, if it lives here, in the stream's time.
+        pub(crate) fn send(
+            &self,
+            unit: UnitId,
+            part: Range<usize>,
+            stream: &Stream,
+            to: &mut SliceMut<'_, u8>,
+            road: &mut Road,
+        ) -> Result<bool, TierError> {
+            let Some(&Some((start, _))) = self.starts.get(unit.0 as usize) else { return Ok(false) };
+            let (first, end) = (start + part.start, start + part.end);
+            let pinned = self.registered.as_ref().map_or(0, Registered::len).clamp(first, end);
+            let mut sent = 0;
+            for part in self.registered.iter().flat_map(|registered| registered.parts(first..pinned)) {
+                let range = sent..sent + part.len();
+                sent = range.end;
+                stream.upload(part, &mut to.range(range))?;
+            }
+            road.carry(stream, &self.buffer[pinned..end], &mut to.range(sent..end - first))?;
+            Ok(true)
+        }
     }
 }

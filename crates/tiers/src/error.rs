@@ -51,7 +51,19 @@ pub enum TierError {
         /// Bytes of one slot.
         slot: Bytes,
     },
-    /// Rows were leased from disk that are not the next ones expected. A defect of the caller.
+    /// Rows that are to come to a GPU together are longer than a slot of its ring.
+    #[error(
+        "{slice} need {needed} of a slot on their way to a GPU, and slots take {slot}\n\nhint: a plan made for another model?"
+    )]
+    SlotTooSmall {
+        /// The rows, the last of those that come together.
+        slice: RowSlice,
+        /// Bytes of all of them, or of one row.
+        needed: Bytes,
+        /// Bytes that a slot takes.
+        slot: Bytes,
+    },
+    /// Rows were leased from disk, or on a GPU that they are brought to, that are not the next ones expected. A defect of the caller.
     #[error("{asked} were asked for from disk, and {}", said(next.as_ref()))]
     NotExpected {
         /// What was asked for.
@@ -77,6 +89,13 @@ pub enum TierError {
         "{slice} are homed on disk, and the plan has no ring to read them through\n\nhint: a plan made for another model?"
     )]
     NoRing {
+        /// What was asked for.
+        slice: RowSlice,
+    },
+    /// Rows were asked for on a GPU, and the plan streams nothing to it. A defect of the caller.
+    #[cfg(feature = "cuda")]
+    #[error("{slice} were asked for on a GPU that the plan streams nothing to")]
+    NoDeviceRing {
         /// What was asked for.
         slice: RowSlice,
     },

@@ -13,6 +13,8 @@ mod error;
 mod load;
 mod ring;
 mod rows;
+#[cfg(any(test, feature = "cuda"))]
+mod schedule;
 #[cfg(feature = "cuda")]
 mod vram;
 
@@ -30,6 +32,8 @@ use ring::Ring;
 pub use ring::Staged;
 use rows::Places;
 pub use rows::{Piece, RowSlice};
+#[cfg(feature = "cuda")]
+pub use vram::DeviceLease;
 
 /// What the tiers have done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -38,6 +42,8 @@ pub struct Counts {
     pub ram_bytes: u64,
     /// Bytes of weights that computation read from units homed in a card's memory.
     pub vram_bytes: u64,
+    /// Bytes of weights that were brought to cards to be computed with there.
+    pub up_bytes: u64,
     /// Bytes of weights that computation was handed from disk. What was read and then forgotten is not among them.
     pub disk_bytes: u64,
     /// Time that the disk reader was reading.
@@ -70,6 +76,8 @@ pub struct Tiers {
     arena: Arena,
     #[cfg(feature = "cuda")]
     cards: Vec<vram::Vram>,
+    #[cfg(feature = "cuda")]
+    fallbacks: Vec<String>,
     ring: Option<Ring>,
     places: Arc<Places>,
     sources: Vec<Arc<dyn ByteSource>>,
@@ -102,7 +110,7 @@ impl Tiers {
         let mut loader = Loader::new(plan, inventory, &sources, progress);
         let arena = Arena::load(plan, inventory, &mut loader)?;
         #[cfg(feature = "cuda")]
-        let cards = vram::Vram::load_all(plan, inventory, &mut loader)?;
+        let (arena, cards, fallbacks) = on_cards(plan, inventory, &places, arena, &mut loader)?;
         let ring = if plan.staging.slots > 0 && places.any_on_disk() {
             Some(Ring::start(plan.staging, Arc::clone(&places), sources.clone())?)
         } else {
@@ -112,6 +120,8 @@ impl Tiers {
             arena,
             #[cfg(feature = "cuda")]
             cards,
+            #[cfg(feature = "cuda")]
+            fallbacks,
             ring,
             places,
             sources,
@@ -220,6 +230,8 @@ impl Tiers {
         if let Some(ring) = &mut self.ring {
             ring.forget();
         }
+        #[cfg(feature = "cuda")]
+        self.cards.iter_mut().for_each(vram::Vram::forget);
     }
 
     /// Copies one row of a unit into `row`: a look-up in an embedding table reads no more than it needs.
@@ -267,6 +279,72 @@ impl Tiers {
     #[must_use]
     pub fn allocated(&self) -> Bytes {
         self.arena.bytes() + self.ring.as_ref().map_or(Bytes::ZERO, Ring::bytes)
+    }
+}
+
+/// Opens the plan's cards and loads what lives there; where something is streamed, they may read the arena.
+#[cfg(feature = "cuda")]
+fn on_cards(
+    plan: &Plan,
+    inventory: &Inventory,
+    places: &Arc<Places>,
+    mut arena: Arena,
+    loader: &mut Loader,
+) -> Result<(Arena, Vec<vram::Vram>, Vec<String>), TierError> {
+    let cards = vram::Vram::load_all(plan, inventory, places, loader)?;
+    let refused = match cards.iter().find(|card| card.streams()) {
+        Some(card) => arena.register(card.gpu())?,
+        None => None,
+    };
+    Ok((arena, cards, refused.into_iter().collect()))
+}
+
+/// What passes through cards.
+#[cfg(feature = "cuda")]
+impl Tiers {
+    /// Whether the plan streams what lives elsewhere to the card `gpu:number`.
+    #[must_use]
+    pub fn streams_to(&self, number: u32) -> bool {
+        self.cards.iter().any(|card| card.gpu().info().ordinal == number && card.streams())
+    }
+
+    /// Says that rows which live elsewhere will be leased on the card `gpu:number` after all that was expected there before. Copies start
+    /// as soon as there is room. Several slices come side by side, to be used together; one alone is cut by rows where it is longer than a
+    /// slot of the card's ring. Expected through a card and not, rows from disk are leased in one order.
+    ///
+    /// # Errors
+    /// As [`Self::expect`], [`TierError::SlotTooSmall`], and where the card fails.
+    pub fn expect_on(&mut self, number: u32, together: &[RowSlice]) -> Result<(), TierError> {
+        let (card, sources) = self.passage(number, together)?;
+        card.expect(together, sources)
+    }
+
+    /// Rows at hand on the card `gpu:number`: those at the front of `next`, which must be what was expected there next, as far as they lie
+    /// in one slot of its ring, and what follows them in `next` as far as it lies in the same slot as a whole. Nobody waits but the card.
+    ///
+    /// # Errors
+    /// [`TierError::NotExpected`] where something else comes next, and as [`Self::lease`] and [`Self::expect_on`].
+    pub fn lease_on(&mut self, number: u32, next: &[RowSlice]) -> Result<DeviceLease<'_>, TierError> {
+        let (card, sources) = self.passage(number, next)?;
+        card.lease(next, sources)
+    }
+
+    /// What differs from what was planned, for people.
+    #[must_use]
+    pub fn fallbacks(&self) -> &[String] {
+        &self.fallbacks
+    }
+
+    fn passage(&mut self, number: u32, asked: &[RowSlice]) -> Result<(&mut vram::Vram, vram::Sources<'_>), TierError> {
+        let card = self.cards.iter_mut().find(|card| card.gpu().info().ordinal == number);
+        let sources = vram::Sources {
+            arena: &self.arena,
+            disk: self.ring.as_mut(),
+            places: &self.places,
+            counts: &mut self.counts,
+            ram_bytes: &self.ram_bytes,
+        };
+        card.map(|card| (card, sources)).ok_or_else(|| vram::no_ring(asked))
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use plan::streaming::TAIL;
 use plan::{Bytes, Inventory, Plan, Tier, UnitId};
 
 use crate::TierError;
@@ -73,7 +74,9 @@ impl Places {
     /// Refuses a unit on disk whose rows do not fit a slot, if there are slots: without them its rows can be
     /// gathered only.
     pub(crate) fn new(plan: &Plan, inventory: &Inventory) -> Result<Self, TierError> {
-        let slot = plan.staging.slot;
+        // What goes on to a GPU lies there in a slot as a whole.
+        let rooms = plan.device_staging.iter().map(|(_, ring)| ring.slot.saturating_sub(TAIL));
+        let slot = rooms.min().map_or(plan.staging.slot, |room| room.min(plan.staging.slot));
         let paths: Vec<Arc<str>> = inventory.files.iter().map(|file| Arc::from(file.path.as_str())).collect();
         let place = |(id, unit): (UnitId, &plan::Unit)| {
             let tensor = inventory.tensor_of(unit);
@@ -126,6 +129,34 @@ impl Places {
     }
 }
 
+/// How rows are cut for a device.
+#[cfg(any(test, feature = "cuda"))]
+impl Places {
+    /// Bytes of `rows` rows of a unit.
+    pub(crate) fn bytes(&self, unit: UnitId, rows: u64) -> u64 {
+        rows * self.place(unit).row_bytes
+    }
+
+    /// `slice` as one piece.
+    pub(crate) fn whole(&self, slice: &RowSlice) -> Piece {
+        let row_bytes = self.place(slice.unit).row_bytes;
+        Piece { unit: slice.unit, rows: slice.rows.clone(), offset: slice.rows.start * row_bytes, row_bytes }
+    }
+
+    /// The first rows of `slice`, as many as `room` bytes take, in multiples of `tile` or, from disk, of what comes through that ring at
+    /// once. Fewer than that only where `any` will do, and none if there is not room for one.
+    pub(crate) fn within(&self, slice: &RowSlice, room: u64, tile: u64, any: bool) -> Option<Piece> {
+        let place = self.place(slice.unit);
+        let all = slice.rows.end - slice.rows.start;
+        let fit = (room / place.row_bytes.max(1)).min(all);
+        let tile = if place.home == Tier::Disk { (self.slot / place.row_bytes.max(1)).max(1) } else { tile };
+        let tiles = if fit == all { all } else { fit / tile * tile };
+        let count = if tiles == 0 && any { fit } else { tiles };
+        let rows = slice.rows.start..slice.rows.start + count;
+        (count > 0).then(|| self.whole(&RowSlice { unit: slice.unit, rows }))
+    }
+}
+
 /// Slices from disk that will be used, in order, taken from the front piece by piece.
 ///
 /// The ring keeps one at either end. Both are told the same slices and cut them the same way, so that the ends agree
@@ -164,5 +195,16 @@ impl Expected {
     /// Whether nothing is to come.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Places of units with so many rows of so many bytes in their homes, and a ring from disk with slots of `slot` bytes.
+    pub(crate) fn places(units: impl Iterator<Item = (u64, u64, Tier)>, slot: u64) -> Places {
+        let place = |(rows, row_bytes, home)| Place { path: "".into(), file: 0, offset: 0, home, rows, row_bytes };
+        Places { places: units.map(place).collect(), slot }
     }
 }

@@ -1,5 +1,7 @@
 //! The rows of keys or values that attention looks back at.
 
+mod rows;
+
 use std::ops::Range;
 
 use plan::KvType;

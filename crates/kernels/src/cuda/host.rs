@@ -12,7 +12,7 @@ use plan::Bytes;
 use super::device::Context;
 use super::driver::name_of;
 use super::memory::{Plain, bounds};
-use super::{CudaError, Gpu, Slice, Stream};
+use super::{CudaError, Event, Gpu, Slice, Stream};
 use crate::memory::{Buffer, PAGE};
 
 /// `count` numbers in RAM that the system does not move, zero at first; not write-combined, so that the processor reads them at its usual
@@ -123,6 +123,10 @@ impl<T: Plain> Deref for PinnedSlice<'_, T> {
 pub struct Registered {
     buffer: Arc<Buffer>,
     context: Arc<Context>,
+    /// Bytes that are registered at once, whole pages.
+    step: usize,
+    /// Bytes from the buffer's start that are registered.
+    end: usize,
 }
 
 impl Registered {
@@ -131,19 +135,34 @@ impl Registered {
     /// # Errors
     /// [`CudaError::NotPinned`] where the system refuses.
     pub fn new(gpu: &Gpu, buffer: Arc<Buffer>) -> Result<Self, CudaError> {
+        let step = buffer.len();
+        let (registered, refusal) = Self::in_parts(gpu, buffer, step)?;
+        refusal.map_or(Ok(registered), Err)
+    }
+
+    /// Registers `buffer` from its start on, `step` bytes at a time (rounded up to pages), to its end or the first part that the system
+    /// refuses: systems limit what may be pinned at once, or in all.
+    ///
+    /// # Errors
+    /// Where the card is lost. A refusal of the system is no error: it comes with what was registered before.
+    pub fn in_parts(gpu: &Gpu, buffer: Arc<Buffer>, step: usize) -> Result<(Self, Option<CudaError>), CudaError> {
         let context = Arc::clone(gpu.context());
         context.bind()?;
-        let bytes = buffer.len().next_multiple_of(PAGE);
-        if bytes > 0 {
+        let step = step.max(1).checked_next_multiple_of(PAGE).unwrap_or(usize::MAX / PAGE * PAGE);
+        let mut registered = Self { buffer, context, step, end: 0 };
+        while registered.end < registered.buffer.len() {
+            let bytes = step.min(registered.buffer.len() - registered.end);
             let flags = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_DEVICEMAP;
-            // SAFETY: a buffer's pages are its own mapping, which lives until `drop` has unregistered it.
-            let result = unsafe { sys::cuMemHostRegister_v2(buffer.as_ptr().cast_mut().cast(), bytes, flags) };
+            let start = registered.buffer[registered.end..].as_ptr().cast_mut().cast();
+            // SAFETY: a buffer's pages are its own mapping, of whole pages, which lives until `drop` has unregistered them.
+            let result = unsafe { sys::cuMemHostRegister_v2(start, bytes.next_multiple_of(PAGE), flags) };
             if result.result().is_err() {
-                let (ordinal, asked) = (context.info.ordinal, Bytes(bytes as u64));
-                return Err(CudaError::NotPinned { ordinal, asked, reason: name_of(result) });
+                let (ordinal, asked) = (gpu.info().ordinal, Bytes(bytes as u64));
+                return Ok((registered, Some(CudaError::NotPinned { ordinal, asked, reason: name_of(result) })));
             }
+            registered.end += bytes;
         }
-        Ok(Self { buffer, context })
+        Ok((registered, None))
     }
 
     /// The buffer.
@@ -152,35 +171,61 @@ impl Registered {
         &self.buffer
     }
 
-    /// Part of it, to copy to a card.
+    /// Bytes from the buffer's start that are registered: all of them, unless the system refused some.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.end
+    }
+
+    /// Whether nothing is registered.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.end == 0
+    }
+
+    /// Part of what is registered at once, to copy to a card.
     ///
     /// # Panics
     /// Where the range is not within it.
     #[must_use]
     pub fn part(&self, range: impl RangeBounds<usize>) -> PinnedSlice<'_, u8> {
-        let (first, count) = bounds(&range, self.buffer.len());
+        let (first, count) = bounds(&range, self.end);
+        assert!(count == 0 || first / self.step == (first + count - 1) / self.step, "one part");
         PinnedSlice(&self.buffer[first..first + count])
+    }
+
+    /// Part of what is registered, to copy to a card, cut where parts were registered apart: a copy lies in one of them.
+    ///
+    /// # Panics
+    /// Where the range is not within it.
+    pub fn parts(&self, range: impl RangeBounds<usize>) -> impl Iterator<Item = PinnedSlice<'_, u8>> {
+        let (first, count) = bounds(&range, self.end);
+        let (end, mut start) = (first + count, first);
+        std::iter::from_fn(move || {
+            let next = end.min((start / self.step + 1).saturating_mul(self.step));
+            (start < end).then(|| PinnedSlice(&self.buffer[std::mem::replace(&mut start, next)..next]))
+        })
     }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
         let _ = self.context.synchronize();
-        if !self.buffer.is_empty() {
-            // SAFETY: registered in `new`, and no copy is on its way any more.
-            let _ = unsafe { sys::cuMemHostUnregister(self.buffer.as_ptr().cast_mut().cast()) };
+        for start in (0..self.end).step_by(self.step) {
+            // SAFETY: registered in `in_parts` from this address on, and no copy is on its way any more.
+            let _ = unsafe { sys::cuMemHostUnregister(self.buffer[start..].as_ptr().cast_mut().cast()) };
         }
     }
 }
 
 /// A copy on its way from a card to pinned memory, which it holds until the copy has arrived.
 #[derive(Debug)]
-pub struct Download<'a, T: Plain> {
+pub struct Download<T: Plain> {
     to: Pinned<T>,
-    stream: &'a Stream,
+    arrived: Event,
 }
 
-impl<'a, T: Plain> Download<'a, T> {
+impl<T: Plain> Download<T> {
     /// Starts to copy `from` to the front of `to`, in the stream's time.
     ///
     /// # Errors
@@ -188,19 +233,26 @@ impl<'a, T: Plain> Download<'a, T> {
     ///
     /// # Panics
     /// Where `to` is too short.
-    pub fn start(stream: &'a Stream, from: Slice<'_, T>, to: Pinned<T>) -> Result<Self, CudaError> {
+    pub fn start(stream: &Stream, from: Slice<'_, T>, to: Pinned<T>) -> Result<Self, CudaError> {
         assert!(from.len() <= to.len(), "{} numbers do not fit {}", from.len(), to.len());
         // SAFETY: `to` is long enough, pinned, and held here, unread, until `wait`; its `drop` waits for the device.
         unsafe { stream.start_download(from, to.as_raw().cast())? };
-        Ok(Self { to, stream })
+        Self::behind(stream, to)
     }
 
-    /// Waits for the stream, and hands the memory back.
+    /// What holds `to` until the copies that `stream` was asked for have arrived.
+    pub(super) fn behind(stream: &Stream, to: Pinned<T>) -> Result<Self, CudaError> {
+        let arrived = Event::of(stream)?;
+        arrived.record(stream)?;
+        Ok(Self { to, arrived })
+    }
+
+    /// Waits for the copy, and hands the memory back.
     ///
     /// # Errors
     /// [`CudaError::Lost`] where work before the copy failed.
     pub fn wait(self) -> Result<Pinned<T>, CudaError> {
-        self.stream.synchronize()?;
+        self.arrived.synchronize()?;
         Ok(self.to)
     }
 }

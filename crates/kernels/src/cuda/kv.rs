@@ -102,11 +102,19 @@ impl KvStore {
     }
 
     /// Bytes of a row's codes: of `Q8_0` its scales lie elsewhere.
-    const fn row_bytes(&self) -> usize {
+    pub(super) const fn row_bytes(&self) -> usize {
         match self.kind {
             KvType::F32 => 4 * self.dim,
             KvType::F16 => 2 * self.dim,
             KvType::Q8_0 => self.dim.next_multiple_of(GROUP),
+        }
+    }
+
+    /// Bytes of a row's scales that lie apart.
+    pub(super) const fn scale_bytes(&self) -> usize {
+        match self.kind {
+            KvType::F32 | KvType::F16 => 0,
+            KvType::Q8_0 => self.dim.div_ceil(GROUP) * 2,
         }
     }
 

@@ -23,6 +23,7 @@ mod heads;
 mod host;
 mod jobs;
 mod kv;
+mod kv_rows;
 mod launch;
 mod lookup;
 mod matmul;

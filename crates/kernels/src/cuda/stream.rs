@@ -235,7 +235,12 @@ impl Event {
     /// # Errors
     /// Where the driver refuses.
     pub fn new(gpu: &Gpu) -> Result<Self, CudaError> {
-        Self::with(gpu, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+        Self::with(gpu.context(), sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// [`new`](Self::new) for the card of a stream.
+    pub(super) fn of(stream: &Stream) -> Result<Self, CudaError> {
+        Self::with(&stream.context, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
     }
 
     /// An event whose distance in time to another can be asked.
@@ -243,11 +248,10 @@ impl Event {
     /// # Errors
     /// Where the driver refuses.
     pub fn timed(gpu: &Gpu) -> Result<Self, CudaError> {
-        Self::with(gpu, sys::CUevent_flags::CU_EVENT_DEFAULT)
+        Self::with(gpu.context(), sys::CUevent_flags::CU_EVENT_DEFAULT)
     }
 
-    fn with(gpu: &Gpu, flags: sys::CUevent_flags) -> Result<Self, CudaError> {
-        let context = gpu.context();
+    fn with(context: &Arc<Context>, flags: sys::CUevent_flags) -> Result<Self, CudaError> {
         context.bind()?;
         let mut raw = null_mut();
         // SAFETY: `raw` is writable and a context is current.

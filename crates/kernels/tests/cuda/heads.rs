@@ -2,7 +2,8 @@
 
 use kernels::cpu::{RopeShape, RopeStyle};
 use kernels::cuda::{
-    Arena, DeviceBuffer, Growth, HeadNorm, HeadPart, HeadTurn, HeadsTo, KvStore, RopeTable, Rows, advance, heads,
+    Arena, DeviceBuffer, Growth, HeadNorm, HeadPart, HeadTurn, HeadsTo, KvStore, Pinned, RopeTable, Rows, advance,
+    heads,
 };
 use kernels::{cpu, reference};
 use plan::{Bytes, KvType};
@@ -148,6 +149,48 @@ fn keep(
         to: HeadsTo::Store(store, start),
     };
     heads(gpu.compute(), &mut [part], tokens, None, position.slice()).unwrap();
+}
+
+#[test]
+fn rows_go_to_a_card_and_come_back() {
+    let Some(gpu) = gpu() else { return };
+    for kind in [KvType::F32, KvType::F16, KvType::Q8_0] {
+        for (count, dim) in [(1, 1), (2, 33), (8, 128), (1, 576)] {
+            let (capacity, positions) = (9, 2..7);
+            let mut draw = Draw((count + dim) as u64);
+            let mut ours = cpu::KvStore::try_new(kind, count, dim, 12).unwrap();
+            for position in 0..12 {
+                ours.write(position, &draw.numbers(count * dim));
+            }
+            let mut arena = Arena::new(gpu, "a test", KvStore::bytes(kind, count, dim, capacity)).unwrap();
+            let mut store = KvStore::new(&mut arena, kind, count, dim, capacity).unwrap();
+            gpu.compute().fill(&mut store.slice_mut(), 0xff).unwrap();
+            let mut pinned = Pinned::<u8>::new(gpu, store.packed(capacity)).unwrap();
+            let bytes = store.packed(positions.len());
+            assert_eq!(bytes, ours.packed(positions.len()));
+            ours.pack(positions.clone(), &mut pinned[..bytes]);
+            store.bring(gpu.compute(), positions.clone(), pinned.part(..bytes)).unwrap();
+            let copy = download(gpu, store.slice());
+            for position in positions.clone() {
+                let mut wanted = vec![f32::NAN; count * dim];
+                ours.read(position, &mut wanted);
+                for (head, wanted) in wanted.chunks(dim).enumerate() {
+                    assert_eq!(bits(&store.row_of(&copy, head, position)), bits(wanted), "{kind:?} {count} × {dim}");
+                }
+            }
+            pinned.fill(0);
+            let down = store.take_down(gpu.compute(), 3..6, pinned).unwrap();
+            let pinned = down.wait().unwrap();
+            let mut theirs = cpu::KvStore::try_new(kind, count, dim, 6).unwrap();
+            theirs.unpack(3..6, &pinned[..theirs.packed(3)]);
+            for position in 3..6 {
+                let (mut found, mut wanted) = (vec![0.0; count * dim], vec![1.0; count * dim]);
+                theirs.read(position, &mut found);
+                ours.read(position, &mut wanted);
+                assert_eq!(bits(&found), bits(&wanted), "{kind:?} {count} × {dim}, position {position}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -50,6 +50,7 @@ fn bytes_arrive_from_pinned_registered_and_plain_memory() {
     buffer.copy_from_slice(&bytes);
     let registered = Registered::new(gpu, Arc::new(buffer)).unwrap();
     let mut to = DeviceBuffer::<u8>::new(gpu, "a test", bytes.len()).unwrap();
+    assert_eq!(registered.len(), bytes.len());
     for part in [pinned.part(..), registered.part(..)] {
         gpu.compute().fill(&mut to.slice_mut(), 0xff).unwrap();
         gpu.synchronize().unwrap();
@@ -60,5 +61,30 @@ fn bytes_arrive_from_pinned_registered_and_plain_memory() {
         let back = Download::start(gpu.compute(), to.slice(), Pinned::new(gpu, bytes.len()).unwrap()).unwrap();
         assert!(back.wait().unwrap()[..] == bytes[..]);
     }
+    // The pages are registered already, which the driver refuses.
+    let (again, refusal) = Registered::in_parts(gpu, Arc::clone(registered.buffer()), 100_000).unwrap();
+    assert!(refusal.is_some() && again.is_empty());
     assert!(download(gpu, upload(gpu, &bytes[5..]).slice().range(3..77)) == bytes[8..82]);
+}
+
+#[test]
+fn what_was_registered_in_parts_is_copied_in_parts() {
+    let Some(gpu) = gpu() else { return };
+    let bytes: Vec<u8> = Draw(4).numbers(1 << 20).iter().map(|x| x.to_bits() as u8).collect();
+    let mut buffer = Buffer::try_new(bytes.len()).unwrap();
+    buffer.copy_from_slice(&bytes);
+    let (registered, refusal) = Registered::in_parts(gpu, Arc::new(buffer), 100_000).unwrap();
+    assert!(refusal.is_none() && registered.len() == bytes.len(), "{refusal:?}");
+    let range = 5..900_000;
+    let mut to = DeviceBuffer::<u8>::new(gpu, "a test", range.len()).unwrap();
+    let (mut start, mut parts) = (0, 0);
+    for part in registered.parts(range.clone()) {
+        gpu.copies().upload(part, &mut to.slice_mut().range(start..start + part.len())).unwrap();
+        (start, parts) = (start + part.len(), parts + 1);
+    }
+    // Pages are whole: 102,400 bytes.
+    assert_eq!((start, parts), (range.len(), 9));
+    gpu.synchronize().unwrap();
+    assert!(download(gpu, to.slice()) == bytes[range]);
+    assert_eq!(registered.parts(7..7).count(), 0);
 }

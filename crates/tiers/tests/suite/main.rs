@@ -1,5 +1,7 @@
 //! Whatever a unit's home, and whatever the drive does, a lease holds the bytes of the file or an error says why not.
 
+#[cfg(feature = "cuda")]
+mod device;
 mod expectation;
 mod failures;
 mod homes;

@@ -1,0 +1,130 @@
+//! A card's memory: one allocation that holds every unit whose home is that card, and a ring through which others pass.
+//!
+//! Units are read into two pinned slots on their way: while one is copied to the card, the next piece is read into the other. Loading takes
+//! those 16 MiB of RAM, however much the card holds. Where the plan has a ring, they stay as the road of what the card cannot read by itself.
+
+mod ring;
+mod road;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use kernels::cuda::{DeviceBuffer, Gpu, Slice};
+use plan::{Bytes, Inventory, Plan, Tier, UnitId};
+
+pub use ring::DeviceLease;
+use ring::DeviceRing;
+pub(crate) use ring::Sources;
+pub(crate) use road::Road;
+
+use crate::load::{Loader, Starts, layout};
+use crate::rows::Places;
+use crate::{RowSlice, TierError};
+
+/// Units start at multiples of this: kernels read words of 16 bytes, and copies are fastest from whole lines.
+const ALIGN: u64 = 256;
+/// Zeros behind the last unit: kernels may read past a row's end, up to a word of each lane of a warp.
+const TAIL: u64 = 512;
+
+/// Units on one card, side by side.
+pub(crate) struct Vram {
+    gpu: Gpu,
+    weights: DeviceBuffer<u8>,
+    starts: Starts,
+    /// For what passes through, if anything does.
+    ring: Option<(DeviceRing, Road)>,
+}
+
+impl Vram {
+    /// Opens every card that `plan` homes a unit or the KV cache on or streams to, and reads its units.
+    pub(crate) fn load_all(
+        plan: &Plan,
+        inventory: &Inventory,
+        places: &Arc<Places>,
+        loader: &mut Loader,
+    ) -> Result<Vec<Self>, TierError> {
+        let homes = plan.placements.iter().map(|placement| placement.home).chain(plan.kv.homes.iter().copied());
+        let card = |home| if let Tier::Gpu(number) = home { Some(number) } else { None };
+        let streams = plan.device_staging.iter().map(|(number, _)| *number);
+        let cards: BTreeSet<u32> = homes.filter_map(card).chain(streams).collect();
+        cards.into_iter().map(|number| Self::load(plan, inventory, number, places, loader)).collect()
+    }
+
+    fn load(
+        plan: &Plan,
+        inventory: &Inventory,
+        number: u32,
+        places: &Arc<Places>,
+        loader: &mut Loader,
+    ) -> Result<Self, TierError> {
+        let tier = Tier::Gpu(number);
+        let ceiling = plan.tier(tier).and_then(|tier| tier.ceiling).unwrap_or(Bytes(u64::MAX));
+        let gpu = Gpu::open(number, ceiling)?;
+        let (starts, end) = layout(plan, inventory, tier, ALIGN);
+        let mut weights = DeviceBuffer::new(&gpu, "weights", (end + TAIL) as usize)?;
+        let stream = gpu.copies();
+        // The gaps between units, too.
+        stream.fill(&mut weights.slice_mut(), 0)?;
+        let mut road = Road::new(&gpu)?;
+        for ((_, unit), place) in inventory.iter().zip(&starts) {
+            let Some((start, length)) = *place else { continue };
+            for piece in (0..length).step_by(Road::STEP) {
+                let to = start + piece..start + length.min(piece + Road::STEP);
+                road.send(stream, &mut weights.slice_mut().range(to), |into| loader.read(unit, piece, into))?;
+            }
+        }
+        stream.synchronize()?;
+        let staging = plan.device_staging.iter().find(|(to, staging)| *to == number && staging.slots > 0);
+        let ring = staging.map(|(_, staging)| DeviceRing::new(&gpu, *staging, places)).transpose()?;
+        Ok(Self { gpu, weights, starts, ring: ring.map(|ring| (ring, road)) })
+    }
+
+    /// Whether anything passes through.
+    pub(crate) const fn streams(&self) -> bool {
+        self.ring.is_some()
+    }
+
+    /// Has rows brought here after all that was expected before.
+    pub(crate) fn expect(&mut self, together: &[RowSlice], sources: Sources<'_>) -> Result<(), TierError> {
+        match &mut self.ring {
+            Some((ring, road)) => ring.expect(together, road, sources),
+            None => Err(no_ring(together)),
+        }
+    }
+
+    /// What comes next of `next`, and of what follows as much as lies beside it.
+    pub(crate) fn lease(&mut self, next: &[RowSlice], sources: Sources<'_>) -> Result<DeviceLease<'_>, TierError> {
+        match &mut self.ring {
+            Some((ring, road)) => ring.lease(next, road, sources),
+            None => Err(no_ring(next)),
+        }
+    }
+
+    /// Expects nothing any more.
+    pub(crate) fn forget(&mut self) {
+        if let Some((ring, _)) = &mut self.ring {
+            ring.forget();
+        }
+    }
+
+    /// The card.
+    pub(crate) const fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The bytes of `unit`, if it lives here.
+    pub(crate) fn unit(&self, unit: UnitId) -> Option<Slice<'_, u8>> {
+        let (start, length) = (*self.starts.get(unit.0 as usize)?)?;
+        Some(self.weights.slice().range(start..start + length))
+    }
+
+    /// Copies part of a unit's bytes to `row` and waits for them.
+    pub(crate) fn gather(&self, unit: Slice<'_, u8>, start: usize, row: &mut [u8]) -> Result<(), TierError> {
+        Ok(self.gpu.copies().download_now(unit.range(start..start + row.len()), row)?)
+    }
+}
+
+pub(crate) fn no_ring(slices: &[RowSlice]) -> TierError {
+    let none = RowSlice { unit: UnitId(u32::MAX), rows: 0..0 };
+    TierError::NoDeviceRing { slice: slices.first().cloned().unwrap_or(none) }
+}

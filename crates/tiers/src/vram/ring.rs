@@ -1,0 +1,229 @@
+//! The ring in a card's memory through which rows pass that live elsewhere, for the card to compute with.
+//!
+//! Owns the slots, the marks and the copies; which rows lie where and who waits for whom is [`Schedule`]'s. Rows in RAM go straight from
+//! the arena, as far as it is registered, and everything else by the card's [`Road`].
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use kernels::cuda::{DeviceBuffer, Event, Gpu, Slice};
+use plan::{Staging, Tier};
+
+use super::road::Road;
+use crate::arena::Arena;
+use crate::ring::Ring;
+use crate::rows::Places;
+use crate::schedule::{Marks, Placed, Schedule, Streams};
+use crate::{Counts, RowSlice, TierError};
+
+/// Slots of one card.
+pub(crate) struct DeviceRing {
+    buffer: DeviceBuffer<u8>,
+    schedule: Schedule,
+    events: Events,
+    /// What went wrong where nobody could be told.
+    failed: Option<TierError>,
+}
+
+/// Marks of each slot.
+struct Events {
+    gpu: Gpu,
+    filled: Vec<Event>,
+    freed: Vec<Event>,
+}
+
+/// Where rows come from.
+pub(crate) struct Sources<'a> {
+    pub(crate) arena: &'a Arena,
+    pub(crate) disk: Option<&'a mut Ring>,
+    pub(crate) places: &'a Places,
+    pub(crate) counts: &'a mut Counts,
+    pub(crate) ram_bytes: &'a Cell<u64>,
+}
+
+impl DeviceRing {
+    /// Takes the memory of a ring on `gpu`.
+    pub(crate) fn new(gpu: &Gpu, staging: Staging, places: &Arc<Places>) -> Result<Self, TierError> {
+        let buffer = DeviceBuffer::new(gpu, "ring", staging.bytes().0 as usize)?;
+        let events = || (0..staging.slots).map(|_| Event::new(gpu)).collect::<Result<_, _>>();
+        let events = Events { gpu: gpu.clone(), filled: events()?, freed: events()? };
+        let schedule = Schedule::new(Arc::clone(places), staging.slot, staging.slots);
+        Ok(Self { buffer, schedule, events, failed: None })
+    }
+
+    /// Has rows copied after all that was expected before, as slots get free.
+    pub(crate) fn expect(
+        &mut self,
+        together: &[RowSlice],
+        road: &mut Road,
+        mut sources: Sources<'_>,
+    ) -> Result<(), TierError> {
+        self.schedule.expect(together)?;
+        if let Some(disk) = &mut sources.disk {
+            for slice in together {
+                if sources.places.place(slice.unit).home == Tier::Disk {
+                    disk.expect(slice)?;
+                }
+            }
+        }
+        let (schedule, mut flow) = self.flow(road, sources)?;
+        schedule.pump(&mut flow, false)
+    }
+
+    /// What comes next of `next`, and of what follows as much as lies beside it.
+    pub(crate) fn lease(
+        &mut self,
+        next: &[RowSlice],
+        road: &mut Road,
+        sources: Sources<'_>,
+    ) -> Result<DeviceLease<'_>, TierError> {
+        let (schedule, mut flow) = self.flow(road, sources)?;
+        let placed = schedule.lease(&mut flow, next)?;
+        Ok(DeviceLease { ring: self, placed })
+    }
+
+    /// Expects nothing any more.
+    pub(crate) fn forget(&mut self) {
+        self.failed = self.schedule.forget(&mut self.events).err();
+    }
+
+    fn flow<'a>(
+        &'a mut self,
+        road: &'a mut Road,
+        sources: Sources<'a>,
+    ) -> Result<(&'a mut Schedule, Flow<'a>), TierError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let slot = self.buffer.len() / self.events.filled.len().max(1);
+        Ok((&mut self.schedule, Flow { buffer: &mut self.buffer, slot, events: &mut self.events, road, sources }))
+    }
+}
+
+/// Rows in a card's memory until this is dropped. What is computed with them is asked for before that, on the card's stream of kernels.
+pub struct DeviceLease<'a> {
+    ring: &'a mut DeviceRing,
+    placed: Vec<Placed>,
+}
+
+impl DeviceLease<'_> {
+    /// How many runs of rows there are: at least one.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.placed.len()
+    }
+
+    /// Whether there is nothing, which is so where nothing was asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.placed.is_empty()
+    }
+
+    /// The rows of a run, counted from the unit's first.
+    ///
+    /// # Panics
+    /// Where there is no such run.
+    #[must_use]
+    pub fn rows(&self, run: usize) -> Range<u64> {
+        self.placed[run].piece.rows.clone()
+    }
+
+    /// The bytes of a run.
+    ///
+    /// # Panics
+    /// Where there is no such run.
+    #[must_use]
+    pub fn bytes(&self, run: usize) -> Slice<'_, u8> {
+        let slot = self.ring.buffer.len() / self.ring.events.filled.len();
+        self.ring.buffer.slice().range(range(&self.placed[run], slot))
+    }
+}
+
+impl Drop for DeviceLease<'_> {
+    fn drop(&mut self) {
+        for placed in self.placed.drain(..) {
+            if let Err(error) = self.ring.schedule.give_back(&mut self.ring.events, placed.slot) {
+                self.ring.failed = Some(error);
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for DeviceLease<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("DeviceLease").field(&self.placed).finish()
+    }
+}
+
+/// Where rows lie in the buffer of all slots.
+fn range(placed: &Placed, slot: usize) -> Range<usize> {
+    let start = placed.slot * slot + placed.at as usize;
+    start..start + placed.piece.bytes() as usize
+}
+
+impl Marks for Events {
+    fn wait_freed(&mut self, slot: usize) -> Result<(), TierError> {
+        Ok(self.gpu.copies().wait(&self.freed[slot])?)
+    }
+
+    fn mark_filled(&mut self, slot: usize) -> Result<(), TierError> {
+        Ok(self.filled[slot].record(self.gpu.copies())?)
+    }
+
+    fn wait_filled(&mut self, slot: usize) -> Result<(), TierError> {
+        Ok(self.gpu.compute().wait(&self.filled[slot])?)
+    }
+
+    fn mark_freed(&mut self, slot: usize) -> Result<(), TierError> {
+        Ok(self.freed[slot].record(self.gpu.compute())?)
+    }
+}
+
+/// Everything that a copy needs.
+struct Flow<'a> {
+    buffer: &'a mut DeviceBuffer<u8>,
+    /// Bytes of a slot.
+    slot: usize,
+    events: &'a mut Events,
+    road: &'a mut Road,
+    sources: Sources<'a>,
+}
+
+impl Streams for Flow<'_> {
+    type Marks = Events;
+
+    fn marks(&mut self) -> &mut Events {
+        self.events
+    }
+
+    fn is_at_hand(&self, slice: &RowSlice) -> bool {
+        self.sources.places.place(slice.unit).home != Tier::Disk
+    }
+
+    fn copy(&mut self, placed: &Placed) -> Result<(), TierError> {
+        let Self { buffer, slot, events, road, sources } = self;
+        let (stream, slice) = (events.gpu.copies(), placed.piece.slice());
+        let (mut whole, bytes) = (buffer.slice_mut(), placed.piece.bytes());
+        let mut to = whole.range(range(placed, *slot));
+        let rows = sources.places.range(&slice).ok_or_else(|| TierError::NoSuchRows { slice: slice.clone() })?;
+        if sources.arena.send(slice.unit, rows, stream, &mut to, road)? {
+            sources.ram_bytes.set(sources.ram_bytes.get() + bytes);
+        } else if let Some(disk) = &mut sources.disk {
+            let mut start = 0;
+            for piece in sources.places.cut(&slice) {
+                let (asked, end) = (Instant::now(), start + piece.bytes() as usize);
+                let staged = disk.take(&piece)?;
+                sources.counts.disk_stall += asked.elapsed();
+                road.carry(stream, &staged, &mut to.range(start..end))?;
+                start = end;
+            }
+            sources.counts.disk_bytes += bytes;
+        } else {
+            return Err(TierError::NoRing { slice });
+        }
+        sources.counts.up_bytes += bytes;
+        Ok(())
+    }
+}
