@@ -42,7 +42,7 @@ pub(crate) fn all_logits(engine: &mut Engine, prompt: &[u32], forced: &[u32]) ->
     all
 }
 
-fn mean_divergence(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
+pub(crate) fn mean_divergence(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
     a.iter().zip(b).map(|(a, b)| divergence(a, b)).sum::<f64>() / a.len() as f64
 }
 

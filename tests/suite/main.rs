@@ -14,5 +14,7 @@ mod quickstart;
 mod sessions;
 #[cfg(feature = "cuda")]
 mod split;
+#[cfg(feature = "cuda")]
+mod streaming;
 mod support;
 mod synth;

@@ -1,6 +1,6 @@
 //! The devices of an engine beside the processor, and on which of them the residual stream is.
 
-use plan::Device;
+use plan::{Device, LayerDevices};
 
 use crate::route::Route;
 
@@ -9,6 +9,8 @@ pub(crate) struct Devices {
     pub(crate) route: Route,
     /// Where the residual stream of this pass is.
     pub(crate) x_at: Device,
+    /// The card that weights are brought to in this pass, if any.
+    pub(crate) streams: Option<u32>,
     /// What the GPU of the route holds. Lent out while it computes.
     #[cfg(feature = "cuda")]
     pub(crate) gpu: Option<Box<crate::gpu::GpuSide>>,
@@ -19,8 +21,17 @@ impl Devices {
         Self {
             route,
             x_at: Device::Cpu,
+            streams: None,
             #[cfg(feature = "cuda")]
             gpu: None,
+        }
+    }
+
+    /// Where a layer's blocks are computed in this pass.
+    pub(crate) fn of_layer(&self, index: usize) -> LayerDevices {
+        match (&self.route.streamed, self.streams) {
+            (Some(streamed), Some(_)) => streamed.layers[index],
+            _ => self.route.layers[index],
         }
     }
 }
@@ -41,8 +52,6 @@ mod cuda {
 
     type Result<T> = std::result::Result<T, EngineError>;
 
-    const LENT_ONCE: &str = "a route's GPU is open, and computes once at a time";
-
     impl Devices {
         /// The same with what the GPU of the route needs.
         pub(crate) fn opened(
@@ -54,7 +63,7 @@ mod cuda {
             tiers: &mut Tiers,
         ) -> Result<Self> {
             let Some(number) = self.route.gpu() else { return Ok(self) };
-            let gpu = GpuSide::new(number, spec, inventory, plan, frequencies, tiers)?;
+            let gpu = GpuSide::new(number, spec, inventory, plan, frequencies, &self.route, tiers)?;
             Ok(Self { gpu: Some(Box::new(gpu)), ..self })
         }
     }
@@ -82,6 +91,8 @@ mod cuda {
         }
     }
 
+    const LENT_ONCE: &str = "a route's GPU is open, and computes once at a time";
+
     impl Pass<'_> {
         /// Runs steps on `device`.
         pub(crate) fn on<T>(&mut self, device: Device, run: impl FnOnce(&mut dyn Steps) -> Result<T>) -> Result<T> {
@@ -92,6 +103,31 @@ mod cuda {
             let outcome = run(&mut GpuPass { host: self, side: &mut side });
             self.devices.gpu = Some(side);
             outcome
+        }
+
+        /// Runs a layer's attention on `device`, with what the layer keeps: a card borrows it where it lives in RAM.
+        pub(crate) fn attention_on(
+            &mut self,
+            device: Device,
+            index: usize,
+            layers: &mut [Memory],
+            run: impl FnOnce(&mut dyn Steps, &mut Memory) -> Result<()>,
+        ) -> Result<()> {
+            let (Device::Gpu(_), Memory::Cache(cache)) = (device, &layers[index]) else {
+                return self.on(device, |s| run(s, &mut layers[index]));
+            };
+            let positions = self.first_position..self.first_position + self.tokens;
+            let Some(side) = &mut self.devices.gpu else { unreachable!("{LENT_ONCE}") };
+            let mut room = side.borrow(&self.spec.layers[index].attention.kind, cache, positions.start)?;
+            let outcome = self.on(device, |s| run(s, &mut room));
+            let Some(side) = &mut self.devices.gpu else { unreachable!("{LENT_ONCE}") };
+            side.give_back(index, room, if outcome.is_ok() { positions } else { 0..0 }, layers)?;
+            outcome
+        }
+
+        /// Has everything in its place that layers keep of this pass.
+        pub(crate) fn settle(&mut self, layers: &mut [Memory]) -> Result<()> {
+            self.devices.gpu.as_mut().map_or(Ok(()), |side| side.settle_caches(layers))
         }
 
         /// Copies part of a register to the same on `device`, from the other one.
@@ -166,6 +202,23 @@ mod cuda {
         pub(crate) fn on<T>(&mut self, device: Device, run: impl FnOnce(&mut dyn Steps) -> Result<T>) -> Result<T> {
             assert_eq!(device, Device::Cpu, "{NO_GPU}");
             run(self)
+        }
+
+        /// Runs a layer's attention on `device`, with what the layer keeps.
+        pub(crate) fn attention_on(
+            &mut self,
+            device: Device,
+            index: usize,
+            layers: &mut [Memory],
+            run: impl FnOnce(&mut dyn Steps, &mut Memory) -> Result<()>,
+        ) -> Result<()> {
+            self.on(device, |s| run(s, &mut layers[index]))
+        }
+
+        /// Has everything in its place that layers keep of this pass.
+        #[allow(clippy::unused_self, clippy::needless_pass_by_ref_mut, clippy::unnecessary_wraps)] // As where there are GPUs.
+        pub(crate) fn settle(&mut self, _: &mut [Memory]) -> Result<()> {
+            Ok(())
         }
 
         /// Whether the tokens were looked up on a GPU: there is none.

@@ -225,7 +225,11 @@ impl Engine {
     pub fn stats(&self, ram_peak: Bytes) -> Stats {
         let stats = Stats { expert_cache: self.experts.cache, ..self.record.stats(&self.plan, ram_peak) };
         #[cfg(feature = "cuda")]
-        let stats = self.devices.measured(stats);
+        let stats = {
+            let mut stats = self.devices.measured(stats);
+            stats.fallbacks.extend_from_slice(self.tiers.fallbacks());
+            stats
+        };
         stats
     }
 
@@ -293,15 +297,19 @@ impl Engine {
         let before = session.position();
         let first = before as u32;
         let form = self.form(tokens.len(), before);
-        let after = After { logits, form: self.form(next, before + tokens.len()) };
+        self.devices.streams = self.devices.route.of_pass(tokens.len());
+        let after =
+            After { logits, form: self.form(next, before + tokens.len()), streams: self.devices.route.of_pass(next) };
         self.experts.passes(tokens.len());
-        self.lookahead.begin(&mut self.tiers, &self.spec, &self.devices.route, form, after)?;
+        let this = (form, self.devices.streams);
+        self.lookahead.begin(&mut self.tiers, &self.spec, &self.devices.route, this, after)?;
         for ((table, frequencies), rope) in self.turns.iter_mut().zip(&self.frequencies).zip(&self.spec.ropes) {
             table.fill(first..first + tokens.len() as u32, frequencies, rope.magnitude);
         }
         let mut pass = Pass { form, ..self.at(before, tokens.len()) };
         pass.embed(tokens)?;
         pass.layers(session, &interrupt)?;
+        pass.settle(&mut session.layers)?;
         session.tokens.extend_from_slice(tokens);
         Ok(())
     }

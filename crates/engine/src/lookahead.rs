@@ -6,7 +6,7 @@
 use tiers::{RowSlice, TierError, Tiers};
 
 use crate::route::Route;
-use crate::spec::{Form, Spec};
+use crate::spec::{Form, Spec, Use};
 
 /// What follows a pass.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +15,8 @@ pub(crate) struct After {
     pub(crate) logits: usize,
     /// The form of the pass after it.
     pub(crate) form: Form,
+    /// The card that weights are brought to for that pass, if they are.
+    pub(crate) streams: Option<u32>,
 }
 
 /// How far the tiers have been told.
@@ -23,6 +25,8 @@ pub(crate) struct Lookahead {
     /// Layers of this pass that were expected.
     queued: usize,
     form: Form,
+    /// The card that weights are brought to for this pass, if they are.
+    streams: Option<u32>,
     after: After,
     /// Layers of the next pass that were expected, by [`After::form`].
     next: usize,
@@ -30,7 +34,8 @@ pub(crate) struct Lookahead {
 
 impl Lookahead {
     pub(crate) const fn new() -> Self {
-        Self { queued: 0, form: Form::DECODE, after: After { logits: 0, form: Form::DECODE }, next: 0 }
+        let after = After { logits: 0, form: Form::DECODE, streams: None };
+        Self { queued: 0, form: Form::DECODE, streams: None, after, next: 0 }
     }
 
     /// Starts a pass: what was expected of it stands, if it is the one that was foreseen.
@@ -39,16 +44,16 @@ impl Lookahead {
         tiers: &mut Tiers,
         spec: &Spec,
         route: &Route,
-        form: Form,
+        (form, streams): (Form, Option<u32>),
         after: After,
     ) -> Result<(), TierError> {
-        if self.next > 0 && self.after.form == form {
+        if self.next > 0 && (self.after.form, self.after.streams) == (form, streams) {
             self.queued = self.next;
         } else {
             tiers.forget_expected();
             self.queued = 0;
         }
-        (self.next, self.form, self.after) = (0, form, after);
+        (self.next, self.form, self.streams, self.after) = (0, form, streams, after);
         if self.queued > 0 && spec.layers[self.queued - 1].ffn.chooses() {
             return Ok(());
         }
@@ -57,14 +62,14 @@ impl Lookahead {
 
     /// Goes on to the next choice: called at the start, and when experts were chosen and are expected.
     pub(crate) fn go_on(&mut self, tiers: &mut Tiers, spec: &Spec, route: &Route) -> Result<(), TierError> {
-        if expect_layers(tiers, spec, route, &mut self.queued, self.form)? {
+        if expect_layers(tiers, spec, route, &mut self.queued, (self.form, self.streams))? {
             return Ok(());
         }
         for _ in 0..self.after.logits {
             expect(tiers, route, &spec.output_norm.slice)?;
             expect(tiers, route, &spec.output.weight)?;
         }
-        expect_layers(tiers, spec, route, &mut self.next, self.after.form).map(|_| ())
+        expect_layers(tiers, spec, route, &mut self.next, (self.after.form, self.after.streams)).map(|_| ())
     }
 
     /// After a pass that failed nothing is known.
@@ -79,18 +84,28 @@ fn expect_layers(
     spec: &Spec,
     route: &Route,
     from: &mut usize,
-    form: Form,
+    (form, streams): (Form, Option<u32>),
 ) -> Result<bool, TierError> {
     while *from < spec.layers.len() {
+        let layer = &spec.layers[*from];
         let mut expected = Ok(());
-        spec.each_slice(*from, form, &mut |slice| {
+        let streamed = route.is_streamed(*from).map(|block| streams.filter(|_| block));
+        let mut expect = |card: Option<u32>, used: Use| {
             if expected.is_ok() {
-                expected = expect(tiers, route, slice);
+                expected = match (card, used) {
+                    (Some(card), Use::Matrix(slice)) => expect_on(tiers, card, slice),
+                    // A card has copies of all vectors.
+                    (Some(_), _) => Ok(()),
+                    (None, Use::Matrix(slice)) => self::expect(tiers, route, slice),
+                    (None, Use::Bias(_, vector) | Use::Vector(vector)) => self::expect(tiers, route, &vector.slice),
+                };
             }
-        });
+        };
+        layer.attention.each_use(form, &mut |used| expect(streamed[0], used));
+        layer.ffn.each_use(&mut |used| expect(streamed[1], used));
         expected?;
         *from += 1;
-        if spec.layers[*from - 1].ffn.chooses() {
+        if layer.ffn.chooses() {
             return Ok(true);
         }
     }
@@ -100,4 +115,18 @@ fn expect_layers(
 /// Expects what the processor reads.
 fn expect(tiers: &mut Tiers, route: &Route, slice: &RowSlice) -> Result<(), TierError> {
     if route.is_copied(slice.unit) { Ok(()) } else { tiers.expect(slice) }
+}
+
+/// Expects a matrix on a card that it does not live on.
+#[cfg(feature = "cuda")]
+fn expect_on(tiers: &mut Tiers, card: u32, slice: &RowSlice) -> Result<(), TierError> {
+    if tiers.home(slice.unit) == plan::Tier::Gpu(card) {
+        return Ok(());
+    }
+    tiers.expect_on(card, std::slice::from_ref(slice))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn expect_on(_: &mut Tiers, _: u32, _: &RowSlice) -> Result<(), TierError> {
+    unreachable!("tiers refuse a plan with GPUs in this build")
 }

@@ -14,12 +14,24 @@ use crate::spec::{Attention, Ffn, Form, HeadNorm, Kind, Layer, Spec, Use};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
     pub(crate) layers: Vec<LayerDevices>,
+    /// The same for passes of so many tokens that weights are streamed to a card for them, where the plan does that.
+    pub(crate) streamed: Option<Streamed>,
     /// The last norm and the output matrix.
     pub(crate) output: Device,
     /// By unit: vectors that only a card reads, which has copies.
     copied: Vec<bool>,
     /// By layer: whether one card computes all of it without a part of the processor's.
     alone: Vec<bool>,
+}
+
+/// Passes for which a card computes whatever it can, with weights that are brought to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Streamed {
+    /// The card.
+    pub(crate) gpu: u32,
+    /// Tokens from which on a pass is one of them.
+    from: usize,
+    pub(crate) layers: Vec<LayerDevices>,
 }
 
 /// What stands in the way of a GPU.
@@ -40,7 +52,8 @@ impl Route {
     /// [`EngineError::NotOnGpu`] for a plan that this version cannot run, with the first thing that stands in the way.
     pub(crate) fn new(plan: &Plan, spec: &Spec, inventory: &Inventory) -> Result<Self, EngineError> {
         let copied = vec![false; inventory.units.len()];
-        let mut route = Self { layers: plan.blocks.clone(), output: plan.output, copied, alone: Vec::new() };
+        let mut route =
+            Self { layers: plan.blocks.clone(), streamed: None, output: plan.output, copied, alone: Vec::new() };
         route.check(&plan.kv.homes, &spec.layers).map_err(|(number, obstacle)| {
             let why = match obstacle {
                 Obstacle::Second(first) => format!("gpu:{first} has layers of this model already"),
@@ -51,7 +64,45 @@ impl Route {
         })?;
         route.note_copied(plan, spec);
         route.note_alone(plan, spec);
+        route.streamed = route.streaming(plan, spec, inventory);
         Ok(route)
+    }
+
+    /// The card that weights are brought to in a pass of so many tokens, if they are.
+    pub(crate) fn of_pass(&self, tokens: usize) -> Option<u32> {
+        self.streamed.as_ref().filter(|streamed| tokens >= streamed.from).map(|streamed| streamed.gpu)
+    }
+
+    /// Whether a block of such a pass is this card's: a layer's attention, or what follows it.
+    pub(crate) fn is_streamed(&self, layer: usize) -> [bool; 2] {
+        self.streamed.as_ref().map_or([false; 2], |streamed| {
+            let LayerDevices { attention, ffn } = streamed.layers[layer];
+            [attention, ffn].map(|device| device == Device::Gpu(streamed.gpu))
+        })
+    }
+
+    /// Where layers are computed when weights are streamed: by the card that has the ring, as far as it can.
+    fn streaming(&self, plan: &Plan, spec: &Spec, inventory: &Inventory) -> Option<Streamed> {
+        let from = plan.stream_from? as usize;
+        let mut rings = plan.device_staging.iter().filter(|(_, ring)| ring.slots > 0).map(|(gpu, _)| *gpu);
+        let gpu = rings.find(|gpu| self.gpu().is_none_or(|taken| taken == *gpu))?;
+        let layers = spec.layers.iter().zip(&self.layers).map(|(layer, devices)| {
+            let mut known = [true; 2];
+            let mut note = |block: usize, used: Use| {
+                if let Use::Matrix(slice) = used {
+                    known[block] &= multiplies(inventory.tensor_of(inventory.unit(slice.unit)).quant);
+                }
+            };
+            layer.attention.each_use(Form::DECODE, &mut |used| note(0, used));
+            layer.ffn.each_use(&mut |used| note(1, used));
+            let [attention, ffn] = known;
+            let streams = |can: bool, otherwise| if can { Device::Gpu(gpu) } else { otherwise };
+            LayerDevices {
+                attention: streams(attention && missing_attention(&layer.attention).is_none(), devices.attention),
+                ffn: streams(ffn && missing_ffn(&layer.ffn).is_none(), devices.ffn),
+            }
+        });
+        Some(Streamed { gpu, from, layers: layers.collect() })
     }
 
     /// Every block's device, the output's last.
@@ -61,7 +112,7 @@ impl Route {
 
     /// The GPU that takes part, if any does.
     pub(crate) fn gpu(&self) -> Option<u32> {
-        self.devices().find_map(number)
+        self.devices().find_map(number).or(self.streamed.as_ref().map(|streamed| streamed.gpu))
     }
 
     /// Whether nobody but a card reads this vector. It is not waited for where it comes from disk.
@@ -148,6 +199,18 @@ const fn device(home: Tier) -> Device {
     }
 }
 
+/// Whether cards have a kernel for a type of matrices.
+#[cfg(feature = "cuda")]
+fn multiplies(quant: plan::QuantType) -> bool {
+    kernels::cuda::supports(quant)
+}
+
+/// No card computes in this build.
+#[cfg(not(feature = "cuda"))]
+const fn multiplies(_: plan::QuantType) -> bool {
+    false
+}
+
 /// What attention has that no GPU computes yet.
 fn missing_attention(attention: &Attention) -> Option<&'static str> {
     match &attention.kind {
@@ -202,7 +265,7 @@ mod tests {
         ] {
             let [a, b, c, d] = blocks;
             let layers = vec![LayerDevices { attention: a, ffn: b }, LayerDevices { attention: c, ffn: d }];
-            let route = Route { layers, output, copied: Vec::new(), alone: Vec::new() };
+            let route = Route { layers, streamed: None, output, copied: Vec::new(), alone: Vec::new() };
             let found = route.check(&memories, &[]).map(|()| route.gpu());
             assert_eq!(found, expected, "{blocks:?} {output:?} {memories:?}");
         }

@@ -94,7 +94,7 @@ pub struct Stats {
 /// What has gone between the processor and a card so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Traffic {
-    /// Bytes of activations to the card.
+    /// Bytes to the card: of activations, and in a phase also of weights that are brought there.
     pub(crate) up_bytes: u64,
     /// Bytes of activations from the card.
     pub(crate) down_bytes: u64,
@@ -136,6 +136,7 @@ impl Phase {
         traffic.busy += new.busy.saturating_sub(old.busy);
         traffic.waited += new.waited.saturating_sub(old.waited);
         let (before, after) = (before.counts, after.counts);
+        traffic.up_bytes += after.up_bytes - before.up_bytes;
         self.tokens += tokens as u64;
         self.wall += wall;
         self.ram_bytes += after.ram_bytes - before.ram_bytes;

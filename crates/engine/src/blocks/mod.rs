@@ -1,7 +1,7 @@
 //! One pass through the layers.
 //!
 //! Owns the order of operations, which is written once, in [`Steps`] that any device can do. It must be the order of
-//! [`Spec::each_slice`], by which the tiers are told what comes. [`Pass`] does them on the processor: each step leases the
+//! [`Use`](crate::spec::Use)s, by which the tiers are told what comes. [`Pass`] does them on the processor: each step leases the
 //! bytes it needs and runs one operation on them.
 
 mod attention;
@@ -14,6 +14,7 @@ mod latent;
 mod linear;
 mod mixture;
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
@@ -93,30 +94,33 @@ impl Pass<'_> {
                 return Err(EngineError::Interrupted);
             }
             let first = next;
-            let alone = if self.tokens == 1 { self.devices.route.alone_from(first) } else { 0 };
+            let alone = self.tokens == 1 && self.devices.streams.is_none();
+            let alone = if alone { self.devices.route.alone_from(first) } else { 0 };
             next += alone.max(1);
-            let memories = &mut session.layers[first..next];
+            let layers = &mut session.layers;
             if alone > 0 {
                 self.bring_x(self.devices.route.layers[first].attention)?;
-                self.recorded(&(first..next), session.number, |pass| pass.some_layers(first, memories))?;
+                self.recorded(&(first..next), session.number, |pass| pass.some_layers(first..next, layers))?;
             } else {
-                self.some_layers(first, memories)?;
+                self.some_layers(first..next, layers)?;
             }
         }
         Ok(())
     }
 
-    fn some_layers(&mut self, first: usize, memories: &mut [Memory]) -> Result<()> {
-        memories.iter_mut().zip(first..).try_for_each(|(memory, index)| self.layer(index, memory))
+    fn some_layers(&mut self, mut range: Range<usize>, layers: &mut [Memory]) -> Result<()> {
+        range.try_for_each(|index| self.layer(index, layers))
     }
 
     /// One layer: x += attention(norm(x)), x += ffn(norm(x)).
-    fn layer(&mut self, index: usize, memory: &mut Memory) -> Result<()> {
+    fn layer(&mut self, index: usize, layers: &mut [Memory]) -> Result<()> {
         let spec = self.spec;
         let layer = &spec.layers[index];
-        let devices = self.devices.route.layers[index];
+        let devices = self.devices.of_layer(index);
         self.bring_x(devices.attention)?;
-        self.on(devices.attention, |s| attention::attention(s, spec, &layer.attention, memory))?;
+        self.attention_on(devices.attention, index, layers, |s, memory| {
+            attention::attention(s, spec, &layer.attention, memory)
+        })?;
         self.bring_x(devices.ffn)?;
         self.on(devices.ffn, |s| ffn::ffn(s, spec, index, &layer.ffn))
     }

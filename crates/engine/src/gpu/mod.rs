@@ -3,11 +3,14 @@
 //! Owns which kernel a step is there, and what it may do beside another step: a norm or an activation leaves its result in 8 bits too,
 //! since a product comes next. Must never know the order of a layer's steps: that is `blocks`.
 
+mod guests;
 mod pass;
 mod passage;
 mod recorded;
 mod registers;
 mod vectors;
+
+use std::ops::Range;
 
 use kernels::cpu::AttentionShape;
 use kernels::cuda::{Arena, AttentionForm, DeviceBuffer, Event, Gpu, KvStore, Pinned, Quantized, RopeTable, supports};
@@ -15,6 +18,7 @@ use plan::cost::LOGIT_ROWS;
 use plan::{Bytes, Device, Inventory, KvPlan, KvType, LayerDevices, Plan, Tier};
 use tiers::Tiers;
 
+use guests::Guests;
 pub(crate) use pass::GpuPass;
 use passage::Passage;
 use recorded::Recorded;
@@ -22,7 +26,7 @@ use registers::Registers;
 use vectors::Vectors;
 
 use crate::route::Route;
-use crate::session::Memory;
+use crate::session::{LayerCache, Memory};
 use crate::spec::{Heads, Kind, Layer, Spec};
 use crate::stats::Traffic;
 use crate::steps::{Part, REGISTERS, Register};
@@ -64,6 +68,8 @@ pub(crate) struct GpuSide {
     arrived: Event,
     passage: Passage,
     recorded: Vec<Recorded>,
+    /// Caches of the processor's layers, while weights are streamed.
+    guests: Option<Guests>,
     /// Logits on their way to the processor; lent out while they are.
     letters: Option<Pinned<f32>>,
 }
@@ -90,6 +96,7 @@ impl GpuSide {
         inventory: &Inventory,
         plan: &Plan,
         frequencies: &[Vec<f32>],
+        route: &Route,
         tiers: &mut Tiers,
     ) -> Result<Self> {
         let Some(gpu) = tiers.card(number).cloned() else { unreachable!("the plan homes layers on gpu:{number}") };
@@ -118,8 +125,34 @@ impl GpuSide {
             passage: Passage::new(&gpu, scratch::widths(spec).into_iter().max().unwrap_or(0))?,
             recorded: Vec::new(),
             letters: Some(Pinned::new(&gpu, sizes.registers[Register::Logits as usize])?),
+            guests: Guests::of(&gpu, spec, &plan.kv, route)?,
             gpu,
         })
+    }
+
+    /// A room with what a layer of the processor keeps, of which `positions` are filled.
+    pub(crate) fn borrow(&mut self, kind: &Kind, cache: &LayerCache, positions: usize) -> Result<Memory> {
+        let Some(guests) = &mut self.guests else { unreachable!("layers come where weights are streamed") };
+        guests.bring(&self.gpu, kind, cache, positions)
+    }
+
+    /// Takes new rows of `positions` back from a room to the layer of the processor that it was lent for.
+    pub(crate) fn give_back(
+        &mut self,
+        layer: usize,
+        room: Memory,
+        positions: Range<usize>,
+        layers: &mut [Memory],
+    ) -> Result<()> {
+        match &mut self.guests {
+            Some(guests) => guests.take_back(&self.gpu, layer, room, positions, layers),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for all rows that layers of the processor get.
+    pub(crate) fn settle_caches(&mut self, layers: &mut [Memory]) -> Result<()> {
+        self.guests.as_mut().map_or(Ok(()), |guests| guests.settle(layers))
     }
 
     /// The tier's name, and the most bytes that were taken there at one time.
@@ -166,6 +199,7 @@ impl GpuSide {
         let stream = self.gpu.compute();
         self.arrived.synchronize()?;
         self.passage.begin()?;
+        self.guests.as_mut().map_or(Ok(()), Guests::begin)?;
         let count = 1 + tokens.len();
         self.next_words[0] = first_position as u32;
         self.next_words[1..count].copy_from_slice(tokens);

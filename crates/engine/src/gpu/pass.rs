@@ -56,6 +56,9 @@ impl Steps for GpuPass<'_, '_> {
 
     fn products(&mut self, group: &[&Linear], x: Part, out: Part, tokens: usize) -> Result<()> {
         self.side.settle()?;
+        if self.host.devices.streams.is_some() {
+            return self.streamed(group, x, out, tokens);
+        }
         let foreign = group.iter().any(|linear| !self.is_here(linear));
         if foreign {
             self.side.passage.leave(self.side.registers.get(x))?;
@@ -266,31 +269,48 @@ impl GpuPass<'_, '_> {
         Ok(cuda::add(side.gpu.compute(), &mut rows, side.vectors.get(bias))?)
     }
 
-    /// The product of one matrix with all rows of `x`, by the kernel for a few columns or the one for many.
+    /// The product of one matrix with all rows of `x`.
     fn product(&mut self, linear: &Linear, x: Part, out: Part) -> Result<()> {
-        let (quants, tiers, side) = (self.host.quants, &*self.host.tiers, &mut *self.side);
-        let (quant, rows, width) = (quants.get(linear.weight.unit), linear.outputs, linear.inputs);
-        let Some(weights) = tiers.on_card(side.number, &linear.weight) else {
+        let Some(weights) = self.host.tiers.on_card(self.side.number, &linear.weight) else {
             unreachable!("asked for matrices that are here")
         };
-        let matrix = Matrix { quant, weights, rows, width };
-        let few = x.count / width <= MATVEC_COLUMNS;
-        if in_integers(quant) {
-            side.round(x, width)?;
-            let (stream, mut to) = (side.gpu.compute(), side.registers.get_mut(out));
-            if few {
-                matvec(stream, &matrix, &side.columns, &mut to, rows, false)?;
+        let quant = self.host.quants.get(linear.weight.unit);
+        let matrix = Matrix { quant, weights, rows: linear.outputs, width: linear.inputs };
+        self.side.multiply(&matrix, x, out, linear.outputs)
+    }
+
+    /// The products of a group whose matrices are brought here in their order, but for those that live here: run of rows by run of rows.
+    fn streamed(&mut self, group: &[&Linear], x: Part, out: Part, tokens: usize) -> Result<()> {
+        self.side.passage.works();
+        let mut start = 0;
+        for linear in group {
+            let part = out.part(start, tokens * linear.outputs);
+            start += part.count;
+            if self.is_here(linear) {
+                self.product(linear, x, part)?;
             } else {
-                matmul(stream, &matrix, &side.columns, &mut to, rows)?;
+                self.by_runs(linear, x, part)?;
             }
-        } else {
-            debug_assert!(in_floats(quant), "types were checked when the engine was opened");
-            let (x, mut to) = side.registers.pair(x, out);
-            if few {
-                matvec_floats(side.gpu.compute(), &matrix, x, &mut to, rows, false)?;
-            } else {
-                matmul_floats(side.gpu.compute(), &matrix, x, &mut to, rows)?;
-            }
+            self.add_bias(linear, part)?;
+        }
+        self.side.writes(out);
+        Ok(())
+    }
+
+    /// The product of a matrix that is brought here. How its rows are cut changes no output.
+    fn by_runs(&mut self, linear: &Linear, x: Part, out: Part) -> Result<()> {
+        let quant = self.host.quants.get(linear.weight.unit);
+        let mut rest = linear.weight.clone();
+        while !rest.rows.is_empty() {
+            let lease = self.host.tiers.lease_on(self.side.number, std::slice::from_ref(&rest))?;
+            let rows = lease.rows(0);
+            let first = (rows.start - linear.weight.rows.start) as usize;
+            let count = (rows.end - rows.start) as usize;
+            let matrix = Matrix { quant, weights: lease.bytes(0), rows: count, width: linear.inputs };
+            // Of each token's outputs those of these rows; the last token's end with them.
+            let part = out.part(first, out.count - linear.outputs + count);
+            self.side.multiply(&matrix, x, part, linear.outputs)?;
+            rest.rows.start = rows.end;
         }
         Ok(())
     }
@@ -314,6 +334,29 @@ impl GpuSide {
         let ids = self.words.slice().range(1..=tokens);
         lookup(self.gpu.compute(), &matrix, ids, spec.embedding_scale, &mut self.registers.get_mut(x))?;
         Ok(true)
+    }
+
+    /// The products of some rows with all rows of `x`, each token's `step` apart, by the kernel for a few columns or the one for many.
+    fn multiply(&mut self, matrix: &Matrix<'_>, x: Part, out: Part, step: usize) -> Result<()> {
+        let few = x.count / matrix.width <= MATVEC_COLUMNS;
+        if in_integers(matrix.quant) {
+            self.round(x, matrix.width)?;
+            let (stream, mut to) = (self.gpu.compute(), self.registers.get_mut(out));
+            if few {
+                matvec(stream, matrix, &self.columns, &mut to, step, false)?;
+            } else {
+                matmul(stream, matrix, &self.columns, &mut to, step)?;
+            }
+        } else {
+            debug_assert!(in_floats(matrix.quant), "types were checked when the engine was opened");
+            let (x, mut to) = self.registers.pair(x, out);
+            if few {
+                matvec_floats(self.gpu.compute(), matrix, x, &mut to, step, false)?;
+            } else {
+                matmul_floats(self.gpu.compute(), matrix, x, &mut to, step)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes the columns that quantized matrices read, where they are not there yet.

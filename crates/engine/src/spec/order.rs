@@ -4,22 +4,8 @@ use tiers::RowSlice;
 
 use super::{
     Attention, Delta, Ffn, Form, GatedUnit, HeadNorm, Kind, Latent, LatentQuery, Layer, Linear, Projection, Rates,
-    Spec, Vector,
+    Vector,
 };
-
-impl Spec {
-    /// Hands every slice that layer `index` uses whatever its router chooses to `each`, in the order of their use. Of a
-    /// mixture all of them come before its experts.
-    pub(crate) fn each_slice(&self, index: usize, form: Form, each: &mut dyn FnMut(&RowSlice)) {
-        let layer = &self.layers[index];
-        let mut each = |used: Use| match used {
-            Use::Matrix(slice) => each(slice),
-            Use::Bias(_, vector) | Use::Vector(vector) => each(&vector.slice),
-        };
-        layer.attention.each_use(form, &mut each);
-        layer.ffn.each_use(&mut each);
-    }
-}
 
 /// One thing that a block reads.
 pub(crate) enum Use<'a> {

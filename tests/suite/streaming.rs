@@ -1,0 +1,149 @@
+//! Prompts that a GPU computes with weights that live in RAM or on disk.
+
+use std::path::Path;
+
+use engine::Engine;
+use plan::{Bytes, Inventory, Staging, Tensor, Tier};
+
+use crate::gpu::{all_logits, engines_agree, gpu, mean_divergence};
+use crate::oracle::ROUNDING_DIVERGENCE;
+use crate::placement::{GPU, random_homes, with_homes};
+use crate::support::{ALL_IN_RAM, all_fixtures, json, open, open_plan, planned, profile};
+
+/// Dense fixtures with what others lack: fused matrices, biases, norms behind blocks, windows, integers.
+const VARIED: [(&str, &str, &str); 5] = [
+    ("phi3", "model-bf16.gguf", "golden.json"),
+    ("qwen2", "model-f32.gguf", "golden.json"),
+    ("gemma3", "model-f32.gguf", "golden.json"),
+    ("llama-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
+    ("qwen3-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
+];
+
+/// How weights pass.
+#[derive(Clone, Copy, Debug)]
+struct Passing {
+    /// Bytes of a slot beyond the longest row.
+    more: u64,
+    slots: u32,
+    /// Tokens of a pass from which on.
+    from: u32,
+}
+
+/// Slots that nothing is cut for.
+const WIDE: Passing = Passing { more: 4 << 20, slots: 3, from: 2 };
+/// Slots of a few rows.
+const NARROW: Passing = Passing { more: 0, slots: 2, from: 2 };
+
+fn slot(inventory: &Inventory, more: u64) -> Bytes {
+    let longest = inventory.tensors.iter().map(|tensor: &Tensor| tensor.row_bytes().0).max().unwrap();
+    Bytes(longest.next_multiple_of(plan::streaming::ALIGN) + more) + plan::streaming::TAIL
+}
+
+/// Opens a model with `homes`, whose passes stream so.
+fn streaming(path: &Path, kv_type: &str, micro_batch: usize, homes: &[Tier], passing: Passing) -> Engine {
+    let model = gguf::open(path).unwrap();
+    let mut plan = with_homes(planned(&model, &profile(kv_type, micro_batch)), &model.inventory, homes);
+    let slot = slot(&model.inventory, passing.more);
+    plan.device_staging = vec![(0, Staging { slot, slots: passing.slots })];
+    plan.stream_from = Some(passing.from);
+    open_plan(&model, plan)
+}
+
+fn units(path: &Path) -> usize {
+    gguf::open(path).unwrap().inventory.units.len()
+}
+
+#[test]
+fn streamed_prompts_agree_from_any_home() {
+    let test = "streamed_prompts_agree_from_any_home";
+    let Some(fixtures) = gpu(test).then(|| all_fixtures(test)).flatten() else { return };
+    let mut failed = Vec::new();
+    for (seed, (folder, file, golden)) in VARIED.into_iter().enumerate() {
+        let path = fixtures.join(folder).join(file);
+        if !path.exists() {
+            println!("{folder}/{file}: not here");
+            continue;
+        }
+        let (golden, units) = (json(&fixtures.join(folder).join(golden)), units(&path));
+        let homes = [vec![Tier::Ram; units], vec![Tier::Disk; units], random_homes(units, seed as u64)];
+        // In the last case decode streams, too.
+        let ways = [WIDE, NARROW, Passing { from: 1, ..WIDE }];
+        for (homes, passing) in homes.iter().zip(ways) {
+            let name = format!("{folder}/{file}, {passing:?}");
+            let agree = || {
+                engines_agree(&path, &golden, &name, &mut |micro_batch| {
+                    streaming(&path, "f32", micro_batch, homes, passing)
+                });
+            };
+            if std::panic::catch_unwind(agree).is_err() {
+                failed.push(name);
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn neither_cuts_nor_homes_nor_time_change_a_bit_of_what_is_streamed() {
+    let test = "neither_cuts_nor_homes_nor_time_change_a_bit_of_what_is_streamed";
+    let Some(fixtures) = gpu(test).then(|| all_fixtures(test)).flatten() else { return };
+    let prompt: Vec<u32> = (0..150).map(|i| 3 + i * 7 % 200).collect();
+    for (folder, file) in [("llama-kq", "model-q4_k_m.gguf"), ("gemma3", "model-f32.gguf")] {
+        let path = fixtures.join(folder).join(file);
+        let units = units(&path);
+        let run = |homes: &[Tier], passing| {
+            let mut engine = streaming(&path, "f16", 64, homes, passing);
+            let first = all_logits(&mut engine, &prompt, &[5, 6, 7]);
+            assert!(all_logits(&mut engine, &prompt, &[5, 6, 7]) == first, "{folder}: the same again, {passing:?}");
+            first
+        };
+        let (ram, disk) = (vec![Tier::Ram; units], vec![Tier::Disk; units]);
+        let first = run(&ram, WIDE);
+        for (homes, passing) in [
+            (&ram, NARROW),
+            (&ram, Passing { more: 900, slots: 1, ..NARROW }),
+            (&disk, WIDE),
+            (&disk, Passing { more: 5000, slots: 3, ..NARROW }),
+        ] {
+            assert!(run(homes, passing) == first, "{folder}: {:?}, {passing:?}", homes[0]);
+        }
+    }
+}
+
+#[test]
+fn a_conversation_goes_on_between_streamed_prompts_and_the_processor() {
+    let test = "a_conversation_goes_on_between_streamed_prompts_and_the_processor";
+    let Some(fixtures) = gpu(test).then(|| all_fixtures(test)).flatten() else { return };
+    let parts: [Vec<u32>; 5] =
+        [(3..70).collect(), vec![9], (100..150).collect(), vec![8, 7], (20..90).map(|i| i * 3 % 250).collect()];
+    for (folder, file) in [("llama-kq", "model-q4_k_m.gguf"), ("gemma3", "model-f32.gguf")] {
+        let path = fixtures.join(folder).join(file);
+        let inventory = gguf::open(&path).unwrap().inventory;
+        let half = inventory.shape.layers / 2;
+        let cut: Vec<Tier> = inventory
+            .units
+            .iter()
+            .map(|unit| if unit.layer.is_some_and(|layer| layer >= half) { GPU } else { Tier::Ram })
+            .collect();
+        for kv_type in ["f32", "f16", "q8_0"] {
+            let mut theirs = open(&path, &ALL_IN_RAM.replace("f32", kv_type));
+            let mut ours = streaming(&path, kv_type, 32, &cut, Passing { from: 3, ..NARROW });
+            let [mut on, mut off] = [&mut ours, &mut theirs].map(|engine| {
+                let mut session = engine.session().unwrap();
+                let mut all = Vec::new();
+                for part in &parts {
+                    engine.every_logit(&mut session, part, &mut |_, logits| all.push(logits.to_vec())).unwrap();
+                }
+                // What was said last is said again.
+                session.truncate(session.position() - 65);
+                let again = engine.prefill(&mut session, &parts[4][5..]).unwrap().to_vec();
+                (all, again)
+            });
+            let mean = mean_divergence(&off.0, &on.0);
+            println!("{folder}/{file} {kv_type}: mean divergence {mean:.1e}");
+            assert!(mean <= ROUNDING_DIVERGENCE, "{folder}/{file} {kv_type}: {mean:.1e}");
+            let again = mean_divergence(&[off.0.pop().unwrap(), off.1], &[on.0.pop().unwrap(), on.1]);
+            assert!(again <= ROUNDING_DIVERGENCE, "{folder}/{file} {kv_type}, said again: {again:.1e}");
+        }
+    }
+}
