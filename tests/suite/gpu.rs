@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use engine::{Engine, EngineError};
-use plan::{Bytes, Device};
+use plan::{Bytes, Device, Tier};
 
 use crate::oracle::{
     DENSE, MIXTURES, ROUNDING_DIVERGENCE, TOLERANCE, argmax, divergence, largest_difference, prompt_agrees,
@@ -186,6 +186,29 @@ fn a_session_on_a_gpu_goes_back_and_a_run_repeats() {
     let stats = engine.stats(Bytes(0));
     let tier = stats.tiers.iter().find(|tier| tier.name == "gpu:0").unwrap();
     assert!(tier.read_bytes_per_token > 0.0 && tier.peak_bytes <= tier.limit_bytes.unwrap(), "{tier:?}");
+}
+
+#[test]
+fn a_conversation_too_many_ends_in_an_error_and_no_other() {
+    let test = "a_conversation_too_many_ends_in_an_error_and_no_other";
+    let Some(fixtures) = gpu(test).then(|| all_fixtures(test)).flatten() else { return };
+    let path = fixtures.join("llama-kq/model-q4_k_m.gguf");
+    let model = gguf::open(&path).unwrap();
+    let mut plan = planned(&model, &profile("f32", 8));
+    let engine = open_plan(&model, plan.clone());
+    let session = engine.session().unwrap();
+    let held = engine.stats(Bytes(0)).tiers.iter().find(|tier| tier.name == "gpu:0").unwrap().peak_bytes;
+    drop((session, engine));
+    plan.tiers.iter_mut().filter(|tier| tier.tier == Tier::Gpu(0)).for_each(|tier| tier.ceiling = Some(Bytes(held)));
+    let mut engine = open_plan(&model, plan);
+    let mut sessions = vec![engine.session().unwrap()];
+    let refused = (0..1000).find_map(|_| engine.session().map(|session| sessions.push(session)).err());
+    let error = refused.expect("a ceiling that holds everything is none");
+    assert!(matches!(error, EngineError::Gpu(_)) && error.to_string().contains("KV cache"), "{error}");
+    let logits = engine.prefill(&mut sessions[0], &[1, 2, 3]).unwrap().to_vec();
+    drop(sessions.pop());
+    let mut other = engine.session().unwrap();
+    assert_eq!(engine.prefill(&mut other, &[1, 2, 3]).unwrap(), logits);
 }
 
 /// Needs no card: it is refused before one is opened.

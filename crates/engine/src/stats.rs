@@ -13,8 +13,8 @@ pub struct TierStats {
     pub name: String,
     /// The tier's ceiling; none for disk.
     pub limit_bytes: Option<u64>,
-    /// The most it held: measured for `ram` (the process's peak resident size), for `gpu:N` all that was taken there, and else
-    /// what the plan counted.
+    /// The most it held: measured for `ram` (the process's peak resident size) and `gpu:N` (what was taken there, or what the card has given
+    /// away since it was opened where that is more), and else what the plan counted.
     pub peak_bytes: u64,
     /// Bytes of weights read from it for one decoded token.
     pub read_bytes_per_token: f64,

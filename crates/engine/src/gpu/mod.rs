@@ -155,9 +155,10 @@ impl GpuSide {
         self.guests.as_mut().map_or(Ok(()), |guests| guests.settle(layers))
     }
 
-    /// The tier's name, and the most bytes that were taken there at one time.
+    /// The tier's name, and the most bytes that were taken there at one time: what was counted, or what the card says now where that is more.
     pub(crate) fn peak(&self) -> (String, Bytes) {
-        (Tier::Gpu(self.number).to_string(), self.gpu.peak())
+        let peak = self.gpu.peak().max(self.gpu.given().unwrap_or_default());
+        (Tier::Gpu(self.number).to_string(), peak)
     }
 
     /// Its number among the cards.

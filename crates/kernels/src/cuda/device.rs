@@ -176,6 +176,14 @@ impl Gpu {
         self.context.ledger().peak
     }
 
+    /// Bytes that the card has given away since it was opened, as NVIDIA's management library says: to this program, and to others that have
+    /// taken more since then. None where the library does not tell.
+    #[must_use]
+    pub fn given(&self) -> Option<Bytes> {
+        let (before, now) = (self.context.taken_before?, super::nvml::used(&self.info().pci)?);
+        Some(now.saturating_sub(before))
+    }
+
     /// Bytes that no program has taken, as the driver says.
     ///
     /// # Errors
