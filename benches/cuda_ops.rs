@@ -7,9 +7,10 @@ use std::fmt::Write;
 
 use kernels::cpu::{AttentionShape, Gate, RopeStyle, Routing};
 use kernels::cuda::{
-    Arena, AttentionForm, DeviceBuffer, Event, Gpu, GpuInfo, HeadNorm, HeadPart, HeadTurn, HeadsTo, JOB_COLUMNS,
-    JobList, JobRoom, Joining, KvStore, Matrix, Norm, NormKind, Output, Quantized, RopeTable, Rows, Sight, add_norm,
-    attention, gated, heads, in_integers, matmul, matmul_floats, route,
+    Arena, AttentionForm, DeviceBuffer, Event, Gpu, GpuInfo, HeadMatrix, HeadNorm, HeadPart, HeadSteps, HeadTurn,
+    HeadsTo, JOB_COLUMNS, JobList, JobRoom, Joining, KvStore, Matrix, Norm, NormKind, Output, Quantized, RopeTable,
+    Rows, Sight, add_norm, attention, gated, head_product, head_product_transposed, heads, in_integers, matmul,
+    matmul_floats, route,
 };
 use plan::{Bytes, KvType, QuantType};
 
@@ -40,6 +41,9 @@ fn main() -> Outcome<()> {
     }
     if runs("steps") {
         steps(&gpu)?;
+    }
+    if runs("latent") {
+        latent(&gpu)?;
     }
     Ok(())
 }
@@ -313,6 +317,45 @@ fn head_steps(gpu: &Gpu, tokens: usize) -> Outcome<f64> {
         ];
         Ok(heads(gpu.compute(), &mut parts, tokens, Some(&table), position.slice())?)
     })
+}
+
+/// The two matrices by head of an R1 layer; layers change from launch to launch, so that weights come from memory.
+fn latent(gpu: &Gpu) -> Outcome<()> {
+    const LAYERS: usize = 24;
+    const HEADS: usize = 128;
+    println!("\n## Products by head, 128 heads\n\n| product | type | tokens | µs | GB/s |\n|---|---|---|---|---|");
+    for (what, quant, rows, width, transposed) in [
+        ("queries", QuantType::Q8_0, 512, 128, false),
+        ("queries", QuantType::Q5_0, 512, 128, false),
+        ("queries", QuantType::Bf16, 512, 128, false),
+        ("queries, transposed", QuantType::Q8_0, 128, 512, true),
+        ("queries, transposed", QuantType::Q4K, 128, 512, true),
+        ("values", QuantType::Q8_0, 128, 512, false),
+        ("values", QuantType::Q4K, 128, 512, false),
+        ("values", QuantType::Iq2Xxs, 128, 512, false),
+        ("values", QuantType::Bf16, 128, 512, false),
+    ] {
+        let bytes = quant.bytes((HEADS * rows * width) as u64).map_or(0, |bytes| bytes.0 as usize);
+        let weights = filled(gpu, LAYERS * bytes)?;
+        for tokens in [1, 8, 512] {
+            let (inputs, outputs) = if transposed { (rows, width) } else { (width, rows) };
+            let x = numbers(gpu, tokens * HEADS * inputs)?;
+            let mut out = DeviceBuffer::<f32>::new(gpu, "outputs", tokens * HEADS * outputs)?;
+            let steps = |numbers| HeadSteps { head: numbers, token: HEADS * numbers };
+            let run = if transposed { head_product_transposed } else { head_product };
+            let mut layer = 0;
+            let seconds = timed(gpu, || {
+                layer = (layer + 1) % LAYERS;
+                let weights = weights.slice().range(layer * bytes..(layer + 1) * bytes);
+                let matrix = HeadMatrix { quant, weights, heads: HEADS, step: rows, rows, width };
+                let (from, to) = (steps(inputs), steps(outputs));
+                Ok(run(gpu.compute(), &matrix, x.slice(), from, &mut out.slice_mut(), to, tokens)?)
+            })?;
+            let rate = bytes as f64 / seconds / 1e9;
+            println!("| {what} | {quant} | {tokens} | {:.1} | {rate:.0} |", seconds * 1e6);
+        }
+    }
+    Ok(())
 }
 
 fn router(gpu: &Gpu, tokens: usize) -> Outcome<f64> {

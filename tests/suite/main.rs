@@ -5,6 +5,8 @@ mod bad_input;
 mod command_line;
 #[cfg(feature = "cuda")]
 mod gpu;
+#[cfg(feature = "cuda")]
+mod kinds;
 mod memory;
 mod mixtures;
 mod oracle;

@@ -8,7 +8,7 @@
 use plan::{Device, Inventory, LayerDevices, Plan, Tier, UnitId};
 
 use crate::EngineError;
-use crate::spec::{Attention, Ffn, Form, HeadNorm, Kind, Layer, Spec, Use};
+use crate::spec::{Attention, Ffn, Form, HeadNorm, HeadRows, Kind, Layer, Spec, Use};
 
 /// Where the blocks of a model are computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ enum Obstacle {
     Memory(usize, Tier),
     /// A part of this layer that no card computes.
     Missing(usize, &'static str),
+    /// A matrix that only the card can multiply with lives elsewhere.
+    Matrix(UnitId),
 }
 
 impl Route {
@@ -54,11 +56,16 @@ impl Route {
         let copied = vec![false; inventory.units.len()];
         let mut route =
             Self { layers: plan.blocks.clone(), streamed: None, output: plan.output, copied, alone: Vec::new() };
-        route.check(&plan.kv.homes, &spec.layers).map_err(|(number, obstacle)| {
+        let checked = route.check(&plan.kv.homes, &spec.layers).and_then(|()| route.check_rows(plan, &spec.layers));
+        checked.map_err(|(number, obstacle)| {
             let why = match obstacle {
                 Obstacle::Second(first) => format!("gpu:{first} has layers of this model already"),
                 Obstacle::Memory(layer, home) => format!("the KV cache of layer {layer} lives in {home}"),
                 Obstacle::Missing(layer, what) => format!("layer {layer} has {what}"),
+                Obstacle::Matrix(unit) => {
+                    let tensor = inventory.tensor_of(inventory.unit(unit));
+                    format!("{} lives in {}, and its layer's attention there", tensor.name, plan.home(unit))
+                }
             };
             EngineError::NotOnGpu { tier: Tier::Gpu(number), why }
         })?;
@@ -88,9 +95,12 @@ impl Route {
         let gpu = rings.find(|gpu| self.gpu().is_none_or(|taken| taken == *gpu))?;
         let layers = spec.layers.iter().zip(&self.layers).map(|(layer, devices)| {
             let mut known = [true; 2];
+            // Latents' small matrices would come in an order of their own: such attention is the card's where all of it lives there.
+            let stays = matches!(layer.attention.kind, Kind::Latent(_));
             let mut note = |block: usize, used: Use| {
                 if let Use::Matrix(slice) = used {
                     known[block] &= multiplies(inventory.tensor_of(inventory.unit(slice.unit)).quant);
+                    known[block] &= block > 0 || !stays || plan.home(slice.unit) == Tier::Gpu(gpu);
                 }
             };
             layer.attention.each_use(Form::DECODE, &mut |used| note(0, used));
@@ -141,6 +151,23 @@ impl Route {
             let ffn = missing_ffn(&layer.ffn).filter(|_| devices.ffn != Device::Cpu);
             if let Some(what) = attention.or(ffn) {
                 return Err((first, Obstacle::Missing(index, what)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a latent layer whose matrices by head are not where its attention is: queries in the latent's space are too many to cross.
+    fn check_rows(&self, plan: &Plan, layers: &[Layer]) -> Result<(), (u32, Obstacle)> {
+        for (layer, devices) in layers.iter().zip(&self.layers) {
+            let (Kind::Latent(latent), Device::Gpu(number)) = (&layer.attention.kind, devices.attention) else {
+                continue;
+            };
+            let units = match latent.rows {
+                HeadRows::Split { k, v } => [k, v],
+                HeadRows::Combined(both) => [both; 2],
+            };
+            if let Some(unit) = units.into_iter().find(|unit| device(plan.home(*unit)) != devices.attention) {
+                return Err((number, Obstacle::Matrix(unit)));
             }
         }
         Ok(())
@@ -214,13 +241,14 @@ const fn multiplies(_: plan::QuantType) -> bool {
 /// What attention has that no GPU computes yet.
 fn missing_attention(attention: &Attention) -> Option<&'static str> {
     match &attention.kind {
-        Kind::Latent(_) => Some("latent attention"),
+        Kind::Latent(latent) if latent.is_indexed() => Some("latent attention over chosen positions"),
         Kind::Delta(_) => Some("a delta net"),
-        Kind::Heads(heads) if heads.gated => Some("gated heads"),
-        Kind::Heads(heads) if [&heads.q_norm, &heads.k_norm].iter().any(|norm| spans_heads(norm, heads.k_dim)) => {
-            Some("a norm over all heads together")
+        Kind::Heads(heads)
+            if heads.norm_last && [&heads.q_norm, &heads.k_norm].iter().any(|norm| spans_heads(norm, heads.k_dim)) =>
+        {
+            Some("a norm over all turned heads together")
         }
-        Kind::Heads(_) => None,
+        Kind::Heads(_) | Kind::Latent(_) => None,
     }
 }
 

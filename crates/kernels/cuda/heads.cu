@@ -9,17 +9,19 @@ enum NormWhen : u32 { NORM_NEVER = 0, NORM_FIRST = 1, NORM_LAST = 2 };
 struct HeadPart {
   // Head h of token t: `x + t · token_step + h · head_step`, `dim` numbers.
   const float* x;
-  // Where the result goes, heads after heads, token after token; may be `x`. Nowhere where it goes into the cache.
+  // Where the result goes, heads `out_step` apart, token after token; may be `x`. Nowhere where it goes into the cache.
   float* out;
   // Where it goes in the cache, from number `kept_from` of each row on; `base` is null where it goes to `out`.
   KvRows kept;
   u32 kept_from;
+  u32 out_step;
   u32 token_step;
   u32 head_step;
   u32 heads;
   u32 dim;
-  // The weights of the norm, `dim` numbers; null: all 1.
+  // The weights of the norm, which is over the first `normed` numbers; null: all 1.
   const float* weight;
+  u32 normed;
   u32 norm;
   float eps;
   // From number `turned_from` on `2 · pairs` numbers are rotated; no pairs: none.
@@ -39,9 +41,9 @@ struct HeadParts {
 // All lanes have their numbers of the row `x` in the block's memory, number i in lane i % 32.
 __device__ __forceinline__ void norm_row(float* x, const HeadPart& p, u32 lane) {
   float squares = 0.0f;
-  for (u32 i = lane; i < p.dim; i += WARP) squares += x[i] * x[i];
-  const float scale = rsqrtf(warp_sum(squares) / static_cast<float>(p.dim) + p.eps);
-  for (u32 i = lane; i < p.dim; i += WARP) x[i] = x[i] * scale * (p.weight ? p.weight[i] : 1.0f);
+  for (u32 i = lane; i < p.normed; i += WARP) squares += x[i] * x[i];
+  const float scale = rsqrtf(warp_sum(squares) / static_cast<float>(p.normed) + p.eps);
+  for (u32 i = lane; i < p.normed; i += WARP) x[i] = x[i] * scale * (p.weight ? p.weight[i] : 1.0f);
 }
 
 // `turns`: the cosines of all pairs, and then the sines.
@@ -74,7 +76,7 @@ extern "C" __global__ void __launch_bounds__(128) heads(
   if (p.norm == NORM_LAST) norm_row(x, p, lane);
   float factor = 1.0f;
   if (p.floor > 0.0f) factor += p.growth * log1pf(floorf(static_cast<float>(position + 1) / p.floor));
-  float* out = p.out + (static_cast<u64>(token) * p.heads + head) * p.dim;
+  float* out = p.out + (static_cast<u64>(token) * p.heads + head) * p.out_step;
   for (u32 start = 0; start < p.dim; start += WARP) {
     const u32 i = start + lane;
     const bool inside = i < p.dim;

@@ -12,6 +12,8 @@ mod crossing;
 mod elementwise;
 #[path = "cuda/experts.rs"]
 mod experts;
+#[path = "cuda/head_product.rs"]
+mod head_product;
 #[path = "cuda/heads.rs"]
 mod heads;
 #[path = "cuda/matmul.rs"]

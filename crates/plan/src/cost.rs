@@ -221,6 +221,14 @@ fn latent_scratch_of(row: u64, micro_batch: u32) -> Bytes {
     }
 }
 
+/// The room on a GPU for queries of a group of heads in the latent's space and for what they gather there: more of them than in RAM, where
+/// each group is a launch of its own, but no more than there are. Zero for models that keep no latent.
+#[must_use]
+pub fn gpu_latent(shape: &ModelShape, micro_batch: u32) -> Bytes {
+    let head = 4 * 2 * latent_row(shape) * u64::from(micro_batch);
+    Bytes((64 << 20).clamp(head, head * u64::from(shape.heads.max(1))))
+}
+
 /// Numbers of a token's latent with its rotated key; 0 for models that keep none.
 fn latent_row(shape: &ModelShape) -> u64 {
     let keeps = shape.kv_per_token.iter().find(|(k, v)| *k > 0 && *v == 0);

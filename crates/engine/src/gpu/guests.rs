@@ -31,11 +31,11 @@ pub(super) struct Guests {
     free: Vec<Pinned<u8>>,
 }
 
-/// Heads and widths of keys and of values.
+/// Heads and widths of keys and of values; none where keys serve as values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {
     keys: (usize, usize),
-    values: (usize, usize),
+    values: Option<(usize, usize)>,
 }
 
 /// Rows of a layer's keys or values that come down.
@@ -49,25 +49,26 @@ struct Arriving {
 impl Shape {
     fn of(kind: &Kind) -> Option<Self> {
         match kind {
-            Kind::Heads(h) => Some(Self { keys: (h.kv_heads, h.k_dim), values: (h.kv_heads, h.v_dim) }),
-            Kind::Latent(_) | Kind::Delta(_) => None,
+            Kind::Heads(h) => Some(Self { keys: (h.kv_heads, h.k_dim), values: Some((h.kv_heads, h.v_dim)) }),
+            Kind::Latent(l) => Some(Self { keys: (1, l.sizes.rank + l.sizes.rotated), values: None }),
+            Kind::Delta(_) => None,
         }
     }
 
-    const fn of_room(room: &CardCache) -> Self {
-        let CardCache { keys, values } = room;
-        Self { keys: (keys.heads(), keys.dim()), values: (values.heads(), values.dim()) }
+    fn of_room(room: &CardCache) -> Self {
+        let shape = |store: &KvStore| (store.heads(), store.dim());
+        Self { keys: shape(&room.keys), values: room.values.as_ref().map(shape) }
     }
 
     fn bytes(self, kv: &KvPlan) -> Bytes {
         let store = |kind, (heads, dim)| KvStore::bytes(kind, heads, dim, kv.tokens as usize);
-        store(kv.k_type, self.keys) + store(kv.v_type, self.values)
+        store(kv.k_type, self.keys) + self.values.map_or(Bytes::ZERO, |values| store(kv.v_type, values))
     }
 
     fn room(self, arena: &mut Arena, kv: &KvPlan) -> Result<CardCache> {
         let mut store = |kind, (heads, dim)| KvStore::new(arena, kind, heads, dim, kv.tokens as usize);
         let keys = store(kv.k_type, self.keys)?;
-        Ok(CardCache { keys, values: store(kv.v_type, self.values)? })
+        Ok(CardCache { keys, values: self.values.map(|values| store(kv.v_type, values)).transpose()? })
     }
 }
 
@@ -108,9 +109,9 @@ impl Guests {
         let Some(shape) = Shape::of(kind) else { unreachable!("a state is no guest") };
         let room = self.rooms.iter_mut().find(|(known, _)| *known == shape).and_then(|(_, room)| room.take());
         let Some(mut room) = room else { unreachable!("{NO_ROOM}") };
-        let filled = self.fill(gpu, &cache.keys, &mut room.keys, positions).and_then(|()| match &cache.values {
-            Some(values) => self.fill(gpu, values, &mut room.values, positions),
-            None => Ok(()),
+        let filled = self.fill(gpu, &cache.keys, &mut room.keys, positions).and_then(|()| {
+            let values = cache.values.as_ref().zip(room.values.as_mut());
+            values.map_or(Ok(()), |(from, to)| self.fill(gpu, from, to, positions))
         });
         match filled {
             Ok(()) => Ok(Memory::Card(room)),
@@ -146,7 +147,9 @@ impl Guests {
     ) -> Result<()> {
         let Memory::Card(room) = room else { unreachable!("{NO_ROOM}") };
         let mut taken = Ok(());
-        for (values, store) in [(false, &room.keys), (true, &room.values)] {
+        for (values, store) in
+            std::iter::once((false, &room.keys)).chain(room.values.as_ref().map(|store| (true, store)))
+        {
             for positions in steps(positions.clone(), store.packed(1)) {
                 taken = taken.and_then(|()| self.take_down(gpu, store, (layer, values, positions), layers));
             }

@@ -4,6 +4,7 @@
 //! since a product comes next. Must never know the order of a layer's steps: that is `blocks`.
 
 mod guests;
+mod latent;
 mod pass;
 mod passage;
 mod recorded;
@@ -14,11 +15,12 @@ use std::ops::Range;
 
 use kernels::cpu::AttentionShape;
 use kernels::cuda::{Arena, AttentionForm, DeviceBuffer, Event, Gpu, KvStore, Pinned, Quantized, RopeTable, supports};
-use plan::cost::LOGIT_ROWS;
-use plan::{Bytes, Device, Inventory, KvPlan, KvType, LayerDevices, Plan, Tier};
+use plan::cost::{self, LOGIT_ROWS};
+use plan::{Bytes, Device, Inventory, KvPlan, KvType, LayerDevices, ModelShape, Plan, Tier};
 use tiers::Tiers;
 
 use guests::Guests;
+use latent::LatentRoom;
 pub(crate) use pass::GpuPass;
 use passage::Passage;
 use recorded::Recorded;
@@ -27,7 +29,7 @@ use vectors::Vectors;
 
 use crate::route::Route;
 use crate::session::{LayerCache, Memory};
-use crate::spec::{Heads, Kind, Layer, Spec};
+use crate::spec::{Kind, Layer, Spec};
 use crate::stats::Traffic;
 use crate::steps::{Part, REGISTERS, Register};
 use crate::{EngineError, scratch};
@@ -38,7 +40,8 @@ type Result<T> = std::result::Result<T, EngineError>;
 #[derive(Debug)]
 pub(crate) struct CardCache {
     keys: KvStore,
-    values: KvStore,
+    /// None where keys serve as values: latents do.
+    values: Option<KvStore>,
 }
 
 /// Everything that a card holds besides weights and caches.
@@ -57,6 +60,8 @@ pub(crate) struct GpuSide {
     pending: Option<(Part, Part)>,
     /// Room for what splits of attention gather.
     gathered: DeviceBuffer<f32>,
+    /// Room for heads in a latent's space, where the model has latents.
+    latent: Option<LatentRoom>,
     /// How attention is computed for shapes and numbers of tokens that came lately.
     forms: Vec<Shaped>,
     /// Tokens that a session holds.
@@ -100,7 +105,7 @@ impl GpuSide {
         tiers: &mut Tiers,
     ) -> Result<Self> {
         let Some(gpu) = tiers.card(number).cloned() else { unreachable!("the plan homes layers on gpu:{number}") };
-        let sizes = Sizes::of(spec, plan, &gpu);
+        let sizes = Sizes::of(spec, &inventory.shape, plan, &gpu);
         let needed = sizes.bytes(frequencies) + Vectors::bytes(inventory);
         check_room(plan, number, needed)?;
         let mut arena = Arena::new(&gpu, "activations", needed)?;
@@ -117,6 +122,7 @@ impl GpuSide {
             rounded: None,
             pending: None,
             gathered: arena.take(sizes.gathered)?,
+            latent: sizes.latent.map(|bytes| LatentRoom::new(&mut arena, bytes)).transpose()?,
             forms: Vec::with_capacity(FORMS),
             capacity: plan.kv.tokens as usize,
             words: arena.take(1 + sizes.tokens)?,
@@ -173,26 +179,22 @@ impl GpuSide {
 
     /// What the layers whose attention is computed here keep of a conversation, by layer; nothing for the others.
     pub(crate) fn memories(&self, spec: &Spec, kv: &KvPlan, route: &Route) -> Result<Vec<Option<Memory>>> {
-        let here = |(layer, devices): (_, &LayerDevices)| {
-            let layer: &Layer = layer;
-            match &layer.attention.kind {
-                Kind::Heads(heads) if devices.attention == Device::Gpu(self.number) => Some(heads),
-                Kind::Heads(_) | Kind::Latent(_) | Kind::Delta(_) => None,
-            }
-        };
-        let layers = || spec.layers.iter().zip(&route.layers).map(here);
         let capacity = kv.tokens as usize;
-        let stores = |h: &Heads| [(kv.k_type, h.kv_heads, h.k_dim), (kv.v_type, h.kv_heads, h.v_dim)];
-        let bytes = layers().flatten().flat_map(stores);
+        let stores = |(layer, devices): (&Layer, &LayerDevices)| match &layer.attention.kind {
+            _ if devices.attention != Device::Gpu(self.number) => None,
+            Kind::Heads(h) => Some(((kv.k_type, h.kv_heads, h.k_dim), Some((kv.v_type, h.kv_heads, h.v_dim)))),
+            Kind::Latent(l) => Some(((kv.k_type, 1, l.sizes.rank + l.sizes.rotated), None)),
+            Kind::Delta(_) => None,
+        };
+        let layers = || spec.layers.iter().zip(&route.layers).map(stores);
+        let bytes = layers().flatten().flat_map(|(keys, values)| std::iter::once(keys).chain(values));
         let bytes = bytes.map(|(kind, heads, dim)| KvStore::bytes(kind, heads, dim, capacity)).sum();
         let mut arena = Arena::new(&self.gpu, "KV cache", bytes)?;
-        let mut cache = |heads: &Heads| {
-            let [(k_type, k_heads, k_dim), (v_type, v_heads, v_dim)] = stores(heads);
-            let keys = KvStore::new(&mut arena, k_type, k_heads, k_dim, capacity)?;
-            let values = KvStore::new(&mut arena, v_type, v_heads, v_dim, capacity)?;
-            Ok(Memory::Card(CardCache { keys, values }))
+        let mut store = |(kind, heads, dim)| KvStore::new(&mut arena, kind, heads, dim, capacity);
+        let mut cache = |(keys, values): (_, Option<_>)| {
+            Ok(Memory::Card(CardCache { keys: store(keys)?, values: values.map(&mut store).transpose()? }))
         };
-        layers().map(|heads| heads.map(&mut cache).transpose()).collect()
+        layers().map(|stores| stores.map(&mut cache).transpose()).collect()
     }
 
     /// Says where the pass begins and what its tokens are, and computes its turns.
@@ -237,10 +239,12 @@ struct Sizes {
     /// The widest input of a matrix.
     widest: usize,
     gathered: usize,
+    /// Bytes for heads in a latent's space.
+    latent: Option<Bytes>,
 }
 
 impl Sizes {
-    fn of(spec: &Spec, plan: &Plan, gpu: &Gpu) -> Self {
+    fn of(spec: &Spec, model: &ModelShape, plan: &Plan, gpu: &Gpu) -> Self {
         let tokens = plan.micro_batch as usize;
         let widths = scratch::widths(spec);
         let mut registers = [0; REGISTERS];
@@ -248,29 +252,26 @@ impl Sizes {
             *count = tokens * width;
         }
         registers[Register::Logits as usize] = LOGIT_ROWS as usize * spec.vocabulary;
-        let heads = || {
-            spec.layers.iter().filter_map(|layer| match &layer.attention.kind {
-                Kind::Heads(heads) => Some((&layer.attention, heads)),
-                Kind::Latent(_) | Kind::Delta(_) => None,
-            })
-        };
         // Queries go to their register on the way from the products, gated or not.
-        let queries = heads().map(|(a, h)| a.heads * h.k_dim).max().unwrap_or(0);
-        registers[Register::Queries as usize] = tokens * queries;
-        let mut shapes: Vec<AttentionShape> = Vec::new();
-        for shape in heads().map(|(a, h)| h.shape(a)) {
-            if !shapes.contains(&shape) {
-                shapes.push(shape);
-            }
-        }
-        let (kinds, positions) = ((plan.kv.k_type, plan.kv.v_type), plan.kv.tokens as usize);
-        let room = |shape: &AttentionShape, tokens| {
-            AttentionForm::choose(gpu.info(), shape, kinds, tokens, positions).room(shape)
+        let queries = |layer: &Layer| match &layer.attention.kind {
+            Kind::Heads(heads) => layer.attention.heads * heads.k_dim,
+            Kind::Latent(_) | Kind::Delta(_) => 0,
         };
-        let gathered =
-            shapes.iter().flat_map(|shape| (1..=tokens).map(|tokens| room(shape, tokens))).max().unwrap_or(0);
+        let queries = spec.layers.iter().map(queries).max().unwrap_or(0).max(widths[Register::Queries as usize]);
+        registers[Register::Queries as usize] = tokens * queries;
+        // The narrow vector that queries of latents are made from is normed into attention's register.
+        let narrow = spec.latent().map_or(0, |(_, latent)| latent::narrow(latent));
+        let attended = &mut registers[Register::Attended as usize];
+        *attended = (*attended).max(tokens * narrow);
         let widest = [Register::Normed, Register::Attended, Register::Inner].map(|register| widths[register as usize]);
-        Self { tokens, registers, widest: widest.into_iter().max().unwrap_or(0), gathered }
+        let latent = spec.latent().map(|_| cost::gpu_latent(model, plan.micro_batch));
+        Self {
+            tokens,
+            registers,
+            widest: widest.into_iter().max().unwrap_or(0).max(narrow),
+            gathered: gathered(spec, plan, gpu, latent.map_or(0, |bytes| bytes.0 as usize / 4)),
+            latent,
+        }
     }
 
     fn bytes(&self, frequencies: &[Vec<f32>]) -> Bytes {
@@ -278,8 +279,40 @@ impl Sizes {
             + frequencies.iter().map(|f| RopeTable::bytes(f.len(), self.tokens)).sum()
             + Quantized::bytes(self.widest, self.tokens)
             + Arena::bytes_of::<f32>(self.gathered)
+            + self.latent.map_or(Bytes::ZERO, LatentRoom::bytes)
             + Arena::bytes_of::<u32>(1 + self.tokens)
     }
+}
+
+/// Numbers that splits of attention gather at most, in any layer and for any number of tokens; `latent` of them hold heads in a latent's space.
+fn gathered(spec: &Spec, plan: &Plan, gpu: &Gpu, latent: usize) -> usize {
+    let (k_type, v_type, positions) = (plan.kv.k_type, plan.kv.v_type, plan.kv.tokens as usize);
+    let room = |shape: &AttentionShape, kinds, tokens| {
+        AttentionForm::choose(gpu.info(), shape, kinds, tokens, positions).room(shape)
+    };
+    let (mut most, mut known) = (0, Vec::new());
+    for tokens in 1..=plan.micro_batch as usize {
+        known.clear();
+        for a in spec.layers.iter().map(|layer| &layer.attention) {
+            let (shapes, kinds) = match &a.kind {
+                Kind::Heads(heads) => ([Some(heads.shape(a)), None], (k_type, v_type)),
+                Kind::Latent(l) => {
+                    let group = latent::group(l, a.heads, tokens, latent);
+                    // The last group may be a smaller one.
+                    let shapes = [group, a.heads % group].map(|heads| latent::shape(l, heads, a.scale));
+                    (shapes.map(|shape| Some(shape).filter(|shape| shape.heads > 0)), (k_type, k_type))
+                }
+                Kind::Delta(_) => continue,
+            };
+            for shape in shapes.into_iter().flatten() {
+                if !known.contains(&shape) {
+                    most = most.max(room(&shape, kinds, tokens));
+                    known.push(shape);
+                }
+            }
+        }
+    }
+    most
 }
 
 /// Refuses what the plan has no room for.

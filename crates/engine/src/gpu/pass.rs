@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use kernels::cpu::AttentionShape;
+use kernels::cpu::{AttentionShape, OutputGate};
 use kernels::cuda::{
     self, AttentionForm, Change, Download, Growth, HeadPart, HeadTurn, HeadsTo, Joining, MATVEC_COLUMNS, Matrix, Norm,
     NormKind, Output, Pinned, Rows, Sight, in_floats, in_integers, lookup, matmul, matmul_floats, matvec,
@@ -80,11 +80,23 @@ impl Steps for GpuPass<'_, '_> {
         let Memory::Card(cache) = memory else { unreachable!("{WRONG_MEMORY}") };
         let (now, spec, side) = (self.now(), self.host.spec, &mut *self.side);
         let queries = now.rows(Register::Queries, a.heads * h.k_dim);
+        let Some(values) = &mut cache.values else { unreachable!("{WRONG_MEMORY}") };
+        let [q, k, v] = qkv;
+        for (norm, x) in [(&h.q_norm, q), (&h.k_norm, k)] {
+            if let HeadNorm::Weighted(vector) = norm
+                && vector.length != h.k_dim
+            {
+                let (weight, eps) = (Some(side.vectors.get(vector)), spec.norm_eps);
+                let norm = Norm { kind: NormKind::Rms, width: vector.length, weight, eps };
+                cuda::norm_in_place(side.gpu.compute(), &norm, &mut side.registers.get_mut(x))?;
+            }
+        }
         let norm = |norm: &HeadNorm| {
             let weight = match norm {
-                HeadNorm::None => return None,
+                HeadNorm::Weighted(vector) if vector.length == h.k_dim => Some(side.vectors.get(vector)),
                 HeadNorm::Plain => None,
-                HeadNorm::Weighted(vector) => Some(side.vectors.get(vector)),
+                // None, or one over all heads, which is done.
+                HeadNorm::None | HeadNorm::Weighted(_) => return None,
             };
             Some(cuda::HeadNorm { weight, eps: spec.norm_eps, last: h.norm_last })
         };
@@ -94,11 +106,12 @@ impl Steps for GpuPass<'_, '_> {
             numbers: projected.range(part.start..part.start + part.count),
             step: heads * dim,
         };
-        let [q, k, v] = qkv;
+        // Each query is followed by the gate of its head's output, where there are gates.
+        let query_step = if h.gated { 2 * h.k_dim } else { h.k_dim };
         let mut parts = [
             HeadPart {
-                from: rows(q, a.heads, h.k_dim),
-                head_step: h.k_dim,
+                from: rows(q, a.heads, query_step),
+                head_step: query_step,
                 heads: a.heads,
                 dim: h.k_dim,
                 norm: norm(&h.q_norm),
@@ -124,7 +137,7 @@ impl Steps for GpuPass<'_, '_> {
                 norm: None,
                 turn: None,
                 growth: None,
-                to: HeadsTo::Store(&mut cache.values, 0),
+                to: HeadsTo::Store(values, 0),
             },
         ];
         let table = a.rope.map(|rope| &side.turns[rope]);
@@ -136,7 +149,8 @@ impl Steps for GpuPass<'_, '_> {
         let Memory::Card(cache) = memory else { unreachable!("{WRONG_MEMORY}") };
         let (tokens, side) = (self.host.tokens, &mut *self.side);
         let shape = h.shape(a);
-        let place = side.form(&shape, (cache.keys.kind(), cache.values.kind()), tokens);
+        let Some(values) = &cache.values else { unreachable!("{WRONG_MEMORY}") };
+        let place = side.form(&shape, (cache.keys.kind(), values.kind()), tokens);
         let form = &side.forms[place].form;
         let sight =
             Sight { sinks: h.sinks.as_ref().map(|sinks| side.vectors.get(sinks)), chunk: h.chunk, selected: None };
@@ -147,7 +161,7 @@ impl Steps for GpuPass<'_, '_> {
             &shape,
             queries,
             &cache.keys,
-            &cache.values,
+            values,
             side.words.slice().range(..1),
             &sight,
             &mut side.gathered.slice_mut(),
@@ -157,8 +171,19 @@ impl Steps for GpuPass<'_, '_> {
         Ok(())
     }
 
-    fn open_heads(&mut self, _: usize, _: Part, _: Part) -> Result<()> {
-        self.unknown("gated heads")
+    fn open_heads(&mut self, width: usize, both: Part, x: Part) -> Result<()> {
+        /// Heads of one launch.
+        const AT_ONCE: usize = 65_535;
+        let side = &mut *self.side;
+        let (gates, mut heads) = side.registers.pair(both, x);
+        for first in (0..x.count / width).step_by(AT_ONCE) {
+            let count = AT_ONCE.min(x.count / width - first);
+            let gates = Rows { numbers: gates.range((2 * first + 1) * width..), step: 2 * width };
+            let mut heads = heads.range(first * width..(first + count) * width);
+            cuda::gate_rows(side.gpu.compute(), OutputGate::Sigmoid, &mut heads, gates, width)?;
+        }
+        side.writes(x);
+        Ok(())
     }
 
     fn activate(&mut self, activation: Activation, both: Part, inner: Part) -> Result<()> {
@@ -192,8 +217,9 @@ impl Steps for GpuPass<'_, '_> {
         Ok(())
     }
 
-    fn latent(&mut self, _: &Attention, _: &Latent, _: &mut Memory) -> Result<()> {
-        self.unknown("latent attention")
+    fn latent(&mut self, a: &Attention, l: &Latent, memory: &mut Memory) -> Result<()> {
+        let Memory::Card(cache) = memory else { unreachable!("{WRONG_MEMORY}") };
+        self.latent_attention(a, l, cache)
     }
 
     fn delta(&mut self, _: &Attention, _: &Delta, _: &mut Memory) -> Result<()> {
@@ -383,7 +409,7 @@ impl GpuSide {
     }
 
     /// Where among the remembered forms the one for so many tokens is.
-    fn form(&mut self, shape: &AttentionShape, kinds: (KvType, KvType), tokens: usize) -> usize {
+    pub(super) fn form(&mut self, shape: &AttentionShape, kinds: (KvType, KvType), tokens: usize) -> usize {
         let known = |s: &Shaped| s.shape == *shape && s.kinds == kinds && s.tokens == tokens;
         if let Some(place) = self.forms.iter().position(known) {
             return place;

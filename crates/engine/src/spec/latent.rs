@@ -130,6 +130,11 @@ impl Latent {
         }
     }
 
+    /// Whether some indexer, this layer's or another's, chooses the positions that are looked at.
+    pub(crate) const fn is_indexed(&self) -> bool {
+        matches!(self.query, LatentQuery::LowRank { indexing: Some(_), .. })
+    }
+
     /// The rows of `K` of heads `first..end`, in order: one slice, or one for each head.
     pub(crate) fn key_rows(&self, first: usize, end: usize) -> impl Iterator<Item = RowSlice> + use<> {
         let LatentSizes { rank, plain, value, .. } = self.sizes;

@@ -93,7 +93,8 @@ pub fn advance(stream: &Stream, position: &mut SliceMut<'_, u32>, count: u32) ->
     unsafe { launch!(stream, kernel, Shape::line(1, 32), position.address(), count) }
 }
 
-/// The norm of each head: `x / sqrt(mean(x²) + eps)`, times the weight where there is one.
+/// The norm of each head, or of as many of its first numbers as there are weights: `x / sqrt(mean(x²) + eps)`, times the weight where there
+/// is one.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadNorm<'a> {
     /// A head's weights.
@@ -127,6 +128,8 @@ pub struct Growth {
 pub enum HeadsTo<'a, 'b> {
     /// To numbers, head after head and token after token.
     Numbers(&'a mut SliceMut<'b, f32>),
+    /// The same, of which each head's numbers begin so many behind the one's before: something else lies between.
+    Apart(&'a mut SliceMut<'b, f32>, usize),
     /// To the rows of the pass's positions in a cache, from this number of each row on (a multiple of 32 in rows of `Q8_0`).
     Store(&'a mut KvStore, usize),
 }
@@ -160,11 +163,13 @@ struct Part {
     out: Address,
     kept: KvRows,
     kept_from: u32,
+    out_step: u32,
     token_step: u32,
     head_step: u32,
     heads: u32,
     dim: u32,
     weight: Address,
+    normed: u32,
     norm: u32,
     eps: f32,
     turned_from: u32,
@@ -226,11 +231,13 @@ impl Part {
         out: Address::NONE,
         kept: KvRows::NONE,
         kept_from: 0,
+        out_step: 0,
         token_step: 0,
         head_step: 0,
         heads: 0,
         dim: 0,
         weight: Address::NONE,
+        normed: 0,
         norm: 0,
         eps: 0.0,
         turned_from: 0,
@@ -249,16 +256,25 @@ impl HeadPart<'_, '_> {
             let width = (heads - 1).checked_mul(self.head_step).and_then(|last| last.checked_add(dim));
             self.from.check(tokens, width.unwrap_or(usize::MAX));
         }
-        let (out, kept, kept_from) = match &mut self.to {
+        let (out, out_step, kept, kept_from) = match &mut self.to {
             HeadsTo::Numbers(out) => {
                 assert_eq!(out.len(), tokens * heads * dim, "room for {tokens} tokens of {heads} heads");
-                (out.address(), KvRows::NONE, 0)
+                (out.address(), dim, KvRows::NONE, 0)
+            }
+            HeadsTo::Apart(out, step) => {
+                let end = (tokens * heads).saturating_sub(1).checked_mul(*step).and_then(|last| last.checked_add(dim));
+                assert!(*step >= dim && u32::try_from(*step).is_ok(), "heads of {dim}, {step} apart");
+                assert!(
+                    heads == 0 || end.is_some_and(|end| end <= out.len()),
+                    "room for {tokens} tokens of {heads} heads"
+                );
+                (out.address(), *step, KvRows::NONE, 0)
             }
             HeadsTo::Store(store, from) => {
                 assert!(store.heads() == heads && *from + dim <= store.dim(), "{heads} heads of {dim} from {from}");
-                let blocks = store.kind() != KvType::Q8_0 || from.is_multiple_of(32);
-                assert!(blocks && (*from + dim == store.dim() || dim.is_multiple_of(32)), "{dim} numbers from {from}");
-                (Address::NONE, store.rows(), *from as u32)
+                let whole = from.is_multiple_of(32) && (*from + dim == store.dim() || dim.is_multiple_of(32));
+                assert!(store.kind() != KvType::Q8_0 || whole, "{dim} numbers from {from}");
+                (Address::NONE, 0, store.rows(), *from as u32)
             }
         };
         let mut part = Part {
@@ -266,6 +282,7 @@ impl HeadPart<'_, '_> {
             out,
             kept,
             kept_from,
+            out_step: out_step as u32,
             token_step: self.from.step as u32,
             head_step: self.head_step as u32,
             heads: heads as u32,
@@ -273,7 +290,9 @@ impl HeadPart<'_, '_> {
             ..Part::NONE
         };
         if let Some(HeadNorm { weight, eps, last }) = self.norm {
-            assert!(weight.is_none_or(|weight| weight.len() == dim), "a norm's weight is not {dim} long");
+            let normed = weight.map_or(dim, |weight| weight.len());
+            assert!(normed > 0 && normed <= dim, "a norm of {normed} numbers in heads of {dim}");
+            part.normed = normed as u32;
             (part.weight, part.norm, part.eps) = (Address::of(weight), if last { 2 } else { 1 }, eps);
         }
         if let Some(HeadTurn { offset, style }) = self.turn {

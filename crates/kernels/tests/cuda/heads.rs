@@ -21,6 +21,8 @@ struct Case {
     pairs: usize,
     style: RopeStyle,
     norm: Option<bool>,
+    /// Numbers of a head that are normed, from the first on.
+    normed: usize,
     growth: Option<Growth>,
 }
 
@@ -28,7 +30,10 @@ impl Case {
     fn expected(&self, x: &[f32], weight: &[f32], first: usize, frequencies: &[f32], factor: f32) -> Vec<f32> {
         let norm = |x: &[f32]| {
             let mut out = x.to_vec();
-            reference::rms_norm(x, Some(weight), self.dim, 1e-6, &mut out);
+            for (x, out) in x.chunks(self.dim).zip(out.chunks_mut(self.dim)) {
+                let (x, out) = (&x[..self.normed], &mut out[..self.normed]);
+                reference::rms_norm(x, Some(&weight[..self.normed]), self.normed, 1e-6, out);
+            }
             out
         };
         let tokens = x.len() / (self.heads * self.dim);
@@ -54,7 +59,10 @@ impl Case {
 #[test]
 fn heads_are_normed_turned_and_grown() {
     let Some(gpu) = gpu() else { return };
-    let plain = |heads, dim, pairs, style| Case { heads, dim, offset: 0, pairs, style, norm: None, growth: None };
+    let plain = |heads, dim, pairs, style| {
+        let (norm, growth) = (None, None);
+        Case { heads, dim, offset: 0, pairs, style, norm, normed: dim, growth }
+    };
     let growth = Some(Growth { floor: 100.0, growth: 0.1 });
     for case in [
         plain(1, 2, 1, RopeStyle::Half),
@@ -63,6 +71,8 @@ fn heads_are_normed_turned_and_grown() {
         Case { norm: Some(false), ..plain(3, 80, 20, RopeStyle::Half) },
         Case { norm: Some(true), growth, ..plain(7, 128, 64, RopeStyle::Interleaved) },
         Case { offset: 128, ..plain(4, 192, 32, RopeStyle::Interleaved) },
+        // A latent and its rotated key.
+        Case { offset: 512, norm: Some(false), normed: 512, ..plain(1, 576, 32, RopeStyle::Interleaved) },
         Case { offset: 3, norm: Some(false), growth, ..plain(2, 75, 36, RopeStyle::Half) },
     ] {
         let (tokens, first, factor) = (5, 8190, 1.17);
@@ -84,7 +94,11 @@ fn heads_are_normed_turned_and_grown() {
             head_step: 2 * dim,
             heads: count,
             dim,
-            norm: case.norm.map(|last| HeadNorm { weight: Some(weight_there.slice()), eps: 1e-6, last }),
+            norm: case.norm.map(|last| HeadNorm {
+                weight: Some(weight_there.slice().range(..case.normed)),
+                eps: 1e-6,
+                last,
+            }),
             turn: Some(HeadTurn { offset: case.offset, style: case.style }),
             growth: case.growth,
             to: HeadsTo::Numbers(&mut out.slice_mut()),
@@ -125,6 +139,32 @@ fn caches_keep_what_the_processors_keep() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn heads_may_go_where_something_else_lies_between() {
+    let Some(gpu) = gpu() else { return };
+    let (tokens, count, dim, step) = (3, 5, 6, 16);
+    let x = Draw(7).numbers(tokens * count * dim);
+    let from = upload(gpu, &x);
+    let mut out = poisoned(gpu, tokens * count * step);
+    let mut behind = out.slice_mut().split_at(step - dim).1;
+    let part = HeadPart {
+        from: Rows { numbers: from.slice(), step: count * dim },
+        head_step: dim,
+        heads: count,
+        dim,
+        norm: None,
+        turn: None,
+        growth: None,
+        to: HeadsTo::Apart(&mut behind, step),
+    };
+    heads(gpu.compute(), &mut [part], tokens, None, upload(gpu, &[0_u32]).slice()).unwrap();
+    let found = download(gpu, out.slice());
+    for (found, head) in found.chunks(step).zip(x.chunks(dim)) {
+        assert!(found[..step - dim].iter().all(|x| x.is_nan()), "nothing before a head");
+        assert_eq!(bits(&found[step - dim..]), bits(head));
     }
 }
 

@@ -218,7 +218,7 @@ impl<'a> Planner<'a> {
             ],
             Tier::Gpu(_) => vec![
                 load("process", cost::GPU_CONTEXT),
-                load("activations", activations),
+                load("activations", activations + cost::gpu_latent(&self.inventory.shape, setup.micro_batch)),
                 load("vectors", cost::gpu_vectors(self.inventory)),
             ],
         };

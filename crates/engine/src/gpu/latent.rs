@@ -1,0 +1,226 @@
+//! Multi-head latent attention on a card, absorbed: see [`crate::spec::Latent`] for what it computes.
+//!
+//! What a token of R1 costs in a layer, with 4.5 bits a weight and 8.5 in the matrices by head:
+//!
+//! | step | MB | launches |
+//! |---|---|---|
+//! | what joins the stream, norm, rounding | | 1 |
+//! | queries' narrow vector, latent and rotated key | 8.5 | 2 |
+//! | norm of the narrow vector, queries | 21.2 | 2 |
+//! | norm and turn of what is kept, turns of queries | | 1 |
+//! | queries into the latent's space | 8.9 | 1 |
+//! | attention over 4,096 positions, merging its splits | 4.7 | 2 |
+//! | values | 8.9 | 1 |
+//! | rounding, output | 66.1 | 2 |
+//!
+//! 118 MB are 39 µs at an H100's 3.0 TB/s and 0.33 ms at an RTX 3060's 360 GB/s; a launch takes 3.6 µs to ask for, so the first waits for the
+//! processor unless launches are replayed, the second for its memory. Of a prompt, queries in the latent's space are 128 × 576 numbers a token:
+//! heads are taken in groups, as many as a room of fixed size holds.
+
+use kernels::cpu::AttentionShape;
+use kernels::cuda::{
+    self, Arena, DeviceBuffer, HeadMatrix, HeadPart, HeadSteps, HeadTurn, HeadsTo, Rows, Sight, head_product,
+    head_product_transposed,
+};
+use plan::{Bytes, UnitId};
+use tiers::RowSlice;
+
+use super::pass::GpuPass;
+use super::{CardCache, Result};
+use crate::spec::{Attention, HeadRows, Latent, LatentQuery, Linear, Vector};
+use crate::steps::{Part, Register, Steps};
+
+/// Where rows begin, so that kernels read four numbers at once.
+const FOURS: usize = 4;
+
+/// Room for a group of heads: queries in the latent's space, and behind them what they gather there.
+pub(super) struct LatentRoom(DeviceBuffer<f32>);
+
+impl LatentRoom {
+    /// Takes as much as a plan counts.
+    pub(super) fn new(arena: &mut Arena, bytes: Bytes) -> Result<Self> {
+        Ok(Self(arena.take(bytes.0 as usize / 4)?))
+    }
+
+    /// What it takes of an arena.
+    pub(super) fn bytes(bytes: Bytes) -> Bytes {
+        Arena::bytes_of::<f32>(bytes.0 as usize / 4)
+    }
+}
+
+/// Heads that are taken at once where `numbers` numbers hold their queries: equal groups, as few as possible.
+pub(super) fn group(l: &Latent, heads: usize, tokens: usize, numbers: usize) -> usize {
+    let each = tokens * (2 * l.sizes.rank + l.sizes.rotated);
+    let most = (numbers.saturating_sub(FOURS) / each.max(1)).clamp(1, heads.max(1));
+    heads.div_ceil(heads.div_ceil(most).max(1))
+}
+
+/// Numbers of the narrow vector that queries are made from, if they are.
+pub(super) const fn narrow(l: &Latent) -> usize {
+    match &l.query {
+        LatentQuery::Direct(_) => 0,
+        LatentQuery::LowRank { down, .. } => down.outputs,
+    }
+}
+
+/// Attention of a group of heads over latents.
+pub(super) fn shape(l: &Latent, heads: usize, scale: f32) -> AttentionShape {
+    let (dim_k, dim_v) = (l.sizes.rank + l.sizes.rotated, l.sizes.rank);
+    AttentionShape { heads, kv_heads: 1, dim_k, dim_v, scale, window: None, softcap: None }
+}
+
+/// The two matrices that make what is kept, which are one in the file.
+fn kept(l: &Latent) -> Linear {
+    let (first, second) = (&l.down, &l.rotated);
+    let weight = RowSlice { unit: first.weight.unit, rows: first.weight.rows.start..second.weight.rows.end };
+    let outputs = first.outputs + second.outputs;
+    let bias = first.bias.as_ref().map(|bias| Vector { slice: bias.slice.clone(), start: bias.start, length: outputs });
+    Linear { weight, bias, inputs: first.inputs, outputs }
+}
+
+const NO_ROOM: &str = "a latent model has room for its heads";
+
+/// Some heads of one layer in one pass.
+struct Group<'g> {
+    a: &'g Attention,
+    l: &'g Latent,
+    start: usize,
+    heads: usize,
+    /// All heads' queries, and what is kept of each token, before they are turned.
+    q: Part,
+    kept: Part,
+}
+
+impl GpuPass<'_, '_> {
+    /// attended = latent attention of `normed` over the cache, to which it adds this pass's latents.
+    pub(super) fn latent_attention(&mut self, a: &Attention, l: &Latent, cache: &mut CardCache) -> Result<()> {
+        let (now, first, kept) = (self.now(), l.query.first(), kept(l));
+        let (all, [mut q, made]) = now.parts(Register::Projected, [first.outputs, kept.outputs]);
+        self.products(&[first, &kept], now.rows(Register::Normed, self.host.spec.width), all, now.tokens)?;
+        if let LatentQuery::LowRank { norm, up, .. } = &l.query {
+            // Nobody needs attention's output before there is one.
+            let narrow = now.rows(Register::Attended, up.inputs);
+            self.norm(norm, q, narrow)?;
+            q = now.rows(Register::Queries, up.outputs);
+            self.products(&[up], narrow, q, now.tokens)?;
+        }
+        let Some(room) = &self.side.latent else { unreachable!("{NO_ROOM}") };
+        let step = group(l, a.heads, now.tokens, room.0.len());
+        for start in (0..a.heads).step_by(step) {
+            let group = Group { a, l, start, heads: step.min(a.heads - start), q, kept: made };
+            self.turn_and_keep(&group, cache)?;
+            self.absorbed(&group, cache)?;
+        }
+        self.side.writes(now.rows(Register::Attended, a.output.inputs));
+        Ok(())
+    }
+
+    /// The rotated part of queries goes into the room, and with the first group what is kept into the cache.
+    fn turn_and_keep(&mut self, g: &Group, cache: &mut CardCache) -> Result<()> {
+        let (tokens, spec, side) = (self.host.tokens, self.host.spec, &mut *self.side);
+        let (s, key, wide) = (g.l.sizes, g.key(), g.wide());
+        let turn = |offset| g.a.rope.map(|rope| HeadTurn { offset, style: spec.ropes[rope].style });
+        let norm = cuda::HeadNorm { weight: Some(side.vectors.get(&g.l.down_norm)), eps: spec.norm_eps, last: false };
+        let Some(room) = &mut side.latent else { unreachable!("{NO_ROOM}") };
+        let mut rotated = room.0.slice_mut().split_at(s.rank).1;
+        let queries = side.registers.get(g.q).range(g.start * key + s.plain..);
+        let queries = HeadPart {
+            from: Rows { numbers: queries, step: g.a.heads * key },
+            head_step: key,
+            heads: g.heads,
+            dim: s.rotated,
+            norm: None,
+            turn: turn(0),
+            growth: None,
+            to: HeadsTo::Apart(&mut rotated, wide),
+        };
+        let latents = HeadPart {
+            from: Rows { numbers: side.registers.get(g.kept), step: wide },
+            head_step: wide,
+            heads: 1,
+            dim: wide,
+            norm: Some(norm),
+            turn: turn(s.rank),
+            growth: None,
+            to: HeadsTo::Store(&mut cache.keys, 0),
+        };
+        let mut parts = [queries, latents];
+        let parts = if g.start == 0 { &mut parts[..] } else { &mut parts[..1] };
+        let table = g.a.rope.map(|rope| &side.turns[rope]);
+        Ok(cuda::heads(side.gpu.compute(), parts, tokens, table, side.words.slice().range(..1))?)
+    }
+
+    /// Attention of a group of heads in the latent's space.
+    fn absorbed(&mut self, g: &Group, cache: &CardCache) -> Result<()> {
+        let (quants, tiers, side) = (self.host.quants, &*self.host.tiers, &mut *self.side);
+        let (tokens, s, heads, all) = (self.host.tokens, g.l.sizes, g.heads, g.a.heads);
+        let (key, wide) = (g.key(), g.wide());
+        let shape = shape(g.l, heads, g.a.scale);
+        let place = side.form(&shape, (cache.keys.kind(), cache.keys.kind()), tokens);
+        let Some(room) = &mut side.latent else { unreachable!("{NO_ROOM}") };
+        let count = tokens * heads * wide;
+        let (mut queries, rest) = room.0.slice_mut().split_at(count.next_multiple_of(FOURS));
+        let mut queries = queries.range(..count);
+        let mut found = rest.split_at(tokens * heads * s.rank).0;
+        let matrix = |slice: RowSlice, step, rows, width| {
+            let Some(weights) = tiers.on_card(side.number, &slice) else {
+                unreachable!("a route has matrices of heads where their attention is computed")
+            };
+            HeadMatrix { quant: quants.get(slice.unit), weights, heads, step, rows, width }
+        };
+        let stream = side.gpu.compute();
+        let own = side.registers.get(g.q).range(g.start * key..);
+        let (from, to) = (HeadSteps { head: key, token: all * key }, HeadSteps { head: wide, token: heads * wide });
+        let both = s.plain + s.value;
+        match g.l.rows {
+            HeadRows::Split { k, .. } => {
+                let keys = matrix(g.rows(k, s.rank, 0), s.rank, s.rank, s.plain);
+                head_product(stream, &keys, own, from, &mut queries, to, tokens)?;
+            }
+            HeadRows::Combined(unit) => {
+                let keys = matrix(g.rows(unit, both, 0), both, s.plain, s.rank);
+                head_product_transposed(stream, &keys, own, from, &mut queries, to, tokens)?;
+            }
+        }
+        cuda::attention(
+            stream,
+            &side.forms[place].form,
+            &shape,
+            queries.as_slice(),
+            &cache.keys,
+            &cache.keys,
+            side.words.slice().range(..1),
+            &Sight::default(),
+            &mut side.gathered.slice_mut(),
+            &mut found,
+        )?;
+        let values = match g.l.rows {
+            HeadRows::Split { v, .. } => matrix(g.rows(v, s.value, 0), s.value, s.value, s.rank),
+            HeadRows::Combined(unit) => matrix(g.rows(unit, both, s.plain), both, s.value, s.rank),
+        };
+        let attended = Part { register: Register::Attended, start: 0, count: tokens * all * s.value };
+        let mut out = side.registers.get_mut(attended);
+        let mut out = out.range(g.start * s.value..);
+        let (from, to) =
+            (HeadSteps { head: s.rank, token: heads * s.rank }, HeadSteps { head: s.value, token: all * s.value });
+        Ok(head_product(stream, &values, found.as_slice(), from, &mut out, to, tokens)?)
+    }
+}
+
+impl Group<'_> {
+    /// Numbers of a query and of what it meets.
+    const fn key(&self) -> usize {
+        self.l.sizes.plain + self.l.sizes.rotated
+    }
+
+    /// The same in the latent's space.
+    const fn wide(&self) -> usize {
+        self.l.sizes.rank + self.l.sizes.rotated
+    }
+
+    /// The rows of these heads in a unit that has `step` for each, from row `part` of the first on.
+    fn rows(&self, unit: UnitId, step: usize, part: usize) -> RowSlice {
+        let (start, end) = (self.start * step + part, (self.start + self.heads) * step);
+        RowSlice { unit, rows: start as u64..end as u64 }
+    }
+}
