@@ -8,7 +8,10 @@
 // Integers become floats for nothing: sums start at 1.5 · 2^23 as a float's bits, so that their bits are those of a float which is larger
 // than the sum by 1.5 · 2^23; scale · that − scale · 1.5 · 2^23 is one multiply-add, and exact, since a scale has no more than 22 significant
 // bits (a half times a few more) and three times that still fits a float. A product of 16 × 8 outputs and 32 numbers so takes one tensor
-// instruction and 8 multiply-adds (12 with minima, twice that with scales for 16), which is what bounds this loop.
+// instruction and 8 multiply-adds (twice that with scales for 16), which is what bounds this loop.
+//
+// Minima times sums of codes are a product of matrices of their own, four groups deep: on tensor cores as well, each number as two of
+// bfloat16, the product of the small parts left out (2^-17 of the whole).
 #pragma once
 
 #include "blocks/grids.cuh"
@@ -51,36 +54,30 @@ struct Product {
   u32 groups;
 };
 
-// What codes of a row are multiplied by. `start` is minus the scale times what sums start with.
-struct Scale {
-  float scale, start;
-};
-struct alignas(16) ScaleAndMinimum {
-  float scale, start, minimum;
-};
-
-template <bool CONDITION, class A, class B>
-struct Choose {
-  using Type = A;
-};
-template <class A, class B>
-struct Choose<false, A, B> {
-  using Type = B;
-};
+// A number as two of bfloat16 and a zero, in one of the two orders whose products, term by term, sum to that of the numbers.
+__device__ __forceinline__ uint2 split_left(float x) {
+  const u32 high = bfloats(x, x);
+  return {high, bfloats(x - __uint_as_float(high & 0xffff0000u), 0.0f)};
+}
+__device__ __forceinline__ uint2 split_right(float x) {
+  const u32 high = bfloats(x, 0.0f);
+  return {bfloats(x, x - __uint_as_float(high << 16)), high};
+}
 
 template <class T, u32 COLUMNS>
 struct Memory {
   static constexpr u32 BYTES = BROUGHT / T::NUMBERS * T::BYTES;
   // Up to 15 bytes before the first, the rest of the last 16, and what reading words touches behind.
   static constexpr u32 ROOM = (BYTES + 15 + 15) / 16 * 16 + 16;
-  using RowScale = typename Choose<T::MINIMUM, ScaleAndMinimum, Scale>::Type;
+  // Minima and sums: four bfloat16s each, rows on different banks.
+  static constexpr u32 MINIMA = T::MINIMUM ? GROUPS * T::SCALES : 1, MINIMA_STRIDE = MINIMA + 2;
   alignas(16) u8 blocks[ROWS][ROOM];
   alignas(16) u8 weights[ROWS][STRIDE];
   alignas(16) u8 columns[COLUMNS][STRIDE];
-  RowScale row_scale[GROUPS * T::SCALES][ROWS + 4];
-  // A column's scale, and with minima its sums behind it.
-  static constexpr u32 EACH = T::MINIMUM ? 2 * T::SCALES : 1, APART = COLUMNS + (EACH == 1 ? 8 : 4);
-  alignas(16) float column_scale[GROUPS][APART][EACH];
+  float row_scale[GROUPS * T::SCALES][ROWS + 8];
+  alignas(16) float column_scale[GROUPS][COLUMNS + 8];
+  alignas(16) uint2 minima[T::MINIMUM ? ROWS : 1][MINIMA_STRIDE];
+  alignas(16) uint2 column_sums[T::MINIMUM ? COLUMNS : 1][MINIMA_STRIDE];
   alignas(16) u32 table[T::TABLE > 0 ? T::TABLE : 4];
   // Where each column's codes begin.
   u32 source[COLUMNS];
@@ -105,15 +102,17 @@ struct Multiply {
 
   // Asks for the blocks of all rows that hold groups `from` to `from + 8`.
   __device__ __forceinline__ void bring_blocks(u32 from) const {
-    constexpr u32 PIECES = (M::BYTES + 15 + 15) / 16;
+    constexpr u32 PIECES = (M::BYTES + 15 + 15) / 16, TURNS = THREADS / ROWS;
     const u32 start = from / OF_BLOCK * T::BYTES, bytes = min(row_bytes() - start, M::BYTES);
-#pragma unroll 2
-    for (u32 i = 0; i < (ROWS * PIECES + THREADS - 1) / THREADS; i++) {
-      const u32 task = i * THREADS + threadIdx.x, row = task / PIECES, at = task % PIECES * 16;
-      if (ROWS * PIECES % THREADS != 0 && row >= ROWS) break;
-      const u8* first = job.weights + static_cast<u64>(row_at(row)) * row_bytes() + start;
-      const u32 before = static_cast<u32>(reinterpret_cast<u64>(first)) & 15;
-      if (at < before + bytes) copy_async(&m.blocks[row][at], first - before + at);
+    // A row's threads take its pieces in turn.
+    const u32 row = threadIdx.x / TURNS;
+    const u8* first = job.weights + static_cast<u64>(row_at(row)) * row_bytes() + start;
+    const u32 before = static_cast<u32>(reinterpret_cast<u64>(first)) & 15;
+    first -= before;
+#pragma unroll
+    for (u32 i = 0; i < (PIECES + TURNS - 1) / TURNS; i++) {
+      const u32 at = (i * TURNS + threadIdx.x % TURNS) * 16;
+      if (at < before + bytes) copy_async(&m.blocks[row][at], first + at);
     }
     copy_commit();
   }
@@ -133,28 +132,30 @@ struct Multiply {
     copy_commit();
   }
 
-  __device__ __forceinline__ void load_scales(u32 from, GroupScale (&scales)[SCALE_TASKS]) const {
+  __device__ __forceinline__ void load_scales(u32 from, uint2 (&scales)[SCALE_TASKS]) const {
 #pragma unroll
     for (u32 i = 0; i < SCALE_TASKS; i++) {
       const u32 task = i * THREADS + threadIdx.x, column = task / GROUPS, group = from + task % GROUPS;
       const bool real = column < job.count && group < p.groups;
-      if (real) scales[i] = p.scales[m.source[column] / GROUP + group];
+      if (real) scales[i] = reinterpret_cast<const uint2*>(p.scales)[m.source[column] / GROUP + group];
     }
   }
 
-  __device__ __forceinline__ void keep_scales(const GroupScale (&scales)[SCALE_TASKS]) const {
+  __device__ __forceinline__ void keep_scales(const uint2 (&scales)[SCALE_TASKS]) const {
 #pragma unroll
     for (u32 i = 0; i < SCALE_TASKS; i++) {
       const u32 task = i * THREADS + threadIdx.x, column = task / GROUPS;
       if (column >= COLUMNS) break;
-      float* to = m.column_scale[task % GROUPS][column];
-      const float scale = scales[i].scale, low = scales[i].low, high = scales[i].high;
-      if constexpr (!T::MINIMUM) {
-        to[0] = scale;
-      } else if constexpr (T::SCALES == 1) {
-        *reinterpret_cast<float2*>(to) = {scale, scale * (low + high)};
-      } else {
-        *reinterpret_cast<float4*>(to) = {scale, scale * low, scale * high, 0.0f};
+      const u32 group = task % GROUPS;
+      // A `GroupScale` as one load brings it.
+      const float scale = __uint_as_float(scales[i].x);
+      const i32 low = static_cast<i16>(scales[i].y), high = static_cast<i32>(scales[i].y) >> 16;
+      m.column_scale[group][column] = scale;
+      if constexpr (T::MINIMUM && T::SCALES == 1) {
+        m.column_sums[column][group] = split_right(scale * static_cast<float>(low + high));
+      } else if constexpr (T::MINIMUM) {
+        const uint2 first = split_right(scale * static_cast<float>(low)), second = split_right(scale * static_cast<float>(high));
+        *reinterpret_cast<uint4*>(&m.column_sums[column][2 * group]) = {first.x, first.y, second.x, second.y};
       }
     }
   }
@@ -186,13 +187,12 @@ struct Multiply {
         to[half] = {centred(codes[0]), centred(codes[1]), centred(codes[2]), centred(codes[3])};
       }
 #pragma unroll
-      for (u32 s = 0; s < T::SCALES; s++) {
-        auto& scale = m.row_scale[group * T::SCALES + s][row];
-        if constexpr (T::MINIMUM) {
-          scale = {found.scale[s], found.scale[s] * -START_NUMBER, -found.minimum[s]};
-        } else {
-          scale = {found.scale[s], found.scale[s] * -START_NUMBER};
-        }
+      for (u32 s = 0; s < T::SCALES; s++) m.row_scale[group * T::SCALES + s][row] = found.scale[s];
+      if constexpr (T::MINIMUM && T::SCALES == 1) {
+        m.minima[row][group] = split_left(-found.minimum[0]);
+      } else if constexpr (T::MINIMUM) {
+        const uint2 first = split_left(-found.minimum[0]), second = split_left(-found.minimum[1]);
+        *reinterpret_cast<uint4*>(&m.minima[row][2 * group]) = {first.x, first.y, second.x, second.y};
       }
     }
   }
@@ -217,7 +217,7 @@ struct Part {
   // What one group adds.
   __device__ __forceinline__ void add_group(const M& m, u32 group) {
     u32 a[MT][4];
-    typename M::RowScale scale[MT][2][SCALES];
+    float scale[MT][2][SCALES];
 #pragma unroll
     for (u32 i = 0; i < MT; i++) {
       load_matrices(a[i], &m.weights[row + i * 16 + lane % 16][group * GROUP + lane / 16 * 16]);
@@ -234,58 +234,57 @@ struct Part {
 #pragma unroll
       for (u32 half = 0; half < 2; half++) {
         const u32 j = pair * 2 + half;
-        // Of two columns: scale and sums.
-        float x[2][M::EACH];
-        read_scales(&m.column_scale[group][column + j * 8 + lane % 4 * 2][0], x);
+        const float2 x = *reinterpret_cast<const float2*>(&m.column_scale[group][column + j * 8 + lane % 4 * 2]);
 #pragma unroll
         for (u32 i = 0; i < MT; i++) add_product(sums[i][j], a[i], b[2 * half], b[2 * half + 1], scale[i], x);
       }
     }
   }
 
-  template <u32 EACH>
-  static __device__ __forceinline__ void read_scales(const float* from, float (&x)[2][EACH]) {
-    float* to = &x[0][0];
-    if constexpr (EACH == 1) {
-      const float2 all = *reinterpret_cast<const float2*>(from);
-      to[0] = all.x, to[1] = all.y;
-    } else {
-#pragma unroll
-      for (u32 i = 0; i < 2 * EACH; i += 4) {
-        const float4 all = *reinterpret_cast<const float4*>(from + i);
-        to[i] = all.x, to[i + 1] = all.y, to[i + 2] = all.z, to[i + 3] = all.w;
-      }
-    }
-  }
-
-  template <u32 EACH>
   __device__ __forceinline__ void add_product(
-      float (&to)[4], const u32 (&a)[4], u32 b0, u32 b1, const typename M::RowScale (&scale)[2][SCALES], const float (&x)[2][EACH]) {
+      float (&to)[4], const u32 (&a)[4], u32 b0, u32 b1, const float (&scale)[2][SCALES], float2 x) {
     i32 d[4];
     if constexpr (SCALES == 1) {
       mma_s8(d, a, b0, b1, START);
-      add_scaled(to, d, scale[0][0], scale[1][0], x[0][0], x[1][0]);
+      add_scaled(to, d, scale[0][0], scale[1][0], x);
     } else {
       mma_s8_short(d, a[0], a[1], b0, START);
-      add_scaled(to, d, scale[0][0], scale[1][0], x[0][0], x[1][0]);
+      add_scaled(to, d, scale[0][0], scale[1][0], x);
       mma_s8_short(d, a[2], a[3], b1, START);
-      add_scaled(to, d, scale[0][1], scale[1][1], x[0][0], x[1][0]);
-    }
-    if constexpr (T::MINIMUM) {
-#pragma unroll
-      for (u32 s = 0; s < SCALES; s++) {
-#pragma unroll
-        for (u32 i = 0; i < 4; i++) to[i] += scale[i / 2][s].minimum * x[i % 2][1 + s];
-      }
+      add_scaled(to, d, scale[0][1], scale[1][1], x);
     }
   }
 
-  template <class S>
-  static __device__ __forceinline__ void add_scaled(float (&to)[4], const i32 (&d)[4], const S& upper, const S& lower, float left, float right) {
-    to[0] += fmaf(__int_as_float(d[0]), upper.scale, upper.start) * left;
-    to[1] += fmaf(__int_as_float(d[1]), upper.scale, upper.start) * right;
-    to[2] += fmaf(__int_as_float(d[2]), lower.scale, lower.start) * left;
-    to[3] += fmaf(__int_as_float(d[3]), lower.scale, lower.start) * right;
+  static __device__ __forceinline__ void add_scaled(float (&to)[4], const i32 (&d)[4], float upper, float lower, float2 x) {
+    to[0] += fmaf(__int_as_float(d[0]), upper, upper * -START_NUMBER) * x.x;
+    to[1] += fmaf(__int_as_float(d[1]), upper, upper * -START_NUMBER) * x.y;
+    to[2] += fmaf(__int_as_float(d[2]), lower, lower * -START_NUMBER) * x.x;
+    to[3] += fmaf(__int_as_float(d[3]), lower, lower * -START_NUMBER) * x.y;
+  }
+
+  // What the minima of all groups at hand add.
+  __device__ __forceinline__ void add_minima(const M& m) {
+#pragma unroll
+    for (u32 s = 0; s < SCALES; s++) {
+      u32 a[MT][4];
+#pragma unroll
+      for (u32 i = 0; i < MT; i++) load_matrices(a[i], &m.minima[row + i * 16 + lane % 16][4 * s + lane / 16 * 2]);
+#pragma unroll
+      for (u32 pair = 0; pair < NT / 2; pair++) {
+        u32 b[4];
+        load_matrices(b, &m.column_sums[column + pair * 16 + lane % 8 + lane / 16 * 8][4 * s + lane / 8 % 2 * 2]);
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+#pragma unroll
+          for (u32 i = 0; i < MT; i++) {
+            float d[4] = {};
+            mma_bf16(d, a[i], b[2 * half], b[2 * half + 1]);
+#pragma unroll
+            for (u32 n = 0; n < 4; n++) sums[i][pair * 2 + half][n] += d[n];
+          }
+        }
+      }
+    }
   }
 
   __device__ __forceinline__ void store(const Product& p, const Job& job, u32 first_row) const {
@@ -331,7 +330,7 @@ __device__ __forceinline__ void multiply(const Product& p) {
     copy_wait<0>();
     __syncthreads();  // The blocks are there, and what was unpacked before has been used.
     block.bring_columns(from);
-    GroupScale scales[Block::SCALE_TASKS] = {};
+    uint2 scales[Block::SCALE_TASKS] = {};
     block.load_scales(from, scales);
     block.unpack(from);
     block.keep_scales(scales);
@@ -341,6 +340,7 @@ __device__ __forceinline__ void multiply(const Product& p) {
     if (next % (BROUGHT / GROUP) == 0 && next < p.groups) block.bring_blocks(next);
 #pragma unroll 1
     for (u32 group = 0; group < GROUPS; group++) part.add_group(m, group);
+    if constexpr (T::MINIMUM) part.add_minima(m);
   }
   part.store(p, block.job, block.first_row);
 }
