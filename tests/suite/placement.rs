@@ -6,7 +6,8 @@ use engine::EngineError;
 use plan::{Device, Inventory, LayerDevices, Plan, Role, Staging, Tier};
 use proptest::prelude::*;
 
-use crate::support::{ALL_IN_RAM, machine, open_plan, own_fixture, planned, profile};
+use crate::oracle;
+use crate::support::{ALL_IN_RAM, all_fixtures, machine, open_plan, own_fixture, planned, profile};
 
 pub(crate) const GPU: Tier = Tier::Gpu(0);
 const PROMPT: [u32; 9] = [509, 3, 17, 250, 17, 99, 400, 8, 41];
@@ -141,5 +142,25 @@ fn any_homes_of_a_dense_model_can_be_run() {
             assert!(matches!(error, EngineError::NotOnGpu { .. }), "{error}");
             assert!(error.to_string().contains(&format!("the KV cache of layer {layer} lives in ram")), "{error}");
         }
+    }
+}
+
+/// Needs no card either: `plan::gpu` says what the engine computes there, and a plan that nobody asked anything of keeps to that.
+#[test]
+fn what_a_gpu_is_given_by_the_planner_alone_can_be_run() {
+    let Some(fixtures) = all_fixtures("what_a_gpu_is_given_by_the_planner_alone_can_be_run") else { return };
+    let anywhere = profile("f16", 64).replace(", kv_home: gpu:0", "");
+    for (folder, file, _) in oracle::DENSE.iter().chain(oracle::MIXTURES) {
+        let path = fixtures.join(folder).join(file);
+        if !path.exists() {
+            println!("{folder}/{file}: not here");
+            continue;
+        }
+        let model = gguf::open(&path).unwrap();
+        let plan = planned(&model, &anywhere);
+        engine::check_plan(&model, &plan).unwrap_or_else(|error| panic!("{folder}/{file}: {error}"));
+        let kept_off = plan.notes.iter().any(|note| note.contains("no GPU computes"));
+        let gpu = LayerDevices { attention: Device::Gpu(0), ffn: Device::Gpu(0) };
+        assert!(kept_off || plan.blocks.iter().all(|layer| *layer == gpu), "{folder}/{file}: {:?}", plan.blocks);
     }
 }

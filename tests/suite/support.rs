@@ -80,6 +80,10 @@ pub(crate) fn with_gpu() -> Machine {
         read: rate(200.0),
         link: rate(10.0),
         ops_per_second: 1e13,
+        link_back: None,
+        crossing_s: 0.0,
+        launch_s: 0.0,
+        context: Bytes::ZERO,
     };
     Machine { gpus: vec![gpu], ..machine() }
 }

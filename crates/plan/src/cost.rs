@@ -2,6 +2,8 @@
 //!
 //! The engine sizes its buffers with the same functions, so that what is planned is what is allocated.
 
+pub mod gpu;
+
 use crate::{Bytes, DeltaSizes, Inventory, KvType, ModelShape, Role, Unit};
 
 /// Code, stacks, allocator and runtime of the process, before any model. Measured: 6 to 13 MiB resident on Linux, the
@@ -9,8 +11,8 @@ use crate::{Bytes, DeltaSizes, Inventory, KvType, ModelShape, Role, Unit};
 pub const PROCESS: Bytes = Bytes(14 << 20);
 /// What the CUDA driver adds to the process in RAM.
 pub const PROCESS_CUDA: Bytes = Bytes(256 << 20);
-/// What a CUDA context with its kernels takes on the GPU.
-pub const GPU_CONTEXT: Bytes = Bytes(448 << 20);
+/// Pinned RAM through which units are loaded to a GPU (16 MiB), caches of layers pass (16 MiB) and numbers cross.
+pub const GPU_PINNED: Bytes = Bytes(42 << 20);
 /// What a worker thread touches of its stack, and its handle, with its share of attention's partial results. Measured:
 /// 39 KiB idle, and 128 KiB of unpacked weights while it multiplies; the partial results are 128 KiB.
 pub const THREAD: Bytes = Bytes(336 << 10);
@@ -38,7 +40,7 @@ pub const CONTEXTS: [u32; 4] = [4096, 2048, 1024, 512];
 #[must_use]
 pub fn process(inventory: &Inventory, with_gpu: bool) -> Bytes {
     let records = UNIT_RECORD.0 * inventory.units.len() as u64 + TENSOR_RECORD.0 * inventory.tensors.len() as u64;
-    let cuda = if with_gpu { PROCESS_CUDA } else { Bytes::ZERO };
+    let cuda = if with_gpu { PROCESS_CUDA + GPU_PINNED } else { Bytes::ZERO };
     PROCESS + cuda + Bytes(records)
 }
 
@@ -95,14 +97,6 @@ pub const fn resident(unit: &Unit) -> Bytes {
     Bytes(unit.bytes.0.next_multiple_of(UNIT_ALIGNMENT))
 }
 
-/// Copies of all vectors (norms, biases) on a GPU, as 32-bit floats, each at a multiple of 256 bytes.
-#[must_use]
-pub fn gpu_vectors(inventory: &Inventory) -> Bytes {
-    let run = |unit: &&Unit| unit.role != Role::MultiToken && inventory.is_vector(unit);
-    let numbers = |unit: &Unit| unit.rows * inventory.tensor_of(unit).row_elements();
-    inventory.units.iter().filter(run).map(|unit| Bytes((4 * numbers(unit)).next_multiple_of(256))).sum()
-}
-
 /// The widest vectors of a model: what one token occupies while a layer is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Widths {
@@ -115,6 +109,8 @@ pub struct Widths {
     pub kv: u64,
     /// The widest input or output of a feed-forward matrix, the chosen experts of one token side by side.
     pub feed_forward: u64,
+    /// One head's key or value, or MLA's latent, whichever is wider.
+    pub head: u64,
     /// Tokens of the vocabulary.
     pub vocabulary: u64,
     /// Routed experts of a layer: the scores of the router.
@@ -158,6 +154,7 @@ impl Widths {
             attention,
             kv,
             feed_forward: feed_forward.max(expert * u64::from(shape.experts_used)),
+            head: u64::from(shape.kv_row.0.max(shape.kv_row.1)),
             vocabulary: u64::from(shape.vocabulary),
             experts: u64::from(shape.experts),
             experts_used: u64::from(shape.experts_used),

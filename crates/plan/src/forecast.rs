@@ -1,36 +1,45 @@
 //! What a token will cost, before anything is loaded.
 //!
 //! A model is a row of stages: its layers, and after them the output. Units of a stage wait for those of the stage
-//! before. Inside a stage the CPU computes while the ring fills; across stages it does not matter how far the ring has
-//! run ahead, for it is small beside a layer. Hence, for decode,
+//! before. Inside a stage devices compute while the ring fills; across stages it does not matter how far the ring has
+//! run ahead, for it is small beside a layer. Inside a layer attention comes before the feed-forward part, each on its device; of a
+//! mixture, routed experts outside a GPU's memory are computed by the processor beside what the GPU has of it. Hence, for decode,
 //!
 //! ```text
-//! seconds per token = Σ stages  max( disk bytes / disk rate , (ram + disk bytes) / ram rate , operations / CPU rate )
-//!                             +  max( gpu bytes / gpu rate , operations there / its rate )
+//! seconds per token = Σ stages  max( disk bytes / disk rate , cpu + gpu + max( cpu beside , gpu beside ) + crossings )
+//! cpu  =  max( (ram + disk bytes) / ram rate , operations / CPU rate )
+//! gpu  =  Σ units max( bytes / gpu rate , operations / its rate )  +  kernels × seconds of a launch
 //! operations = 2 × weights  +  2 × heads × widths × positions  (attention)
+//! crossing   = its latency  +  4 × embedding × tokens / link
 //! ```
 //!
-//! where routed experts count by the share that one token uses, and of an embedding only a row is read. Decode is
-//! forecast at [`depth`], a short one: the keys and values of so many positions are read where the cache lives, and
+//! where routed experts count by the share that one token uses, and of an embedding only a row is read. There is a crossing wherever a
+//! block's device is not that of the block before, two for each mixture with experts on both sides, and two for each matrix that a GPU's block
+//! has elsewhere. Decode is
+//! forecast at [`depth`], a short one: the keys and values of so many positions are read where a layer's cache lives, and
 //! attended to there. `widths` are those of a head's key and value together; a layer with latents of rank r and t rotated
 //! numbers works in their space, where a key has r + t numbers and a value r (DeepSeek-V2, arXiv 2405.04434, section
 //! 2.1). RAM's rate is the one that the CPU kernels reach with all cores, scaled down where
-//! fewer threads are asked for. For a prompt of one micro-batch of m tokens,
+//! fewer threads are asked for. A prompt of one micro-batch of m tokens is the same with other numbers; where its weights are streamed to a
+//! GPU, that computes all blocks:
 //!
 //! ```text
-//! seconds = Σ stages  max( disk bytes / disk rate , bytes / ram rate , operations / CPU rate , streamed bytes / link )
-//!                   +  max( gpu bytes / gpu rate , operations there / its rate )
+//! seconds = Σ stages  max( streamed bytes / link , disk bytes / disk rate , gpu + crossings )
 //! operations = 2 × weights × m  +  heads × widths × m²  (causal attention, half of all pairs)
 //! ```
 //!
 //! where m tokens touch `1 − (1 − p)^m` of an expert that is chosen by a share p of them, the output is computed for the
 //! last token only, and latents are expanded to keys and values of every head. Without counts p is `used / experts` for
 //! each; with them it is the share that was counted, with half a choice more for each expert
-//! ([`ExpertUse::likely_share`](crate::ExpertUse::likely_share)). Operations with what is streamed to a GPU are not counted:
-//! its link is the limit until a batch is very large. Windows and indexers, which make attention cheaper, are not counted either.
+//! ([`ExpertUse::likely_share`](crate::ExpertUse::likely_share)). A plan streams from the fewest tokens on for which that is the shorter
+//! pass. Windows and indexers, which make attention cheaper, are not counted, nor are keys and values that pass the link.
+
+mod passes;
+
+use passes::{Pass, Passes};
 
 use crate::traffic::Traffic;
-use crate::{Device, Forecast, Gpu, Inventory, Machine, ModelShape, Plan, Role, Source, Tier, cost};
+use crate::{Forecast, Inventory, Machine, Plan, Source, Tier};
 
 /// Tokens in the cache when decode is forecast.
 const DEPTH: u32 = 512;
@@ -49,47 +58,23 @@ pub(crate) const NONE: Forecast = Forecast {
     measured: false,
 };
 
-/// Rates of a machine, none of them zero.
-struct Rates {
-    ram: f64,
-    disk: f64,
-    operations: f64,
-}
-
-/// What the units of one stage cost.
-#[derive(Clone, Copy, Default)]
-struct Stage {
-    disk_bytes: f64,
-    cpu_bytes: f64,
-    link_s: f64,
-    gpu_s: f64,
-    operations: f64,
-}
-
-impl Stage {
-    fn seconds(&self, rates: &Rates) -> f64 {
-        let cpu = (self.cpu_bytes / rates.ram).max(self.operations / rates.operations);
-        cpu.max(self.disk_bytes / rates.disk).max(self.link_s) + self.gpu_s
-    }
-}
-
-/// The forecast of a plan, and notes on every estimate behind it.
-pub(crate) fn forecast(
-    plan: &Plan,
-    inventory: &Inventory,
-    machine: &Machine,
-    traffic: Traffic<'_>,
-) -> (Forecast, Vec<String>) {
-    let share = f64::from(plan.threads.min(machine.cores)) / f64::from(machine.cores.max(1));
-    let rates = Rates {
-        ram: (machine.ram_read.rate.0 * share).max(1.0),
-        disk: machine.disk_read.rate.0.max(1.0),
-        operations: (machine.cpu_ops_per_second * share).max(1.0),
-    };
-    let seconds = |pass: Pass| -> f64 {
-        stages(plan, inventory, machine, traffic, pass).iter().map(|stage| stage.seconds(&rates)).sum()
-    };
-    let (decode_s, prompt_s) = (seconds(Pass::Decode), seconds(Pass::Prompt(plan.micro_batch)));
+/// Fills in the tokens from which prompts are streamed, if a ring is there for it, and the forecast.
+pub(crate) fn fill(plan: &mut Plan, inventory: &Inventory, machine: &Machine, traffic: Traffic<'_>) {
+    let passes = Passes::new(plan, inventory, machine, traffic);
+    let gains = |tokens: u32| passes.seconds(Pass::Streamed(tokens)) < passes.seconds(Pass::Prompt(tokens));
+    let streams = !plan.device_staging.is_empty();
+    let stream_from = (streams && gains(plan.micro_batch)).then(|| {
+        // The smallest number that gains, for with more tokens a copy serves more of them.
+        let (mut least, mut most) = (1, plan.micro_batch);
+        while least < most {
+            let middle = least.midpoint(most);
+            if gains(middle) { most = middle } else { least = middle + 1 }
+        }
+        most
+    });
+    let batch = plan.micro_batch;
+    let prompt = if stream_from.is_some() { Pass::Streamed(batch) } else { Pass::Prompt(batch) };
+    let (decode_s, prompt_s) = (passes.seconds(Pass::Decode), passes.seconds(prompt));
     let resident: f64 = inventory
         .units
         .iter()
@@ -99,13 +84,13 @@ pub(crate) fn forecast(
         .sum();
     let per_second = |tokens: f64, seconds: f64| if seconds > 0.0 { tokens / seconds } else { 0.0 };
     let forecast = Forecast {
-        prompt_tokens_per_s: per_second(f64::from(plan.micro_batch), prompt_s),
+        prompt_tokens_per_s: per_second(f64::from(batch), prompt_s),
         decode_tokens_per_s: per_second(1.0, decode_s),
         time_to_first_token_s: prompt_s,
-        load_s: resident / rates.disk,
+        load_s: resident / machine.disk_read.rate.0.max(1.0),
         measured: estimated_rates(plan, machine).is_empty(),
     };
-    (forecast, forecast_notes(plan, machine))
+    (plan.stream_from, plan.forecast) = (stream_from, forecast);
 }
 
 /// Those of the plan's notes that are about its forecast alone: rates that nobody measured, or that were scaled down.
@@ -136,92 +121,4 @@ fn estimated_rates(plan: &Plan, machine: &Machine) -> Vec<String> {
     }
     let estimated = sources.iter().filter(|(_, rate)| rate.source == Source::Estimated);
     estimated.map(|(what, rate)| format!("{what} ({})", rate.rate)).collect()
-}
-
-#[derive(Clone, Copy)]
-enum Pass {
-    Decode,
-    Prompt(u32),
-}
-
-fn stages(plan: &Plan, inventory: &Inventory, machine: &Machine, traffic: Traffic<'_>, pass: Pass) -> Vec<Stage> {
-    let layers = inventory.shape.layers as usize;
-    let tokens = match pass {
-        Pass::Decode => 1,
-        Pass::Prompt(tokens) => tokens,
-    };
-    let mut stages = vec![Stage::default(); layers + 1];
-    for (unit, placement) in inventory.units.iter().zip(&plan.placements) {
-        let stage = unit.layer.map_or(layers, |layer| (layer as usize).min(layers));
-        // After a prompt only the last token's logits are wanted.
-        let tokens = if stage == layers && unit.role != Role::Embedding { 1 } else { tokens };
-        let device = match pass {
-            Pass::Decode => placement.decode,
-            Pass::Prompt(_) => placement.prefill,
-        };
-        let bytes = unit.bytes.as_f64() * traffic.touched(unit, tokens);
-        let stage = &mut stages[stage];
-        if placement.home == Tier::Disk {
-            stage.disk_bytes += bytes;
-        }
-        match device {
-            Device::Cpu => {
-                stage.cpu_bytes += bytes;
-                stage.operations += traffic.operations(unit, tokens);
-            }
-            Device::Gpu(number) => {
-                let Some(gpu) = machine.gpus.get(number as usize) else { continue };
-                if matches!(placement.home, Tier::Gpu(_)) {
-                    let computing = gpu_seconds(gpu, traffic.operations(unit, tokens));
-                    stage.gpu_s += (bytes / gpu.read.rate.0.max(1.0)).max(computing);
-                } else {
-                    stage.link_s += bytes / gpu.link.rate.0.max(1.0);
-                }
-            }
-        }
-    }
-    for (layer, stage) in stages[..layers].iter_mut().enumerate() {
-        attend(stage, plan, &inventory.shape, machine, layer, pass);
-    }
-    stages
-}
-
-/// Seconds of operations on a GPU, where its rate is known.
-fn gpu_seconds(gpu: &Gpu, operations: f64) -> f64 {
-    if gpu.ops_per_second > 0.0 { operations / gpu.ops_per_second } else { 0.0 }
-}
-
-/// Adds a layer's attention to its stage: what it reads of the cache, and its operations.
-fn attend(stage: &mut Stage, plan: &Plan, shape: &ModelShape, machine: &Machine, layer: usize, pass: Pass) {
-    let numbers = |(k, v): &(u32, u32)| f64::from(*k) + f64::from(*v);
-    let own = shape.kv_per_token.get(layer).map_or(0.0, numbers);
-    if own == 0.0 {
-        return;
-    }
-    let (row_k, row_v) = (f64::from(shape.kv_row.0), f64::from(shape.kv_row.1));
-    let heads = f64::from(shape.heads);
-    let (bytes, operations) = match pass {
-        Pass::Decode => {
-            // The cache's layers differ by the numbers that they keep.
-            let all: f64 = shape.kv_per_token.iter().map(numbers).sum();
-            let cache = cost::kv_cache(shape, depth(plan), plan.kv.k_type, plan.kv.v_type);
-            let widths = shape.latent.map_or(row_k + row_v, |latent| row_k + f64::from(latent.rank));
-            (cache.as_f64() * own / all, 2.0 * heads * widths * f64::from(depth(plan)))
-        }
-        Pass::Prompt(tokens) => {
-            let expanded = shape.latent.map(|latent| f64::from(latent.key) + f64::from(latent.value));
-            (0.0, heads * expanded.unwrap_or(row_k + row_v) * f64::from(tokens).powi(2))
-        }
-    };
-    match plan.kv.homes.get(layer).copied().unwrap_or(Tier::Ram) {
-        Tier::Gpu(number) => {
-            if let Some(gpu) = machine.gpus.get(number as usize) {
-                stage.gpu_s += (bytes / gpu.read.rate.0.max(1.0)).max(gpu_seconds(gpu, operations));
-            }
-        }
-        Tier::Ram | Tier::Disk => {
-            stage.cpu_bytes += bytes;
-            stage.operations += operations;
-        }
-    }
 }

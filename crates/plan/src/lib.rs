@@ -3,10 +3,12 @@
 //! Owns the project's nouns: [`Inventory`] and its [`Unit`]s and [`Role`]s, [`Machine`], [`Tier`], [`Plan`].
 //! Pure: text in, values out. Must never know a file, clock, environment, thread, random number or device.
 
+mod blocks;
 mod bytes;
 pub mod cost;
 pub mod expert_use;
 mod forecast;
+pub mod gpu;
 mod inventory;
 mod machine;
 mod placement;
@@ -28,6 +30,6 @@ pub use machine::{GPU_CAPABILITY_MIN, Gpu, Machine, Rate, Source};
 pub use placement::{
     Device, Forecast, KvPlan, KvType, LayerDevices, Load, NotATier, Placement, Plan, Staging, Tier, TierPlan,
 };
-pub use planner::{DoesNotFit, Refusal, plan, plan_with};
+pub use planner::{DoesNotFit, Refusal, plan, plan_for, plan_with};
 pub use profile::{Overrides, Profile, ProfileError};
 pub use quant::{NotAQuantType, QuantType};

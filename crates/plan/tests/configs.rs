@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use plan::profile::{parse, to_yaml};
-use plan::{Bytes, Machine, Plan, Role, Tier, plan, report};
+use plan::{Bytes, Machine, Plan, Role, Tier, plan_for, report};
 
 /// (profile, recorded model, RAM of the machine in GiB or none for the laptop without a GPU)
 const CASES: [(&str, &str, Option<u64>); 8] = [
@@ -34,7 +34,8 @@ fn planned(config: &str, model: &str, ram: Option<u64>) -> (Plan, plan::Inventor
     let text = std::fs::read_to_string(format!("{}/{config}.yaml", folder())).unwrap();
     let profile = parse(&text, &format!("configs/{config}.yaml")).unwrap_or_else(|error| panic!("{error}"));
     let inventory = common::inventory(model);
-    let plan = plan(&profile, &inventory, &machine(ram)).unwrap_or_else(|refusal| panic!("{refusal}"));
+    let plan = plan_for(&profile, &inventory, &machine(ram), None, &common::ALL);
+    let plan = plan.unwrap_or_else(|refusal| panic!("{refusal}"));
     (plan, inventory)
 }
 
@@ -65,7 +66,8 @@ fn every_plan_written_down_gives_itself_again() {
         let text = to_yaml(&first, &inventory);
         assert!(text.lines().count() < 40, "{text}");
         let profile = parse(&text, "written.yaml").unwrap_or_else(|error| panic!("{text}\n{error}"));
-        let again = plan(&profile, &inventory, &machine(ram)).unwrap_or_else(|refusal| panic!("{text}\n{refusal}"));
+        let again = plan_for(&profile, &inventory, &machine(ram), None, &common::ALL);
+        let again = again.unwrap_or_else(|refusal| panic!("{text}\n{refusal}"));
         let homes = |plan: &Plan| plan.placements.iter().map(|placement| placement.home).collect::<Vec<Tier>>();
         assert_eq!(homes(&first), homes(&again), "{text}");
         assert_eq!((first.tiers, first.kv, first.staging), (again.tiers, again.kv, again.staging), "{text}");

@@ -19,6 +19,7 @@ fn the_widths_of_r1_are_those_of_its_activations() {
         attention: 128 * 192,
         kv: 576,
         feed_forward: 18_432,
+        head: 576,
         vocabulary: 129_280,
         experts: 256,
         experts_used: 8,

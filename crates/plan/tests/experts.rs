@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use plan::profile::{parse, to_yaml};
 use plan::report::ExpertHome;
 use plan::{
-    Bytes, ExpertUse, Inventory, Machine, ModelShape, Plan, QuantType, Refusal, Tier, VocabularySize, plan, plan_with,
-    report,
+    Bytes, ExpertUse, Inventory, Machine, ModelShape, Plan, QuantType, Refusal, Tier, VocabularySize, plan, plan_for,
+    plan_with, report,
 };
 
 /// One layer of 4 experts, of which a token uses 2: each of three matrices of 4 MB, and a bias.
@@ -67,7 +67,7 @@ fn skewed(model: &Inventory) -> ExpertUse {
 
 fn with_counts(model: &Inventory, text: &str, machine: &Machine, counts: &ExpertUse) -> Plan {
     let profile = parse(text, "p.yaml").unwrap_or_else(|error| panic!("{error}"));
-    plan_with(&profile, model, machine, Some(counts)).unwrap_or_else(|refusal| panic!("{refusal}"))
+    plan_for(&profile, model, machine, Some(counts), &common::ALL).unwrap_or_else(|refusal| panic!("{refusal}"))
 }
 
 fn config() -> String {

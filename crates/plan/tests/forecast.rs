@@ -4,7 +4,8 @@ mod common;
 
 use plan::profile::parse;
 use plan::{
-    Bytes, BytesPerSecond, Forecast, Inventory, Machine, ModelShape, QuantType, Rate, Source, VocabularySize, plan,
+    Bytes, BytesPerSecond, Forecast, Gpu, Inventory, Machine, ModelShape, Plan, QuantType, Rate, Source,
+    VocabularySize, plan, plan_for,
 };
 
 const ROUND: f64 = 1e-6;
@@ -143,4 +144,96 @@ fn latents_are_attended_to_as_they_are_in_decode_and_expanded_for_prompts() {
     let prompt = |batch: u32| forecast(512, batch).time_to_first_token_s;
     let output = 2.0 * 7168.0 * 129_280.0;
     near((prompt(512) - 2.0 * prompt(256)) * 1e12, 61.0 * 128.0 * 320.0 * 2.0 * 256.0 * 256.0 - output);
+}
+
+/// The same machine with a GPU: a matrix in 0.1 ms, read or multiplied; the link as fast as RAM (4 kB in 1 µs).
+fn with_gpu(ops_per_second: f64) -> Machine {
+    let rate = |per_second: f64| Rate { rate: BytesPerSecond(per_second), source: Source::Measured };
+    let gpu = Gpu {
+        read: rate(40e9),
+        link: rate(4e9),
+        ops_per_second,
+        crossing_s: 10e-6,
+        launch_s: 1e-6,
+        ..common::desktop(Bytes(1 << 30)).gpus.remove(0)
+    };
+    Machine { gpus: vec![gpu], ..machine() }
+}
+
+fn planned_on_gpu(model: &Inventory, rest: &str, ops_per_second: f64) -> Plan {
+    let text = format!("version: 1\ntiers: {{ gpu:0: {{ memory: 2GiB }}, ram: {{ memory: 1GiB }} }}\n{rest}\n");
+    plan_for(&parse(&text, "p.yaml").unwrap(), model, &with_gpu(ops_per_second), None, &common::ALL).unwrap()
+}
+
+const CROSSING_S: f64 = 11e-6;
+
+#[test]
+fn a_layer_on_a_gpu_costs_its_reads_its_launches_and_a_crossing() {
+    let rules = "placement: [{ layers: 0, home: ram }, { layers: 1, home: gpu:0 }, { role: output, home: gpu:0 }, \
+                 { role: embedding, home: ram }]\nprefill: { stream_to: none }";
+    let plan = planned_on_gpu(&model(), rules, 2e10);
+    // A matrix is 0.1 ms, and attention 2 × 2000 operations for each of 512 tokens; 8 kernels and 5.
+    let layer = 0.000_1 + 0.000_102_4 + 0.000_1 + 13e-6 + CROSSING_S;
+    // 3 kernels, the way back, and a row of the embedding from RAM.
+    let output = 0.000_1 + 3e-6 + CROSSING_S + 1e-6;
+    near(plan.forecast.decode_tokens_per_s, 1.0 / (LAYER_S + layer + output));
+}
+
+#[test]
+fn a_matrix_elsewhere_costs_its_gpus_block_two_crossings() {
+    let rules = "placement: [{ tensors: 'blk.1.attn', home: gpu:0 }, { tensors: 'blk.1.ffn', home: ram }, { layers: 0, home: ram }, \
+                 { role: output, home: gpu:0 }, { role: embedding, home: ram }]\nprefill: { stream_to: none }";
+    let whole = planned_on_gpu(&model(), rules, 2e10).forecast.decode_tokens_per_s;
+    let mut model = model();
+    // As if the second layer's feed-forward matrix were one of attention's.
+    for unit in model.units.iter_mut().filter(|unit| unit.layer == Some(1)) {
+        unit.role = plan::Role::Attention;
+    }
+    let foreign = planned_on_gpu(&model, rules, 2e10).forecast.decode_tokens_per_s;
+    // There the feed-forward block is the processor's. Here it has nothing of its own, and is so too: there and back for the matrix alone.
+    near(1.0 / foreign, 1.0 / whole + 2.0 * CROSSING_S);
+}
+
+/// One layer with 4 experts of one matrix each, of which a token uses 2.
+fn mixture() -> Inventory {
+    let shape =
+        ModelShape { layers: 1, kv_per_token: vec![(1000, 1000)], experts: 4, experts_used: 2, ..model().shape };
+    let matrix = |name: &str| (name.to_owned(), QuantType::F32, vec![1000, 1000]);
+    let list = [
+        matrix("token_embd.weight"),
+        matrix("blk.0.attn_q.weight"),
+        ("blk.0.ffn_gate_inp.weight".to_owned(), QuantType::F32, vec![1000, 4]),
+        ("blk.0.ffn_up_exps.weight".to_owned(), QuantType::F32, vec![1000, 1000, 4]),
+        matrix("output.weight"),
+    ];
+    common::build("mixture by hand", shape, VocabularySize::default(), list)
+}
+
+#[test]
+fn experts_in_ram_are_computed_beside_those_on_the_gpu() {
+    let rules = "placement: [{ role: routed_expert, experts: 1-3, home: ram }]\nprefill: { stream_to: none }";
+    let plan = planned_on_gpu(&mixture(), rules, 2e10);
+    let gpu = plan.placements.iter().filter(|placement| placement.home == plan::Tier::Gpu(0)).count();
+    assert_eq!(gpu, 4, "attention, router, an expert, the output");
+    // Half of three experts from RAM, which hides half of one on the GPU; the router; there and back; 8 kernels and 12, and the way in.
+    let layer = 0.000_1 + 0.000_102_4 + 0.4e-6 + 0.001_5 + 2.0 * CROSSING_S + 20e-6 + CROSSING_S;
+    let output = 0.000_1 + 3e-6 + CROSSING_S + 1e-6;
+    near(plan.forecast.decode_tokens_per_s, 1.0 / (layer + output));
+}
+
+#[test]
+fn prompts_are_streamed_from_where_the_link_is_faster_than_the_processor() {
+    let rules = "placement: [{ role: attention, home: ram }, { role: dense_ffn, home: ram }, { role: output, home: ram }]\n\
+                 prefill: { stream_to: gpu:0, micro_batch: 100 }";
+    let plan = planned_on_gpu(&model(), rules, 1e13);
+    // Two matrices over the link hide the GPU's 0.2 ms and the prompt's way there; the output as on the processor, and a row's way back.
+    near(plan.forecast.time_to_first_token_s, 2.0 * 0.002 + 0.0011 + CROSSING_S);
+    // One token takes 2.001 ms a layer where it is; two take 4.
+    assert_eq!(plan.stream_from, Some(2));
+    assert_eq!(plan.device_staging, [(0, plan::streaming::ring(&model()))]);
+    // A link that is slower than the processor for the whole batch is not used, and its ring not there.
+    let slow = "placement: [{ role: attention, home: ram }, { role: dense_ffn, home: ram }, { role: output, home: ram }]\n\
+                prefill: { stream_to: gpu:0, micro_batch: 1 }";
+    let plan = planned_on_gpu(&model(), slow, 1e13);
+    assert_eq!((plan.stream_from, plan.device_staging.len()), (None, 0));
 }

@@ -5,7 +5,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use plan::profile::parse;
-use plan::{Bytes, Device, Inventory, Machine, Plan, Profile, Refusal, Role, Tier, Unit, plan};
+use plan::{Bytes, Device, Inventory, Machine, Plan, Profile, Refusal, Role, Tier, Unit, plan, plan_for};
 
 /// The plan of this profile, which must be possible.
 fn planned(model: &Inventory, text: &str, machine: &Machine) -> Plan {
@@ -155,7 +155,7 @@ fn a_machine_with_less_than_allowed_is_planned_for_what_it_has() {
 fn the_automatic_profile_uses_all_that_a_desktop_has() {
     let model = common::inventory("deepseek-r1-iq1_s");
     let machine = common::desktop(Bytes(64 << 30));
-    let plan = plan(&Profile::automatic(&machine), &model, &machine).unwrap();
+    let plan = plan_for(&Profile::automatic(&machine), &model, &machine, None, &common::ALL).unwrap();
     for tier in [Tier::Gpu(0), Tier::Ram, Tier::Disk] {
         assert!(plan.tier(tier).unwrap().bytes() > Bytes::ZERO, "{tier}");
     }

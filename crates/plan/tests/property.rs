@@ -4,8 +4,11 @@ mod common;
 
 use std::fmt::Write as _;
 
+use plan::gpu::{Abilities, NOW};
 use plan::profile::{parse, to_yaml};
-use plan::{Bytes, Inventory, Machine, ModelShape, Plan, QuantType, Refusal, Role, Tier, VocabularySize, plan};
+use plan::{
+    Bytes, Device, Inventory, Machine, ModelShape, Plan, QuantType, Refusal, Role, Tier, VocabularySize, plan_for,
+};
 use proptest::prelude::*;
 
 /// A model of random shape: dense, or with experts in its later layers; tied or not.
@@ -67,7 +70,7 @@ fn models() -> impl Strategy<Value = Inventory> {
 
 /// A profile over some tiers with tight or wide ceilings and some rules.
 fn profiles() -> impl Strategy<Value = String> {
-    let tiers = (20_u64..120, proptest::option::of(440_u64..600), proptest::bool::weighted(0.8));
+    let tiers = (20_u64..400, proptest::option::of(460_u64..800), proptest::bool::weighted(0.8));
     let rules = [
         "{ role: attention, home: ram, overflow: disk }",
         "{ role: norm, home: disk }",
@@ -75,6 +78,8 @@ fn profiles() -> impl Strategy<Value = String> {
         "{ tensors: 'blk.*_(k|v)', home: ram }",
         "{ role: embedding, home: disk }",
         "{ layers: 0, home: gpu:0, overflow: ram }",
+        "{ tensors: 'ffn_up', home: gpu:0, overflow: disk }",
+        "{ tensors: 'attn_q.weight', layers: 0, home: gpu:0 }",
     ];
     let rules = proptest::sample::subsequence(rules.to_vec(), 0..4);
     let settings = (proptest::option::of(16_u32..3000), proptest::option::of(1_u32..600), any::<bool>());
@@ -102,14 +107,18 @@ fn profiles() -> impl Strategy<Value = String> {
     })
 }
 
+fn abilities() -> impl Strategy<Value = Abilities> {
+    prop_oneof![Just(NOW), Just(common::ALL)]
+}
+
 fn machine() -> Machine {
     common::desktop(Bytes(8 << 30))
 }
 
 /// A plan, or nothing where the profile is refused; a refusal shows a sum that is really too much.
-fn planned(text: &str, model: &Inventory) -> Option<Plan> {
+fn planned(text: &str, model: &Inventory, abilities: &Abilities) -> Option<Plan> {
     let profile = parse(text, "p.yaml").unwrap_or_else(|error| panic!("{text}\n{error}"));
-    match plan(&profile, model, &machine()) {
+    match plan_for(&profile, model, &machine(), None, abilities) {
         Ok(plan) => Some(plan),
         Err(Refusal::DoesNotFit(refusal)) => {
             assert!(refusal.needed() > refusal.ceiling, "{text}\n{refusal}");
@@ -125,11 +134,11 @@ fn planned(text: &str, model: &Inventory) -> Option<Plan> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_tier_is_over_its_line_and_every_unit_has_a_home(model in models(), text in profiles()) {
-        let Some(plan) = planned(&text, &model) else { return Ok(()) };
+    fn no_tier_is_over_its_line_and_every_unit_has_a_home(model in models(), text in profiles(), abilities in abilities()) {
+        let Some(plan) = planned(&text, &model, &abilities) else { return Ok(()) };
         for tier in &plan.tiers {
             if let Some(ceiling) = tier.ceiling {
                 prop_assert!(tier.bytes() <= ceiling, "{text}\n{tier:?}");
@@ -147,6 +156,22 @@ proptest! {
         prop_assert_eq!(needs_ring, plan.staging.slots > 0, "{}", text);
         let row = model.tensors.iter().map(plan::Tensor::row_bytes).max().unwrap();
         prop_assert!(!needs_ring || plan.staging.slot >= row);
+        // A block is the GPU's on which one of its matrices lives, and a layer's cache lives where its attention is computed.
+        for (layer, devices) in plan.blocks.iter().enumerate() {
+            for (device, attention) in [(devices.attention, true), (devices.ffn, false)] {
+                let here = |unit: &plan::Unit| {
+                    unit.layer == Some(layer as u32) && !model.is_vector(unit) && (unit.role == Role::Attention) == attention
+                };
+                let homes = model.iter().filter(|(_, unit)| here(unit)).map(|(id, _)| plan.home(id));
+                let on_gpu = homes.filter(|home| matches!(home, Tier::Gpu(_))).count() > 0;
+                prop_assert_eq!(device, if on_gpu { Device::Gpu(0) } else { Device::Cpu }, "layer {}: {}", layer, text);
+            }
+            let home = if devices.attention == Device::Cpu { Tier::Ram } else { Tier::Gpu(0) };
+            prop_assert_eq!(plan.kv.homes[layer], home);
+        }
+        let caches: Bytes = plan.tiers.iter().flat_map(|tier| &tier.loads).filter(|load| load.what == "KV cache").map(|load| load.bytes).sum();
+        prop_assert_eq!(caches, plan.kv.bytes);
+        prop_assert_eq!(plan.stream_from.is_some(), !plan.device_staging.is_empty());
         let forecast = plan.forecast;
         for figure in [forecast.decode_tokens_per_s, forecast.prompt_tokens_per_s, forecast.load_s] {
             prop_assert!(figure.is_finite() && figure >= 0.0, "{forecast:?}");
@@ -155,20 +180,21 @@ proptest! {
 
     #[test]
     fn the_same_question_has_the_same_answer(model in models(), text in profiles()) {
-        prop_assert_eq!(planned(&text, &model), planned(&text, &model));
+        prop_assert_eq!(planned(&text, &model, &common::ALL), planned(&text, &model, &common::ALL));
     }
 
     #[test]
-    fn a_plan_written_down_gives_itself_again(model in models(), text in profiles()) {
-        let Some(plan) = planned(&text, &model) else { return Ok(()) };
+    fn a_plan_written_down_gives_itself_again(model in models(), text in profiles(), abilities in abilities()) {
+        let Some(plan) = planned(&text, &model, &abilities) else { return Ok(()) };
         let written = to_yaml(&plan, &model);
-        let Some(again) = planned(&written, &model) else {
+        let Some(again) = planned(&written, &model, &abilities) else {
             return Err(TestCaseError::fail(format!("refused:\n{text}\n{written}")));
         };
         let homes = |plan: &Plan| -> Vec<_> {
             plan.placements.iter().map(|placement| (placement.home, placement.decode, placement.prefill)).collect()
         };
         prop_assert_eq!(homes(&plan), homes(&again), "{}\n{}", text, written);
+        prop_assert_eq!((&plan.blocks, plan.output, &plan.device_staging), (&again.blocks, again.output, &again.device_staging));
         prop_assert_eq!(&plan.tiers, &again.tiers, "{}\n{}", text, written);
         prop_assert_eq!((&plan.kv, plan.staging), (&again.kv, again.staging), "{}\n{}", text, written);
         prop_assert_eq!((plan.micro_batch, plan.threads), (again.micro_batch, again.threads));

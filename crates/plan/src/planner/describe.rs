@@ -1,29 +1,17 @@
 //! From the draft that was chosen to the plan: devices, reasons, loads, notes.
 
+use super::Planner;
+use super::draft::Draft;
 use super::rules::Wish;
-use super::settings::within;
-use super::{Draft, Planner};
-use crate::profile::Choice;
+use super::settings::{Setup, within};
+use crate::blocks::Devices;
+use crate::profile::{Choice, StreamTo};
 use crate::traffic::Traffic;
-use crate::{Bytes, Device, Inventory, LayerDevices, Placement, Plan, Role, Tier, TierPlan, Unit, cost, forecast};
+use crate::{Bytes, Device, Placement, Plan, Role, Tier, TierPlan, Unit, cost, forecast, streaming};
 
 pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) -> Plan {
-    let Draft { setup, homes, loads, .. } = draft;
-    let placements: Vec<Placement> = homes
-        .iter()
-        .enumerate()
-        .map(|(index, home)| {
-            let decode = match home {
-                Tier::Gpu(number) => Device::Gpu(*number),
-                Tier::Ram | Tier::Disk => Device::Cpu,
-            };
-            let prefill = match setup.stream {
-                Some(number) if planner.is_streamed(index, *home) => Device::Gpu(number),
-                _ => decode,
-            };
-            Placement { home: *home, decode, prefill, reason: reason(planner, index, *home) }
-        })
-        .collect();
+    let placements = placements(planner, &draft);
+    let Draft { setup, homes, devices, loads, .. } = draft;
     let mut read = vec![0.0; planner.limits.len()];
     for (unit, home) in planner.inventory.units.iter().zip(&homes) {
         if let Some(place) = planner.limits.iter().position(|limit| limit.tier == *home) {
@@ -41,57 +29,82 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
             loads,
             read_per_token: Bytes(read as u64),
         })
-        .filter(|tier| tier.tier != Tier::Disk || tier.bytes() > Bytes::ZERO)
+        .filter(|tier| tier.tier == Tier::Ram || tier.bytes() > Bytes::ZERO)
         .collect();
     say_settings(planner, &setup, &mut notes);
+    say_gpus(planner, &devices, &mut notes);
     say_memory(planner, &tiers, &mut notes);
-    let (blocks, output) = devices(planner.inventory, &homes);
+    let device_staging = setup.stream.map(|number| (number, streaming::ring(planner.inventory)));
     let mut plan = Plan {
         tiers,
         placements,
-        blocks,
-        output,
+        blocks: devices.layers,
+        output: devices.output,
         kv: setup.kv,
         staging: setup.staging,
-        device_staging: Vec::new(),
+        device_staging: device_staging.into_iter().collect(),
         stream_from: None,
         micro_batch: setup.micro_batch,
         threads: planner.threads,
         forecast: forecast::NONE,
         notes,
     };
-    let (forecast, estimates) = forecast::forecast(&plan, planner.inventory, planner.machine, planner.traffic);
-    plan.forecast = forecast;
-    plan.notes.extend(estimates);
+    forecast::fill(&mut plan, planner.inventory, planner.machine, planner.traffic);
+    plan.notes.extend(forecast::forecast_notes(&plan, planner.machine));
     plan
 }
 
-/// What computes each block in decode: the GPU on which one of its matrices lives, else the CPU.
-fn devices(inventory: &Inventory, homes: &[Tier]) -> (Vec<LayerDevices>, Device) {
-    let cpu = LayerDevices { attention: Device::Cpu, ffn: Device::Cpu };
-    let (mut blocks, mut output) = (vec![cpu; inventory.shape.layers as usize], Device::Cpu);
-    let tied = inventory.tied_output();
-    for (unit, home) in inventory.units.iter().zip(homes) {
-        let Tier::Gpu(number) = home else { continue };
-        if inventory.is_vector(unit) {
-            continue;
-        }
-        let block = unit.layer.and_then(|layer| blocks.get_mut(layer as usize));
-        match (unit.role, block) {
-            (Role::Output, _) => output = Device::Gpu(*number),
-            (Role::Embedding, _) if tied => output = Device::Gpu(*number),
-            (Role::Attention, Some(block)) => block.attention = Device::Gpu(*number),
-            (Role::DenseFfn | Role::SharedExpert | Role::RoutedExpert | Role::Router, Some(block)) => {
-                block.ffn = Device::Gpu(*number);
-            }
-            _ => {}
+/// Each unit's home with the devices that compute with it. A matrix that lives outside the memory of its block's GPU is the processor's in
+/// decode, and may be streamed for prompts.
+fn placements(planner: &Planner, draft: &Draft) -> Vec<Placement> {
+    let placement = |(index, home): (usize, &Tier)| {
+        let decode = match home {
+            Tier::Gpu(number) => Device::Gpu(*number),
+            Tier::Ram | Tier::Disk => Device::Cpu,
+        };
+        let prefill = match draft.setup.stream {
+            Some(number) if planner.is_streamed(index, *home) => Device::Gpu(number),
+            _ => decode,
+        };
+        Placement { home: *home, decode, prefill, reason: reason(planner, index, *home) }
+    };
+    draft.homes.iter().enumerate().map(placement).collect()
+}
+
+/// Notes about GPUs that do less than they might.
+fn say_gpus(planner: &Planner, devices: &Devices, notes: &mut Vec<String>) {
+    let gpus = planner.limits.iter().filter_map(|limit| match limit.tier {
+        Tier::Gpu(number) => Some(number),
+        Tier::Ram | Tier::Disk => None,
+    });
+    let idle: Vec<u32> = gpus.clone().filter(|number| !devices.uses(*number)).collect();
+    let used = gpus.clone().count() - idle.len();
+    for number in idle {
+        if used >= planner.abilities.gpus {
+            notes.push(format!("gpu:{number} is not used: this version computes on {used} of several GPUs"));
+        } else {
+            notes.push(format!("gpu:{number} is not used: nothing that it could compute fits, or is left to it"));
         }
     }
-    (blocks, output)
+    if gpus.count() > 0 {
+        notes.extend(
+            planner
+                .cards
+                .kept_off()
+                .into_iter()
+                .map(|(obstacle, blocks)| format!("{blocks} on the CPU: no GPU computes {obstacle} yet")),
+        );
+    }
+    if let (Choice::Asked(asked), false) = (&planner.profile.prefill.stream_to, planner.abilities.streams)
+        && asked.value != StreamTo::Nowhere
+    {
+        let origin = &asked.origin;
+        notes.push(format!("{origin}: prompts are computed where weights live: this version streams none"));
+    }
 }
 
 /// Notes about every setting that differs from what was asked or from the usual.
-fn say_settings(planner: &Planner, setup: &super::Setup, notes: &mut Vec<String>) {
+fn say_settings(planner: &Planner, setup: &Setup, notes: &mut Vec<String>) {
     let (profile, shape) = (planner.profile, &planner.inventory.shape);
     let tokens = setup.kv.tokens;
     let usual =
@@ -117,11 +130,6 @@ fn say_settings(planner: &Planner, setup: &super::Setup, notes: &mut Vec<String>
             notes.push(format!("context of {tokens} tokens, and the model was trained for only {trained}"));
         }
         _ => {}
-    }
-    if let (Some(gpu), None, Tier::Ram) =
-        (planner.first_gpu(), profile.context.kv_home.value(), setup.kv.homes.first().copied().unwrap_or(Tier::Ram))
-    {
-        notes.push(format!("the KV cache of {} is in ram: it would take more than half of gpu:{gpu}", setup.kv.bytes));
     }
     if planner.threads > planner.machine.cores {
         notes.push(format!("{} threads on {} cores", planner.threads, planner.machine.cores));
@@ -154,13 +162,17 @@ fn reason(planner: &Planner, index: usize, home: Tier) -> String {
         Wish::Open => open_reason(unit, home, planner.traffic),
         Wish::Pinned(_) => asked(planner, index),
         Wish::Either(first, _) if first == home => asked(planner, index),
-        Wish::Either(first, _) => format!("{}: {first} is full", asked(planner, index)),
+        Wish::Either(first, _) => match planner.obstacle(index).filter(|_| matches!(first, Tier::Gpu(_))) {
+            Some(obstacle) => format!("{}: no {obstacle} there yet", asked(planner, index)),
+            None => format!("{}: {first} is full", asked(planner, index)),
+        },
     }
 }
 
 fn asked(planner: &Planner, index: usize) -> String {
     match planner.wishes.rule[index] {
         Some(rule) => planner.profile.rules[rule as usize].origin.short(),
+        None if planner.profile.default.value().is_none() => "beside the KV cache, as asked".to_owned(),
         None => "default of the profile".to_owned(),
     }
 }

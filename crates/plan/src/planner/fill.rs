@@ -1,4 +1,4 @@
-//! Puts units into tiers, in the order of what a byte there is worth.
+//! Puts what GPUs leave into RAM and on disk, in the order of what a byte there is worth.
 //!
 //! A unit is in one tier or another, never in two. So where RAM has no room for all that every token reads, the order
 //! decides how much of it is left unused, or goes to experts, which few tokens read: two orders are tried, and the one
@@ -43,8 +43,6 @@ struct Open {
     wish: Wish,
     /// Layer and number, of the matrices of an expert: it is used whole, and they stay together.
     expert: Option<(Option<u32>, u32)>,
-    /// A table of which only rows are read gains nothing from a GPU.
-    may_use_gpu: bool,
 }
 
 impl Open {
@@ -68,7 +66,7 @@ pub(super) struct Cargo {
     open: Vec<Open>,
 }
 
-/// Bytes left for weights in each tier that may be used, nearest to compute first; none for disk, which is never full.
+/// Bytes left for weights in RAM and on disk, if they may be used; none for disk, which is never full.
 pub(super) type Rooms = Vec<(Tier, Option<u64>)>;
 
 impl Cargo {
@@ -88,9 +86,8 @@ impl Cargo {
                 }
                 Wish::Either(..) | Wish::Open => {
                     let class = class(unit, inventory, tied);
-                    let may_use_gpu = unit.role != Role::Embedding || tied;
                     let expert = unit.expert.filter(|_| class == ROUTED).map(|expert| (unit.layer, expert));
-                    cargo.open.push(Open { unit: index as u32, class, bytes, wish: *wish, expert, may_use_gpu });
+                    cargo.open.push(Open { unit: index as u32, class, bytes, wish: *wish, expert });
                 }
             }
         }
@@ -115,35 +112,37 @@ impl Cargo {
         cargo
     }
 
-    /// A home for each unit. What fits nowhere is given to the last tier that it may use, whose sum then shows by how
-    /// much it is over.
+    /// A home for each unit that has none on a GPU (`on_gpus`, by unit). What fits nowhere is given to the last tier that it may use, whose
+    /// sum then shows by how much it is over.
     ///
-    /// What every token reads comes first, and a GPU takes of it what fits, class by class. Of the rest RAM takes what
-    /// fits, in the same order; or the largest unit that would be left (as a rule the output) and then the others, if at
+    /// What every token reads comes first, and RAM takes of it what fits, class by class; or the largest unit that would be left (as a rule the output) and then the others, if at
     /// least half as many bytes less as that unit has stay on disk: less is not worth tearing layers. Then experts and tables have the room that is left.
-    pub(super) fn fill(&self, mut rooms: Rooms) -> Vec<Tier> {
+    pub(super) fn fill(&self, mut rooms: Rooms, on_gpus: &[Option<Tier>]) -> Vec<Tier> {
         let mut homes = self.homes.clone();
+        for (home, on_gpu) in homes.iter_mut().zip(on_gpus) {
+            *home = on_gpu.unwrap_or(*home);
+        }
         for (tier, sum) in &self.pinned {
             if !take(&mut rooms, *tier, *sum) {
                 // Over already: nothing else goes there, and the sum is refused.
                 rooms.iter_mut().filter(|(room, _)| room == tier).for_each(|(_, left)| *left = Some(0));
             }
         }
-        let (each_token, rest) = self.open.split_at(self.open.partition_point(|open| open.class < ROUTED));
+        let open: Vec<&Open> = self.open.iter().filter(|open| on_gpus[open.unit as usize].is_none()).collect();
+        let (each_token, rest) = open.split_at(open.partition_point(|open| open.class < ROUTED));
         let mut waiting = Vec::new();
         for open in each_token {
-            let gpu = if open.wish == Wish::Open { take_gpu(&mut rooms, open.bytes) } else { None };
-            match gpu {
-                Some(gpu) => homes[open.unit as usize] = gpu,
-                None if open.waits_for_ram() => waiting.push(open),
-                None => homes[open.unit as usize] = place(&mut rooms, open.wish, open.bytes, open.may_use_gpu),
+            if open.waits_for_ram() {
+                waiting.push(*open);
+            } else {
+                homes[open.unit as usize] = place(&mut rooms, open.wish, open.bytes);
             }
         }
-        let together = |a: &Open, b: &Open| a.expert.is_some() && (a.expert, a.wish) == (b.expert, b.wish);
+        let together = |a: &&Open, b: &&Open| a.expert.is_some() && (a.expert, a.wish) == (b.expert, b.wish);
         let fill_rest = |rooms: &mut Rooms, homes: &mut [Tier], may_be_on_disk: bool| {
             for group in rest.chunk_by(together).filter(|group| group[0].may_be_on_disk() == may_be_on_disk) {
                 let bytes = group.iter().map(|open| open.bytes).sum();
-                let home = place(rooms, group[0].wish, bytes, group[0].may_use_gpu);
+                let home = place(rooms, group[0].wish, bytes);
                 for open in group {
                     homes[open.unit as usize] = home;
                 }
@@ -185,37 +184,28 @@ impl<'a> Packed<'a> {
     }
 
     fn new(order: Vec<&'a Open>, mut rooms: Rooms) -> Self {
-        let homes: Vec<Tier> = order.iter().map(|open| place(&mut rooms, open.wish, open.bytes, false)).collect();
+        let homes: Vec<Tier> = order.iter().map(|open| place(&mut rooms, open.wish, open.bytes)).collect();
         let on_disk = order.iter().zip(&homes).filter(|(_, home)| **home == Tier::Disk);
         let left = on_disk.map(|(open, _)| open.bytes).sum();
         Self { order, homes, rooms, left }
     }
 }
 
-/// The tier that is wished for, or the first with room; the room is taken.
-fn place(rooms: &mut Rooms, wish: Wish, bytes: u64, may_use_gpu: bool) -> Tier {
+/// The tier that is wished for, or the first with room; the room is taken. A GPU that is wished for had none.
+fn place(rooms: &mut Rooms, wish: Wish, bytes: u64) -> Tier {
     match wish {
         Wish::Either(home, _) if take(rooms, home, bytes) => home,
         Wish::Either(_, overflow) => {
             take(rooms, overflow, bytes);
             overflow
         }
-        _ => first_with_room(rooms, bytes, may_use_gpu),
+        _ => first_with_room(rooms, bytes),
     }
 }
 
-/// The first GPU with room, which is taken.
-fn take_gpu(rooms: &mut Rooms, bytes: u64) -> Option<Tier> {
-    let gpus: Vec<Tier> = rooms.iter().map(|(tier, _)| *tier).filter(|tier| matches!(tier, Tier::Gpu(_))).collect();
-    gpus.into_iter().find(|gpu| take(rooms, *gpu, bytes))
-}
-
-fn first_with_room(rooms: &mut Rooms, bytes: u64, may_use_gpu: bool) -> Tier {
+fn first_with_room(rooms: &mut Rooms, bytes: u64) -> Tier {
     let mut last = Tier::Ram;
     for (tier, left) in rooms.iter_mut() {
-        if matches!(tier, Tier::Gpu(_)) && !may_use_gpu {
-            continue;
-        }
         last = *tier;
         match left {
             None => return *tier,
@@ -257,7 +247,7 @@ mod tests {
         };
         let open = |(unit, (class, bytes, asked)): (usize, &(u8, u64, u8))| {
             let expert = (*class == ROUTED).then_some((Some(0), unit as u32));
-            Open { unit: unit as u32, class: *class, bytes: *bytes, wish: wish(*asked), expert, may_use_gpu: true }
+            Open { unit: unit as u32, class: *class, bytes: *bytes, wish: wish(*asked), expert }
         };
         let mut open: Vec<Open> = units.iter().enumerate().map(open).collect();
         open.sort_by_key(|open| (open.class, open.unit));
@@ -278,10 +268,10 @@ mod tests {
         // Two layers, an output of 60 and experts, in 95 bytes of RAM.
         let cargo =
             cargo(&[(1, 20, 3), (1, 20, 3), (3, 10, 3), (3, 10, 3), (4, 60, 3), (ROUTED, 5, 3), (ROUTED, 5, 3)]);
-        let homes = cargo.fill(vec![(Tier::Ram, Some(95)), (Tier::Disk, None)]);
+        let homes = cargo.fill(vec![(Tier::Ram, Some(95)), (Tier::Disk, None)], &[None; 7]);
         assert_eq!(homes, [Ram, Disk, Ram, Disk, Ram, Ram, Disk]);
         // With room for the layers and little more it would take the place of as much as it has.
-        let homes = cargo.fill(vec![(Tier::Ram, Some(62)), (Tier::Disk, None)]);
+        let homes = cargo.fill(vec![(Tier::Ram, Some(62)), (Tier::Disk, None)], &[None; 7]);
         assert_eq!(homes, [Ram, Ram, Ram, Ram, Disk, Disk, Disk]);
     }
 
@@ -291,25 +281,26 @@ mod tests {
         #[test]
         fn no_more_is_left_on_disk_than_class_by_class(
             units in proptest::collection::vec((0_u8..7, 1_u64..60, 0_u8..8), 1..24),
-            (ram, gpu) in (0_u64..500, 0_u64..200),
+            ram in 0_u64..500,
+            on_gpus in proptest::collection::vec(proptest::option::weighted(0.2, Just(Tier::Gpu(0))), 24),
         ) {
             let cargo = cargo(&units);
-            let rooms: Rooms = vec![(Tier::Gpu(0), Some(gpu)), (Tier::Ram, Some(ram)), (Tier::Disk, None)];
+            let rooms: Rooms = vec![(Tier::Ram, Some(ram)), (Tier::Disk, None)];
             let mut left = rooms.clone();
             let mut by_class = vec![Tier::Disk; units.len()];
             for open in &cargo.open {
-                by_class[open.unit as usize] = place(&mut left, open.wish, open.bytes, true);
+                by_class[open.unit as usize] =
+                    on_gpus[open.unit as usize].unwrap_or_else(|| place(&mut left, open.wish, open.bytes));
             }
             // Over: refused either way.
             prop_assume!(sums(&cargo, &by_class, Tier::Ram).1 <= ram);
-            let homes = cargo.fill(rooms);
-            for (tier, most) in [(Tier::Ram, ram), (Tier::Gpu(0), gpu)] {
-                prop_assert!(sums(&cargo, &homes, tier).1 <= most, "{tier} {homes:?}");
-            }
+            let homes = cargo.fill(rooms, &on_gpus[..units.len()]);
+            prop_assert!(sums(&cargo, &homes, Tier::Ram).1 <= ram, "{homes:?}");
             let (found, before) = (sums(&cargo, &homes, Tier::Disk).0, sums(&cargo, &by_class, Tier::Disk).0);
             prop_assert!(found <= before, "{found} bytes on disk, and {before} class by class");
-            let gpu = |homes: &[Tier]| sums(&cargo, homes, Tier::Gpu(0)).0;
-            prop_assert_eq!(gpu(&homes), gpu(&by_class));
+            for (unit, home) in homes.iter().enumerate() {
+                prop_assert_eq!(matches!(home, Tier::Gpu(_)), on_gpus[unit].is_some());
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::profile::{Fault, Layers, Profile, ProfileError, Rule, compile};
 use crate::{Inventory, Role, Tier, Unit};
 
 /// What is asked for one unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Wish {
     /// This tier, or a refusal.
     Pinned(Tier),

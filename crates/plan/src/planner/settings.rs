@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::Planner;
+use super::draft::Draft;
 use super::refusal::{DoesNotFit, Refusal};
 use super::rules::Wish;
-use super::{Draft, Planner};
 use crate::{Bytes, KvPlan, Load, Staging, Tier, cost};
 
 /// One choice of everything that the profile leaves open.
@@ -70,14 +71,18 @@ fn micro_batches(planner: &Planner) -> Vec<u32> {
 fn greedy(planner: &Planner, draft: &Draft) -> bool {
     let setup = &draft.setup;
     let ram = (setup.staging.slots > 0).then_some(Tier::Ram);
-    let pressed = [ram, setup.stream.map(Tier::Gpu)];
-    let activations = cost::activations(&planner.widths, setup.micro_batch, planner.threads, setup.kv.tokens);
+    let elsewhere = setup.kv.homes.contains(&Tier::Ram);
+    let gpu = planner.first_gpu().filter(|gpu| elsewhere && draft.devices.uses(*gpu)).map(Tier::Gpu);
+    let pressed = [ram, gpu];
     let batch_is_ours = planner.profile.prefill.micro_batch.value().is_none();
     let context_is_ours = planner.profile.context.tokens.value().is_none();
     pressed.into_iter().flatten().any(|tier| {
-        let ceiling = planner.ceiling(tier).0;
-        batch_is_ours && activations.0 > ceiling / 8
-            || context_is_ours && setup.kv.homes.contains(&tier) && setup.kv.bytes.0 > ceiling / 4
+        let (ceiling, loads) = (planner.ceiling(tier).0, planner.limits.iter().position(|limit| limit.tier == tier));
+        let takes = |what: &str| {
+            let loads = loads.into_iter().flat_map(|place| &draft.loads[place]);
+            loads.filter(|load| load.what == what).map(|load| load.bytes.0).sum::<u64>()
+        };
+        batch_is_ours && takes("activations") > ceiling / 8 || context_is_ours && takes("KV cache") > ceiling / 4
     })
 }
 
@@ -98,8 +103,7 @@ fn settle(planner: &Planner, kv: &KvPlan, micro_batch: u32) -> Draft {
             return trimmed(planner, streamed);
         }
     }
-    let fixed: Bytes = planner.fixed(&setup(stream, NO_RING), Tier::Ram).iter().map(|load| load.bytes).sum();
-    let share = planner.ceiling(Tier::Ram).saturating_sub(fixed).0 / 4;
+    let share = planner.ceiling(Tier::Ram).saturating_sub(fixed_in_ram(planner, &bare)).0 / 4;
     let mut last = bare;
     if planner.limit(Tier::Disk).is_none() {
         return last;
@@ -139,13 +143,16 @@ fn trimmed(planner: &Planner, mut draft: Draft) -> Draft {
         changed = true;
     }
     if changed {
-        for (limit, loads) in planner.limits.iter().zip(&mut draft.loads) {
-            let weights = loads.pop();
-            *loads = planner.fixed(&draft.setup, limit.tier);
-            loads.extend(weights);
-        }
+        planner.weigh(&mut draft);
     }
     draft
+}
+
+/// What RAM holds besides weights.
+fn fixed_in_ram(planner: &Planner, draft: &Draft) -> Bytes {
+    let loads = planner.limits.iter().zip(&draft.loads).find(|(limit, _)| limit.tier == Tier::Ram);
+    let fixed = loads.into_iter().flat_map(|(_, loads)| &loads[..loads.len() - 1]);
+    fixed.map(|load| load.bytes).sum()
 }
 
 /// The refusal of the most modest settings; ways out are added later.
@@ -159,7 +166,9 @@ fn refuse(planner: &Planner, tokens: u32, micro_batch: u32) -> Refusal {
     let mut weights: BTreeMap<Option<u32>, Bytes> = BTreeMap::new();
     for (index, unit) in planner.inventory.units.iter().enumerate() {
         if draft.homes[index] == limit.tier && planner.wishes.wish[index] != Wish::NotRun {
-            *weights.entry(planner.wishes.rule[index]).or_default() += cost::resident(unit);
+            let bytes =
+                if matches!(limit.tier, Tier::Gpu(_)) { cost::gpu::resident(unit) } else { cost::resident(unit) };
+            *weights.entry(planner.wishes.rule[index]).or_default() += bytes;
         }
     }
     for (rule, bytes) in weights {

@@ -63,6 +63,7 @@ impl Profile {
         if let Some(layers) = flags.gpu_layers {
             // Whoever counts layers means the whole model: this stands after every other rule and leaves nothing open.
             rules.extend(self.layer_rules(layers)?);
+            self.context.kv_home = Choice::Auto;
         }
         self.rules = rules;
         Ok(self)

@@ -37,7 +37,7 @@ pub fn to_yaml(plan: &Plan, inventory: &Inventory) -> String {
         kv.tokens,
         kv.k_type.name(),
         kv.v_type.name(),
-        kv.homes.first().copied().unwrap_or(Tier::Ram)
+        kv_home(&plan.kv.homes)
     );
     text.push_str("placement:\n");
     for rule in rules(plan, inventory) {
@@ -46,6 +46,14 @@ pub fn to_yaml(plan: &Plan, inventory: &Inventory) -> String {
     let _ =
         writeln!(text, "default: auto\nprefill: {{ stream_to: {}, micro_batch: {} }}", stream(plan), plan.micro_batch);
     text
+}
+
+/// The cache's home where all layers share one; else it follows from where attention lives.
+fn kv_home(homes: &[Tier]) -> String {
+    match homes.split_first() {
+        Some((first, rest)) if rest.iter().all(|home| home == first) => first.to_string(),
+        _ => "auto".to_owned(),
+    }
 }
 
 /// A size that reads back as the same count of bytes.

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test target uses its own part")]
 #![allow(clippy::disallowed_methods, reason = "tests read files; the crate does not")]
 
+use plan::gpu::Abilities;
 use plan::{
     Bytes, BytesPerSecond, Gpu, Inventory, Latent, Machine, ModelFile, ModelShape, QuantType, Rate, Role, Source,
     Tensor, Unit, VocabularySize,
@@ -115,6 +116,9 @@ fn role_of(name: &str, shape: &ModelShape) -> (Role, Option<u32>) {
     (role, Some(layer))
 }
 
+/// GPUs that compute whatever a model has: what is planned then does not change with each kernel.
+pub(crate) const ALL: Abilities = Abilities { mixtures: true, latents: true, streams: true, gpus: 2 };
+
 const fn rate(bytes_per_second: f64) -> Rate {
     Rate { rate: BytesPerSecond(bytes_per_second), source: Source::Measured }
 }
@@ -151,6 +155,10 @@ pub(crate) fn desktop(ram: Bytes) -> Machine {
             read: rate(340e9),
             link: rate(24e9),
             ops_per_second: 0.0,
+            link_back: None,
+            crossing_s: 0.0,
+            launch_s: 0.0,
+            context: Bytes::ZERO,
         }],
     }
 }

@@ -1,0 +1,79 @@
+//! What a card holds besides weights and the KV cache.
+//!
+//! The engine takes its buffers in one allocation each for weights, activations, caches and the ring; where it needs more than is counted here,
+//! it refuses to open.
+
+use super::{CHOICE, LOGIT_ROWS, Widths};
+use crate::{Bytes, Gpu, Inventory, Role, Unit};
+
+/// What a CUDA context with its kernels takes on a small card, where nobody has measured it: the driver's part grows with the card's
+/// multiprocessors, and an H100's is 532 MiB.
+pub const CONTEXT: Bytes = Bytes(448 << 20);
+/// Units start at multiples of this in a card's memory.
+pub const ALIGNMENT: u64 = 256;
+/// What allocations lose because a card's memory is given out in whole 2 MiB, eight of them, with the zeros behind the last unit and the
+/// gaps between caches.
+pub const SLACK: Bytes = Bytes(8 * (2 << 20));
+
+/// Multiprocessors of the largest cards, by which attention is cut into splits: a plan does not ask which card it is.
+const MULTIPROCESSORS: u64 = 192;
+/// Queries of all splits of attention for each multiprocessor, at most: two blocks of 64 queries on each, cut in two.
+const SPLIT_QUERIES: u64 = 256;
+/// The same of latents: one block of 32 queries.
+const SPLIT_LATENT_QUERIES: u64 = 64;
+/// Ropes of one model.
+const ROPES: u64 = 2;
+
+/// The driver's own part of a card.
+#[must_use]
+pub fn process(gpu: &Gpu) -> Bytes {
+    if gpu.context == Bytes::ZERO { CONTEXT } else { gpu.context }
+}
+
+/// Bytes that a unit occupies on a card.
+#[must_use]
+pub const fn resident(unit: &Unit) -> Bytes {
+    Bytes(unit.bytes.0.next_multiple_of(ALIGNMENT))
+}
+
+/// Copies of all vectors (norms, biases), as 32-bit floats, each at a multiple of 256 bytes.
+#[must_use]
+pub fn vectors(inventory: &Inventory) -> Bytes {
+    let run = |unit: &&Unit| unit.role != Role::MultiToken && inventory.is_vector(unit);
+    let numbers = |unit: &Unit| unit.rows * inventory.tensor_of(unit).row_elements();
+    inventory.units.iter().filter(run).map(|unit| Bytes((4 * numbers(unit)).next_multiple_of(ALIGNMENT))).sum()
+}
+
+/// Buffers of activations, in 32-bit floats unless said, but for latents' ([`gpu_latent`](super::gpu_latent)):
+///
+/// ```text
+/// micro_batch × ( 4 × embedding      residual, normed, result of a block, spare
+///               + 3 × attention      what attention's input makes, queries, attention's output
+///               + kv                 keys and values before they are stored
+///               + 3 × feed_forward   gate, up, product
+///               + experts            the router's scores
+///               + 2 × head           turns of two ropes
+///               + 72 B × used        choices, their weights, and lists of columns by expert
+///               + 40 B for each 32   the widest row in 8 bits, with a scale and a sum
+///               + 4 B )              the token
+/// + what splits of attention gather  256 queries for each multiprocessor, of latents 64: a head's numbers and two more
+/// + LOGIT_ROWS × vocabulary          logits
+/// + 16 KiB                           each buffer starts at a multiple of 256 bytes
+/// ```
+#[must_use]
+pub fn activations(widths: &Widths, micro_batch: u32) -> Bytes {
+    let widest = widths.embedding.max(widths.attention).max(widths.feed_forward);
+    let floats = 4 * widths.embedding
+        + 3 * widths.attention
+        + widths.kv
+        + 3 * widths.feed_forward
+        + widths.experts
+        + ROPES * widths.head;
+    // Each chosen expert's inner numbers are a column of their own, which may end within a run.
+    let runs = widest.div_ceil(32) + widths.experts_used;
+    let token = 4 * floats + CHOICE.0 * widths.experts_used + 40 * runs + 4;
+    let queries = if widths.latent == 0 { SPLIT_QUERIES } else { SPLIT_LATENT_QUERIES };
+    let gathered = 4 * MULTIPROCESSORS * queries * (widths.head + 2);
+    let logits = 4 * u64::from(LOGIT_ROWS) * widths.vocabulary;
+    Bytes(token * u64::from(micro_batch) + gathered + logits + (16 << 10))
+}

@@ -1,0 +1,99 @@
+//! What the engine computes on GPUs: the one place where the planner learns it.
+//!
+//! A plan gives a GPU by itself only what is said to be computed here, so that nobody who asked for nothing is refused. Rules may ask for
+//! more; the engine then refuses by name. Must never know how a kernel works.
+
+use crate::blocks::Block;
+use crate::{Inventory, QuantType, Role, Unit};
+
+/// Parts of models that the engine computes on GPUs, beside dense layers with attention over heads, or does not yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// Mixtures: the router and what every token passes, and those experts that live there.
+    pub mixtures: bool,
+    /// Latent attention.
+    pub latents: bool,
+    /// Prompts with weights that are streamed to a GPU.
+    pub streams: bool,
+    /// GPUs that a plan uses at one time.
+    pub gpus: usize,
+}
+
+/// What this version computes.
+pub const NOW: Abilities = Abilities { mixtures: false, latents: true, streams: true, gpus: 1 };
+
+/// Why a block stays with the processor: it has something that no GPU computes.
+pub type Obstacle = &'static str;
+
+/// Whether kernels on GPUs multiply with matrices of this type.
+#[must_use]
+pub const fn supports(quant: QuantType) -> bool {
+    use QuantType as Q;
+    !matches!(quant, Q::Tq1_0 | Q::Tq2_0 | Q::Nvfp4 | Q::Q8_1 | Q::Q8K | Q::I8 | Q::I16 | Q::I32 | Q::I64 | Q::F64)
+}
+
+/// What each layer's blocks have that no GPU computes: attention first, then the feed-forward part; and the output.
+#[derive(Clone, Debug)]
+pub(crate) struct Obstacles {
+    pub(crate) layers: Vec<(Option<Obstacle>, Option<Obstacle>)>,
+    pub(crate) output: Option<Obstacle>,
+}
+
+/// What a profile with `kv_home: ram` says of attention.
+pub(crate) const CACHE_IN_RAM: Obstacle = "a KV cache that is to be in RAM";
+
+const NO_KERNEL: Obstacle = "this type of weights";
+
+impl Obstacles {
+    /// Looks through a model once.
+    pub(crate) fn of(inventory: &Inventory, abilities: &Abilities) -> Self {
+        let shape = &inventory.shape;
+        let kept = |layer| kept_otherwise(inventory, layer, abilities);
+        let layers = (0..shape.layers as usize).map(|layer| (kept(layer), None)).collect();
+        let mut obstacles = Self { layers, output: None };
+        for unit in &inventory.units {
+            let found = in_unit(inventory, unit, abilities);
+            let layer = unit.layer.and_then(|layer| obstacles.layers.get_mut(layer as usize));
+            let place = match (unit.role, layer) {
+                (Role::Output | Role::Embedding, _) => &mut obstacles.output,
+                (Role::Attention, Some((attention, _))) => attention,
+                (Role::DenseFfn | Role::SharedExpert | Role::RoutedExpert | Role::Router, Some((_, ffn))) => ffn,
+                _ => continue,
+            };
+            *place = place.or(found);
+        }
+        obstacles
+    }
+
+    /// What stands in a block's way.
+    pub(crate) fn of_block(&self, block: Block) -> Option<Obstacle> {
+        match block {
+            Block::Attention(layer) => self.layers.get(layer as usize)?.0,
+            Block::Ffn(layer) => self.layers.get(layer as usize)?.1,
+            Block::Output => self.output,
+        }
+    }
+}
+
+/// Layers that keep something else of a conversation than keys and values by head.
+fn kept_otherwise(inventory: &Inventory, layer: usize, abilities: &Abilities) -> Option<Obstacle> {
+    let shape = &inventory.shape;
+    let is_delta = shape.delta.as_ref().is_some_and(|delta| delta.layers.get(layer) == Some(&true));
+    let is_indexed = shape.indexer_per_token.get(layer).is_some_and(|key| *key > 0);
+    let is_latent = matches!(shape.kv_per_token.get(layer), Some((1.., 0)));
+    match () {
+        () if is_delta => Some("a delta net"),
+        () if is_indexed => Some("an indexer"),
+        () if is_latent && !abilities.latents => Some("latent attention"),
+        () => None,
+    }
+}
+
+/// What one tensor shows.
+fn in_unit(inventory: &Inventory, unit: &Unit, abilities: &Abilities) -> Option<Obstacle> {
+    match unit.role {
+        Role::RoutedExpert | Role::Router if !abilities.mixtures => Some("routed experts"),
+        _ if !inventory.is_vector(unit) && !supports(inventory.tensor_of(unit).quant) => Some(NO_KERNEL),
+        _ => None,
+    }
+}

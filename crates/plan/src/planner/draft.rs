@@ -1,0 +1,202 @@
+//! One way to set what the profile leaves open, with the homes and the loads that follow from it.
+
+use super::cards::CardRooms;
+use super::fill::Rooms;
+use super::rules::Wish;
+use super::settings::Setup;
+use super::{Limit, Planner};
+use crate::blocks::{Devices, block_of};
+use crate::cost::{self, gpu};
+use crate::gpu::Obstacle;
+use crate::{Bytes, KvPlan, Load, Role, Staging, Tier, streaming};
+
+/// One way to set what the profile leaves open, with the homes that follow from it.
+pub(super) struct Draft {
+    pub(super) setup: Setup,
+    pub(super) homes: Vec<Tier>,
+    pub(super) devices: Devices,
+    /// Each tier's loads, in the order of the limits: weights last.
+    pub(super) loads: Vec<Vec<Load>>,
+    /// The first tier that is over its ceiling, by its place among the limits.
+    pub(super) over: Option<usize>,
+}
+
+impl Planner<'_> {
+    /// The KV cache of so many tokens, its homes still open: they follow from attention's.
+    pub(super) fn kv(&self, tokens: u32) -> KvPlan {
+        let context = &self.profile.context;
+        let bytes = cost::kv_cache(&self.inventory.shape, tokens, context.k_type, context.v_type);
+        KvPlan { tokens, k_type: context.k_type, v_type: context.v_type, homes: Vec::new(), bytes }
+    }
+
+    /// Fills what the settings leave of each ceiling with weights: GPUs first, and then RAM, which has what GPUs do not.
+    pub(super) fn draft(&self, mut setup: Setup) -> Draft {
+        let kept = |layer: u32| self.kept(&setup.kv, layer as usize).0;
+        let on_gpus = self.cards.fill(self.card_rooms(&setup), &kept);
+        let at_hand: Vec<Tier> = on_gpus.iter().map(|home| home.unwrap_or(Tier::Ram)).collect();
+        let devices = Devices::of(self.inventory, &at_hand);
+        setup.kv.homes = devices.kv_homes();
+        let loads = self.fixed(&setup, &devices, &at_hand);
+        let rooms: Rooms = self.limits.iter().zip(&loads).filter(|(limit, _)| !is_gpu(limit)).map(left).collect();
+        let homes = self.cargo.fill(rooms, &on_gpus);
+        // What overflows from RAM to a GPU makes blocks that GPU's.
+        let devices = Devices::of(self.inventory, &homes);
+        setup.kv.homes = devices.kv_homes();
+        let mut draft = Draft { setup, homes, devices, loads: Vec::new(), over: None };
+        self.weigh(&mut draft);
+        draft
+    }
+
+    /// Counts the loads of a draft, and whether one is over its ceiling.
+    pub(super) fn weigh(&self, draft: &mut Draft) {
+        draft.loads = self.fixed(&draft.setup, &draft.devices, &draft.homes);
+        let mut weights = vec![Bytes::ZERO; self.limits.len()];
+        for (unit, home) in self.inventory.units.iter().zip(&draft.homes) {
+            // Few tiers: a search is as good as a table.
+            if let Some(place) = self.limits.iter().position(|limit| limit.tier == *home) {
+                weights[place] += match home {
+                    Tier::Disk => unit.bytes,
+                    Tier::Ram => cost::resident(unit),
+                    Tier::Gpu(_) => gpu::resident(unit),
+                };
+            }
+        }
+        draft.over = None;
+        for (place, (limit, bytes)) in self.limits.iter().zip(weights).enumerate() {
+            draft.loads[place].push(Load { what: "weights".to_owned(), bytes });
+            if draft.over.is_none() && limit.ceiling.is_some_and(|ceiling| sum(&draft.loads[place]) > ceiling) {
+                draft.over = Some(place);
+            }
+        }
+    }
+
+    /// What a layer keeps of a conversation.
+    fn kept(&self, kv: &KvPlan, layer: usize) -> Bytes {
+        let shape = &self.inventory.shape;
+        cost::kv_layer(shape, layer, kv.tokens, kv.k_type, kv.v_type) + cost::state_layer(shape, layer)
+    }
+
+    /// What is left for blocks on each GPU, whose caches are counted with them.
+    fn card_rooms(&self, setup: &Setup) -> CardRooms {
+        let room = |limit: &Limit| {
+            let Tier::Gpu(number) = limit.tier else { return None };
+            let fixed = sum(&self.card(setup, number)) + sum(&self.rings(setup, limit.tier));
+            Some((number, limit.ceiling.map_or(u64::MAX, |ceiling| ceiling.saturating_sub(fixed).0)))
+        };
+        self.limits.iter().filter_map(room).collect()
+    }
+
+    /// What each tier holds besides weights, in the order of the limits. A GPU that computes nothing is not opened.
+    fn fixed(&self, setup: &Setup, devices: &Devices, homes: &[Tier]) -> Vec<Vec<Load>> {
+        let used =
+            |number: u32| devices.uses(number) || setup.stream == Some(number) || homes.contains(&Tier::Gpu(number));
+        let any = self.limits.iter().any(|limit| matches!(limit.tier, Tier::Gpu(number) if used(number)));
+        let fixed = |limit: &Limit| {
+            let mut loads = match limit.tier {
+                Tier::Ram => self.ram(setup, any),
+                Tier::Gpu(number) if used(number) => self.card(setup, number),
+                Tier::Disk | Tier::Gpu(_) => return Vec::new(),
+            };
+            loads.extend(self.conversation(setup, limit.tier));
+            loads.extend(self.rings(setup, limit.tier));
+            loads
+        };
+        self.limits.iter().map(fixed).collect()
+    }
+
+    fn ram(&self, setup: &Setup, with_gpu: bool) -> Vec<Load> {
+        let activations = cost::activations(&self.widths, setup.micro_batch, self.threads, setup.kv.tokens);
+        vec![
+            load("process", cost::process(self.inventory, with_gpu)),
+            load("vocabulary", cost::vocabulary(self.inventory)),
+            load("activations", activations),
+        ]
+    }
+
+    fn card(&self, setup: &Setup, number: u32) -> Vec<Load> {
+        let process = self.machine.gpus.get(number as usize).map_or(gpu::CONTEXT, gpu::process);
+        let latent = cost::gpu_latent(&self.inventory.shape, setup.micro_batch);
+        vec![
+            load("process", process),
+            load("activations", gpu::activations(&self.widths, setup.micro_batch) + latent),
+            load("vectors", gpu::vectors(self.inventory)),
+            load("slack", gpu::SLACK),
+        ]
+    }
+
+    /// What weights pass through that live further away, and on a GPU the caches of layers that live in RAM.
+    fn rings(&self, setup: &Setup, tier: Tier) -> Vec<Load> {
+        let (shape, kv) = (&self.inventory.shape, &setup.kv);
+        match tier {
+            Tier::Ram if setup.staging.slots > 0 => vec![load("ring", setup.staging.bytes())],
+            Tier::Gpu(number) if setup.stream == Some(number) => {
+                // All of them, before homes are known.
+                let elsewhere = |layer: &usize| kv.homes.get(*layer) != Some(&tier);
+                let layers = (0..shape.layers as usize).filter(elsewhere);
+                let passing = streaming::caches(shape, layers, kv.tokens, kv.k_type, kv.v_type);
+                let rings = [load("ring", streaming::ring(self.inventory).bytes()), load("KV of a layer", passing)];
+                rings.into_iter().filter(|load| load.bytes > Bytes::ZERO).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// What a tier's layers keep of a conversation.
+    fn conversation(&self, setup: &Setup, tier: Tier) -> Vec<Load> {
+        let (shape, kv) = (&self.inventory.shape, &setup.kv);
+        let layers = || kv.homes.iter().enumerate().filter(|(_, home)| **home == tier).map(|(layer, _)| layer);
+        let cache = layers().map(|layer| cost::kv_layer(shape, layer, kv.tokens, kv.k_type, kv.v_type)).sum();
+        let states = layers().map(|layer| cost::state_layer(shape, layer)).sum();
+        let loads = [load("KV cache", cache), load("states", states)];
+        loads.into_iter().filter(|load| load.bytes > Bytes::ZERO).collect()
+    }
+
+    /// Whether this unit passes through the ring when it is used: it lives on disk, is run, and is no table of which
+    /// only rows are read.
+    pub(super) fn uses_ring(&self, index: usize, home: Tier) -> bool {
+        let unit = &self.inventory.units[index];
+        home == Tier::Disk
+            && self.wishes.wish[index] != Wish::NotRun
+            && (unit.role != Role::Embedding || self.traffic.tied())
+    }
+
+    /// What a unit's block has that no GPU computes.
+    pub(super) fn obstacle(&self, index: usize) -> Option<Obstacle> {
+        let block = block_of(self.inventory, &self.inventory.units[index], self.traffic.tied())?;
+        self.obstacles.of_block(block)
+    }
+
+    /// Whether this unit is handed to a GPU for a batch of prompt tokens: a matrix of a layer, in a block that a GPU computes.
+    pub(super) fn is_streamed(&self, index: usize, home: Tier) -> bool {
+        let unit = &self.inventory.units[index];
+        let block = block_of(self.inventory, unit, self.traffic.tied());
+        let computed = |block| unit.layer.is_some() && self.obstacles.of_block(block).is_none();
+        !matches!(home, Tier::Gpu(_)) && block.is_some_and(computed) && self.wishes.wish[index] != Wish::NotRun
+    }
+
+    pub(super) fn any(&self, homes: &[Tier], what: impl Fn(&Self, usize, Tier) -> bool) -> bool {
+        homes.iter().enumerate().any(|(index, home)| what(self, index, *home))
+    }
+
+    /// A ring with slots that hold the longest row.
+    pub(super) fn ring(&self, (slot, slots): (Bytes, u32)) -> Staging {
+        Staging { slot: slot.max(Bytes(self.row_bytes_max.0.next_multiple_of(4096))), slots }
+    }
+}
+
+fn load(what: &str, bytes: Bytes) -> Load {
+    Load { what: what.to_owned(), bytes }
+}
+
+fn sum(loads: &[Load]) -> Bytes {
+    loads.iter().map(|load| load.bytes).sum()
+}
+
+const fn is_gpu(limit: &Limit) -> bool {
+    matches!(limit.tier, Tier::Gpu(_))
+}
+
+/// What loads leave of a ceiling.
+fn left((limit, loads): (&Limit, &Vec<Load>)) -> (Tier, Option<u64>) {
+    (limit.tier, limit.ceiling.map(|ceiling| ceiling.saturating_sub(sum(loads)).0))
+}
