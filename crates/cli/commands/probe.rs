@@ -30,9 +30,12 @@ fn page(measured: &Measured) -> String {
     for (number, gpu) in machine.gpus.iter().enumerate() {
         let (major, minor) = gpu.capability;
         let memory = format!("{}, {} free", gpu.memory_total, gpu.memory_free);
-        lines.push(format!("gpu:{number} {} (sm_{major}{minor}): {memory}; rates are not measured yet", gpu.name));
+        lines.push(format!("gpu:{number} {} (sm_{major}{minor}): {memory}", gpu.name));
     }
     lines.extend(open::unused_gpus());
+    lines.extend(
+        measured.cards.iter().filter_map(|card| card.as_ref().err()).map(|error| format!("not measured: {error}")),
+    );
     lines.push(String::new());
     let mut table = Table::new(&["rate", "best", "median", "worst", "unit", "runs"]);
     let giga = |x: f64| format!("{:.2}", x / 1e9);
@@ -44,7 +47,20 @@ fn page(measured: &Measured) -> String {
     row("weights from RAM in decode", &measured.ram_read, "GB/s");
     row("operations in prefill", &measured.cpu_ops, "GFLOP/s");
     row("weights from the drive", &measured.disk_read, "GB/s");
+    for card in measured.cards.iter().flatten() {
+        let name = &card.name;
+        row(&format!("{name}: weights from its memory"), &card.read, "GB/s");
+        row(&format!("{name}: operations in prefill"), &card.operations, "GFLOP/s");
+        row(&format!("{name}: link, pinned"), &card.link, "GB/s");
+        row(&format!("{name}: link back, pinned"), &card.link_back, "GB/s");
+        row(&format!("{name}: link, not pinned"), &card.link_pageable, "GB/s");
+    }
     lines.push(table.plain());
+    for card in measured.cards.iter().flatten() {
+        let (name, crossing, launch) = (&card.name, card.crossing_s * 1e6, card.launch_s * 1e6);
+        let context = card.context;
+        lines.push(format!("{name}: {crossing:.1} µs a crossing, {launch:.1} µs a launch, {context} for the driver\n"));
+    }
     lines.push(match &measured.kept_in {
         Some(path) => format!("kept in {}\n", path.display()),
         None => "not kept: neither XDG_CACHE_HOME nor HOME is set\n".to_owned(),

@@ -155,8 +155,8 @@ fn settings(out: &mut String, plan: &Plan, inventory: &Inventory) {
         (Tier::Ram | Tier::Disk, Device::Gpu(number)) => Some(number),
         _ => None,
     });
-    if let Some(number) = streamed {
-        parts.push(format!("prompts streamed to gpu:{number}"));
+    if let (Some(number), Some(from)) = (streamed, plan.stream_from) {
+        parts.push(format!("prompts from {from} tokens on streamed to gpu:{number}"));
     }
     if plan.staging.slots > 0 {
         parts.push(format!("ring {} × {}", plan.staging.slots, plan.staging.slot));

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::look::Seen;
-use crate::{ProbeError, Spread};
+use crate::{CardRates, ProbeError, Spread};
 
 /// Raised when a rate changes its meaning, or the kernels behind it their speed.
 const VERSION: u32 = 1;
@@ -27,11 +27,21 @@ pub(crate) struct Rates {
     pub(crate) cpu_ops: Spread,
     /// Bytes per second of positioned reads, by drive.
     pub(crate) drives: BTreeMap<String, Spread>,
+    /// What was measured of GPUs, by their identity.
+    #[serde(default)]
+    pub(crate) cards: BTreeMap<String, CardRates>,
 }
 
 impl Rates {
     pub(crate) fn new(seen: &Seen, ram_read: Spread, cpu_ops: Spread) -> Self {
-        Self { version: VERSION, machine: describe(seen), ram_read, cpu_ops, drives: BTreeMap::new() }
+        Self {
+            version: VERSION,
+            machine: describe(seen),
+            ram_read,
+            cpu_ops,
+            drives: BTreeMap::new(),
+            cards: BTreeMap::new(),
+        }
     }
 
     /// The rates of this machine, if they were measured.
@@ -39,7 +49,8 @@ impl Rates {
         let text = fs::read_to_string(path(folder, seen)).ok()?;
         let rates: Self = serde_json::from_str(&text).ok()?;
         let spreads = [&rates.ram_read, &rates.cpu_ops].into_iter().chain(rates.drives.values());
-        let sane = spreads.into_iter().all(|s| s.median.is_finite() && s.median > 0.0);
+        let sane = spreads.into_iter().all(|s| s.median.is_finite() && s.median > 0.0)
+            && rates.cards.values().all(CardRates::is_sane);
         (rates.version == VERSION && rates.machine == describe(seen) && sane).then_some(rates)
     }
 
@@ -110,6 +121,23 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         Rates::new(&seen("A"), spread(0.0), spread(1e11)).save(folder.path(), &seen("A")).expect("saved");
         assert_eq!(Rates::load(folder.path(), &seen("A")), None);
+        let card = CardRates {
+            name: "a card".into(),
+            read: spread(3e11),
+            link: spread(2e10),
+            link_back: spread(2e10),
+            link_pageable: spread(7e9),
+            operations: spread(5e13),
+            crossing_s: 8e-6,
+            launch_s: 3e-6,
+            context: Bytes(400 << 20),
+        };
+        for (crossing_s, believed) in [(8e-6, true), (0.0, false)] {
+            let mut rates = Rates::new(&seen("A"), spread(4e10), spread(1e11));
+            rates.cards.insert("00ff".into(), CardRates { crossing_s, ..card.clone() });
+            rates.save(folder.path(), &seen("A")).expect("saved");
+            assert_eq!(Rates::load(folder.path(), &seen("A")), believed.then_some(rates));
+        }
     }
 
     #[test]

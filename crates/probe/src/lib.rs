@@ -4,6 +4,8 @@
 //! [`Machine`] to `plan`.
 
 mod cache;
+#[cfg(feature = "cuda")]
+mod cards;
 mod cgroup;
 #[cfg(feature = "cuda")]
 mod gpus;
@@ -12,7 +14,7 @@ mod measure;
 
 use std::path::{Path, PathBuf};
 
-use plan::{BytesPerSecond, Machine, Rate, Source};
+use plan::{Bytes, BytesPerSecond, Machine, Rate, Source};
 use serde::{Deserialize, Serialize};
 
 use cache::Rates;
@@ -34,6 +36,38 @@ pub struct Spread {
     pub worst: f64,
     /// How many there were.
     pub runs: u32,
+}
+
+/// What was measured of a GPU with the kernels that will run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CardRates {
+    /// The driver's name for it.
+    pub name: String,
+    /// Bytes per second of weights read from its memory in decode.
+    pub read: Spread,
+    /// Bytes per second from pinned RAM.
+    pub link: Spread,
+    /// Bytes per second to pinned RAM.
+    pub link_back: Spread,
+    /// Bytes per second from RAM that is not pinned.
+    pub link_pageable: Spread,
+    /// Operations per second in prefill.
+    pub operations: Spread,
+    /// Seconds until a few thousand numbers have crossed to the processor, or back.
+    pub crossing_s: f64,
+    /// Seconds of a launch among many.
+    pub launch_s: f64,
+    /// The driver's own part of its memory, with all kernels loaded.
+    pub context: Bytes,
+}
+
+impl CardRates {
+    /// Whether all that forecasts rest on are figures that a card may have.
+    pub(crate) fn is_sane(&self) -> bool {
+        let rates = [&self.read, &self.link, &self.link_back, &self.operations].map(|spread| spread.median);
+        let seconds = [self.crossing_s, self.launch_s];
+        rates.into_iter().chain(seconds).all(|figure| figure.is_finite() && figure > 0.0) && self.context > Bytes::ZERO
+    }
 }
 
 /// Why a measurement could not be made or kept.
@@ -88,7 +122,7 @@ fn assemble(seen: &Seen, drive: Option<Drive>, rates: Option<&Rates>) -> Machine
         cpu_ops_per_second: rates.map_or(cores * OPS_PER_CORE, |r| r.cpu_ops.median),
         disk_read: rate(disk_measured, disk_estimate(drive)),
         #[cfg(feature = "cuda")]
-        gpus: gpus::gpus(),
+        gpus: gpus::gpus(rates),
         #[cfg(not(feature = "cuda"))]
         gpus: Vec::new(),
     }

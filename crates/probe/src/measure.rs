@@ -15,7 +15,7 @@ use plan::{Bytes, Machine, QuantType};
 
 use crate::cache::Rates;
 use crate::look::{Drive, Seen};
-use crate::{ProbeError, Spread, assemble};
+use crate::{CardRates, ProbeError, Spread, assemble};
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
@@ -40,11 +40,13 @@ pub struct Measured {
     pub cpu_ops: Spread,
     /// Bytes per second of positioned reads.
     pub disk_read: Spread,
+    /// GPUs by number, in builds with the feature `cuda`: what was measured, or why nothing was.
+    pub cards: Vec<Result<CardRates, String>>,
     /// Where the rates are kept.
     pub kept_in: Option<PathBuf>,
 }
 
-/// Measures RAM, processor and drive, in some ten seconds, and keeps the rates. `now` hears what is being measured.
+/// Measures RAM, processor, drive and GPUs, in some ten seconds and one for each GPU, and keeps the rates. `now` hears what is being measured.
 ///
 /// # Errors
 /// [`ProbeError`] where memory or threads are refused, the drive fails, or the cache cannot be written.
@@ -58,24 +60,43 @@ pub fn measure(options: &Options<'_>, now: &mut dyn FnMut(&str)) -> Result<Measu
     now("drive");
     let disk_read = disk(options.path)?;
 
+    let cards = cards(now);
+
     let old = options.cache.and_then(|folder| Rates::load(folder, &seen));
     let mut rates = Rates::new(&seen, ram_read, cpu_ops);
     // Other drives of this machine keep what was measured of them.
-    rates.drives = old.map(|old| old.drives).unwrap_or_default();
+    let (drives, old_cards) = old.map(|old| (old.drives, old.cards)).unwrap_or_default();
+    rates.drives = drives;
     let drive = Drive::of(options.path);
     if let Some(drive) = drive {
         rates.drives.insert(drive.key(), disk_read);
     }
+    // What could not be measured now, because something else fills the card, may have been before.
+    rates.cards = old_cards;
+    rates.cards.extend(cards.iter().filter_map(|(uuid, card)| Some((uuid.clone(), card.as_ref().ok()?.clone()))));
+    let cards = cards.into_iter().map(|(_, card)| card).collect();
     let kept_in = options.cache.map(|folder| rates.save(folder, &seen)).transpose()?;
-    Ok(Measured { machine: assemble(&seen, drive, Some(&rates)), ram_read, cpu_ops, disk_read, kept_in })
+    Ok(Measured { machine: assemble(&seen, drive, Some(&rates)), ram_read, cpu_ops, disk_read, cards, kept_in })
+}
+
+/// Every GPU that kernels are built for, with its identity.
+fn cards(now: &mut dyn FnMut(&str)) -> Vec<(String, Result<CardRates, String>)> {
+    #[cfg(feature = "cuda")]
+    let measured = crate::cards::measure(now);
+    #[cfg(not(feature = "cuda"))]
+    let measured = {
+        let _ = now;
+        Vec::new()
+    };
+    measured
 }
 
 /// The type whose block layout most models have.
-const QUANT: QuantType = QuantType::Q4K;
+pub(crate) const QUANT: QuantType = QuantType::Q4K;
 /// Width of the matrices: that of a model of 7 to 8 billion weights.
-const WIDTH: usize = 4096;
+pub(crate) const WIDTH: usize = 4096;
 /// Rows of one multiplication in decode: as a layer's matrices have, so that starting threads is counted in.
-const ROWS: usize = 4096;
+pub(crate) const ROWS: usize = 4096;
 /// More than caches hold on a desktop; less where RAM is short.
 const RAM_BYTES: u64 = 512 << 20;
 /// Columns of a prompt.
@@ -124,27 +145,32 @@ fn multiply(pool: &Pool, weights: &[u8], x: Input, out: &mut [f32]) {
     matmul_jobs(pool, &[Job { quant: QUANT, weights, rows: ROWS, columns }], WIDTH, x, out);
 }
 
-fn matrix_bytes() -> usize {
+pub(crate) fn matrix_bytes() -> usize {
     ROWS * WIDTH / QUANT.block_elements() * QUANT.block_bytes()
 }
 
 /// `matrices` matrices of arbitrary weights with small scales, so that no product is infinite.
 fn weights(matrices: usize) -> Result<Buffer, ProbeError> {
-    let bytes = matrix_bytes();
-    let mut buffer = Buffer::try_new(matrices * bytes)?;
+    let matrix = block_pattern();
+    let mut buffer = Buffer::try_new(matrices * matrix.len())?;
+    buffer.chunks_exact_mut(matrix.len()).for_each(|part| part.copy_from_slice(&matrix));
+    Ok(buffer)
+}
+
+/// One such matrix.
+pub(crate) fn block_pattern() -> Vec<u8> {
     let mut state = 1u32;
     let mut matrix: Vec<u8> = std::iter::repeat_with(|| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 24) as u8
     })
-    .take(bytes)
+    .take(matrix_bytes())
     .collect();
     for block in matrix.chunks_exact_mut(QUANT.block_bytes()) {
         // Scale and minimum come first, as two float16: 2^-10 each.
         block[..4].copy_from_slice(&[0, 0x14, 0, 0x14]);
     }
-    buffer.chunks_exact_mut(bytes).for_each(|part| part.copy_from_slice(&matrix));
-    Ok(buffer)
+    matrix
 }
 
 /// Bytes of one read: a slot of the ring has about as many.
@@ -229,7 +255,7 @@ fn rate(work: f64, runs: usize, mut run: impl FnMut()) -> Spread {
     spread(std::iter::repeat_with(once).take(runs).collect())
 }
 
-fn spread(mut rates: Vec<f64>) -> Spread {
+pub(crate) fn spread(mut rates: Vec<f64>) -> Spread {
     rates.sort_by(f64::total_cmp);
     let at = |place: usize| rates.get(place).copied().unwrap_or(0.0);
     Spread {

@@ -37,6 +37,8 @@ pub struct GpuInfo {
     pub bandwidth: f64,
     /// Where it is on the PCI bus: `0000:01:00.0`.
     pub pci: String,
+    /// What no other card has: 16 bytes in hexadecimal digits.
+    pub uuid: String,
     /// Whether a stream can wait for a word in the host's memory.
     pub(super) waits_for_words: bool,
 }
@@ -67,6 +69,7 @@ impl GpuInfo {
             if result == CUresult::CUDA_SUCCESS { value.max(0) as u32 } else { 0 }
         };
         let (mut name, mut pci, mut memory) = ([0_u8; 256], [0_u8; 32], 0);
+        let mut uuid = sys::CUuuid { bytes: [0; 16] };
         // SAFETY: a device of the driver's; each buffer is writable and as long as is said.
         unsafe {
             let result = sys::cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as i32, device);
@@ -74,6 +77,7 @@ impl GpuInfo {
             let result = sys::cuDeviceGetPCIBusId(pci.as_mut_ptr().cast(), pci.len() as i32, device);
             check(ordinal, "asking for its place", result)?;
             check(ordinal, "asking for its memory", sys::cuDeviceTotalMem_v2(&raw mut memory, device))?;
+            check(ordinal, "asking which it is", sys::cuDeviceGetUuid_v2(&raw mut uuid, device))?;
         }
         let text = |bytes: &[u8]| {
             CStr::from_bytes_until_nul(bytes).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
@@ -93,6 +97,7 @@ impl GpuInfo {
             // Two transfers a clock.
             bandwidth: 2e3 * f64::from(kilohertz) * f64::from(bits) / 8.0,
             pci: text(&pci),
+            uuid: uuid.bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")),
             waits_for_words: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS) != 0,
         })
     }
