@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use plan::streaming::TAIL;
+use plan::streaming::{ALIGN, TAIL};
 use plan::{Bytes, Inventory, Plan, Tier, UnitId};
 
 use crate::TierError;
@@ -75,7 +75,7 @@ impl Places {
     /// gathered only.
     pub(crate) fn new(plan: &Plan, inventory: &Inventory) -> Result<Self, TierError> {
         // What goes on to a GPU lies there in a slot as a whole.
-        let rooms = plan.device_staging.iter().map(|(_, ring)| ring.slot.saturating_sub(TAIL));
+        let rooms = plan.device_staging.iter().map(|(_, ring)| Bytes(ring.slot.0 / ALIGN * ALIGN).saturating_sub(TAIL));
         let slot = rooms.min().map_or(plan.staging.slot, |room| room.min(plan.staging.slot));
         let paths: Vec<Arc<str>> = inventory.files.iter().map(|file| Arc::from(file.path.as_str())).collect();
         let place = |(id, unit): (UnitId, &plan::Unit)| {

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kernels::cuda::{DeviceBuffer, Event, Gpu, Slice};
-use plan::{Staging, Tier};
+use plan::streaming::ALIGN;
+use plan::{Bytes, Staging, Tier};
 
 use super::road::Road;
 use crate::arena::Arena;
@@ -46,6 +47,8 @@ pub(crate) struct Sources<'a> {
 impl DeviceRing {
     /// Takes the memory of a ring on `gpu`.
     pub(crate) fn new(gpu: &Gpu, staging: Staging, places: &Arc<Places>) -> Result<Self, TierError> {
+        // Each slot begins where kernels can read.
+        let staging = Staging { slot: Bytes(staging.slot.0 / ALIGN * ALIGN), ..staging };
         let buffer = DeviceBuffer::new(gpu, "ring", staging.bytes().0 as usize)?;
         let events = || (0..staging.slots).map(|_| Event::new(gpu)).collect::<Result<_, _>>();
         let events = Events { gpu: gpu.clone(), filled: events()?, freed: events()? };
