@@ -79,7 +79,8 @@ impl Obstacles {
 fn kept_otherwise(inventory: &Inventory, layer: usize, abilities: &Abilities) -> Option<Obstacle> {
     let shape = &inventory.shape;
     let is_delta = shape.delta.as_ref().is_some_and(|delta| delta.layers.get(layer) == Some(&true));
-    let is_indexed = shape.indexer_per_token.get(layer).is_some_and(|key| *key > 0);
+    // A layer without an indexer takes the choice of another's.
+    let is_indexed = shape.indexer_per_token.iter().any(|key| *key > 0);
     let is_latent = matches!(shape.kv_per_token.get(layer), Some((1.., 0)));
     match () {
         () if is_delta => Some("a delta net"),
