@@ -135,6 +135,12 @@ impl Route {
         self.alone[first..].iter().take_while(|alone| **alone).count()
     }
 
+    /// How many such runs of layers there are.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn runs_alone(&self) -> usize {
+        self.alone.chunk_by(|a, b| a == b).filter(|run| run[0]).count()
+    }
+
     /// Refuses what this version does not compute, with the number of the card that would have to.
     fn check(&self, memories: &[Tier], layers: &[Layer]) -> Result<(), (u32, Obstacle)> {
         let elsewhere = |(devices, home): (&LayerDevices, &Tier)| device(*home) != devices.attention;

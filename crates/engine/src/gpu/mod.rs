@@ -23,7 +23,7 @@ use guests::Guests;
 use latent::LatentRoom;
 pub(crate) use pass::GpuPass;
 use passage::Passage;
-use recorded::Recorded;
+use recorded::{CONVERSATIONS, Recorded};
 use registers::Registers;
 use vectors::Vectors;
 
@@ -129,7 +129,7 @@ impl GpuSide {
             next_words: Pinned::new(&gpu, 1 + sizes.tokens)?,
             arrived: Event::new(&gpu)?,
             passage: Passage::new(&gpu, scratch::widths(spec).into_iter().max().unwrap_or(0))?,
-            recorded: Vec::new(),
+            recorded: Vec::with_capacity(CONVERSATIONS * route.runs_alone().max(1)),
             letters: Some(Pinned::new(&gpu, sizes.registers[Register::Logits as usize])?),
             guests: Guests::of(&gpu, spec, &plan.kv, route)?,
             gpu,

@@ -11,8 +11,8 @@ use super::{GpuSide, Result};
 use crate::blocks::Pass;
 use crate::steps::Part;
 
-/// Runs of layers that are remembered: two conversations of a model in two runs.
-const REMEMBERED: usize = 4;
+/// Conversations whose runs of layers are remembered.
+pub(super) const CONVERSATIONS: usize = 2;
 
 /// Which results a card has beside those in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl GpuSide {
     }
 
     fn remember(&mut self, recorded: Recorded) {
-        if self.recorded.len() == REMEMBERED {
+        if self.recorded.len() == self.recorded.capacity() {
             self.recorded.remove(0);
         }
         self.recorded.push(recorded);
