@@ -202,7 +202,7 @@ fn a_conversation_too_many_ends_in_an_error_and_no_other() {
     plan.tiers.iter_mut().filter(|tier| tier.tier == Tier::Gpu(0)).for_each(|tier| tier.ceiling = Some(Bytes(held)));
     let mut engine = open_plan(&model, plan);
     let mut sessions = vec![engine.session().unwrap()];
-    let refused = (0..1000).find_map(|_| engine.session().map(|session| sessions.push(session)).err());
+    let refused = (0..100_000).find_map(|_| engine.session().map(|session| sessions.push(session)).err());
     let error = refused.expect("a ceiling that holds everything is none");
     assert!(matches!(error, EngineError::Gpu(_)) && error.to_string().contains("KV cache"), "{error}");
     let logits = engine.prefill(&mut sessions[0], &[1, 2, 3]).unwrap().to_vec();
