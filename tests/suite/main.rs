@@ -6,6 +6,8 @@ mod command_line;
 #[cfg(feature = "cuda")]
 mod gpu;
 #[cfg(feature = "cuda")]
+mod gpu_mixtures;
+#[cfg(feature = "cuda")]
 mod kinds;
 mod memory;
 mod mixtures;

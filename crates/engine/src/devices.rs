@@ -38,11 +38,12 @@ impl Devices {
 
 #[cfg(feature = "cuda")]
 mod cuda {
+    use kernels::cpu::{Awake, Pool};
     use plan::{Inventory, KvPlan, Plan};
     use tiers::Tiers;
 
     use super::{Device, Devices};
-    use crate::blocks::Pass;
+    use crate::blocks::{Pass, Quants};
     use crate::gpu::{GpuPass, GpuSide};
     use crate::session::Memory;
     use crate::spec::Spec;
@@ -56,14 +57,13 @@ mod cuda {
         /// The same with what the GPU of the route needs.
         pub(crate) fn opened(
             self,
-            spec: &Spec,
-            inventory: &Inventory,
+            model: (&Spec, &Quants, &Inventory),
             plan: &Plan,
             frequencies: &[Vec<f32>],
             tiers: &mut Tiers,
         ) -> Result<Self> {
             let Some(number) = self.route.gpu() else { return Ok(self) };
-            let gpu = GpuSide::new(number, spec, inventory, plan, frequencies, &self.route, tiers)?;
+            let gpu = GpuSide::new(number, model, plan, frequencies, &self.route, tiers)?;
             Ok(Self { gpu: Some(Box::new(gpu)), ..self })
         }
     }
@@ -75,6 +75,16 @@ mod cuda {
                 Some(gpu) => gpu.memories(spec, kv, &self.route),
                 None => Ok(spec.layers.iter().map(|_| None).collect()),
             }
+        }
+
+        /// Keeps the processor's threads awake where it computes between the steps of a GPU.
+        pub(crate) fn keep_awake(&self, pool: &Pool) -> Option<Awake> {
+            self.gpu.as_ref().filter(|gpu| gpu.takes_turns()).map(|_| pool.stay_awake())
+        }
+
+        /// Ends what a pass that failed left on the GPU. What fails there again is said by the next pass.
+        pub(crate) fn give_up(&mut self) {
+            let _ = self.gpu.as_mut().map_or(Ok(()), |gpu| gpu.give_up());
         }
 
         /// What has gone between the processor and the GPU so far.
@@ -99,10 +109,7 @@ mod cuda {
             if device == Device::Cpu {
                 return run(self);
             }
-            let mut side = self.lent();
-            let outcome = run(&mut GpuPass { host: self, side: &mut side });
-            self.devices.gpu = Some(side);
-            outcome
+            self.on_gpu(|gpu| run(gpu))
         }
 
         /// Runs a layer's attention on `device`, with what the layer keeps: a card borrows it where it lives in RAM.
@@ -132,24 +139,39 @@ mod cuda {
 
         /// Copies part of a register to the same on `device`, from the other one.
         pub(crate) fn cross(&mut self, part: Part, device: Device) -> Result<()> {
-            let mut side = self.lent();
-            let outcome = match device {
-                Device::Gpu(_) => self.span(part).with(|numbers| side.upload(numbers, part)),
-                Device::Cpu => self.span(part).with_mut(|numbers| side.download(part, numbers)),
-            };
-            self.devices.gpu = Some(side);
-            outcome?
+            self.on_gpu(|gpu| {
+                gpu.pay()?;
+                let (host, side) = (&*gpu.host, &mut *gpu.side);
+                match device {
+                    Device::Gpu(_) => host.span(part).with(|numbers| side.upload(numbers, part))?,
+                    Device::Cpu => {
+                        host.span(part).with_mut(|numbers| side.download(part, numbers))??;
+                        gpu.tell()
+                    }
+                }
+            })
         }
 
         /// Tells the GPU of the route, if there is one, where this pass begins. Whether the tokens were looked up there.
         pub(crate) fn begin_on_gpu(&mut self, tokens: &[u32]) -> Result<bool> {
-            let Some(gpu) = &mut self.devices.gpu else { return Ok(false) };
-            gpu.begin(self.first_position, tokens)?;
-            let embedded = gpu.embed(self.spec, self.quants, self.tiers, tokens.len())?;
-            if embedded {
+            if self.devices.gpu.is_none() {
+                return Ok(false);
+            }
+            let embedded = self.on_gpu(|gpu| {
+                gpu.tell()?;
+                gpu.side.begin(gpu.host.first_position, tokens)?;
+                gpu.side.embed(gpu.host.spec, gpu.host.quants, gpu.host.tiers, tokens.len())
+            })?;
+            if embedded && let Some(gpu) = &self.devices.gpu {
                 self.devices.x_at = Device::Gpu(gpu.number());
             }
             Ok(embedded)
+        }
+
+        /// Ends this pass: nobody waits for the processor any more.
+        #[allow(clippy::redundant_closure_for_method_calls)] // The method is not general enough in its lifetimes.
+        pub(crate) fn end_on_gpu(&mut self) -> Result<()> {
+            if self.devices.gpu.is_some() { self.on_gpu(|gpu| gpu.pay()) } else { Ok(()) }
         }
 
         /// The GPU of the route.
@@ -158,9 +180,11 @@ mod cuda {
             side
         }
 
-        fn lent(&mut self) -> Box<GpuSide> {
-            let Some(side) = self.devices.gpu.take() else { unreachable!("{LENT_ONCE}") };
-            side
+        fn on_gpu<T>(&mut self, run: impl FnOnce(&mut GpuPass) -> Result<T>) -> Result<T> {
+            let Some(mut side) = self.devices.gpu.take() else { unreachable!("{LENT_ONCE}") };
+            let outcome = run(&mut GpuPass { host: self, side: &mut side });
+            self.devices.gpu = Some(side);
+            outcome
         }
     }
 }
@@ -169,6 +193,7 @@ mod cuda {
 mod cuda {
     use std::ops::Range;
 
+    use kernels::cpu::{Awake, Pool};
     use plan::KvPlan;
 
     use super::{Device, Devices};
@@ -189,6 +214,16 @@ mod cuda {
         pub(crate) fn memories(&self, spec: &Spec, _: &KvPlan) -> Result<Vec<Option<Memory>>> {
             Ok(spec.layers.iter().map(|_| None).collect())
         }
+
+        /// Keeps the processor's threads awake where it computes between the steps of a GPU.
+        #[allow(clippy::unused_self)] // As where there are GPUs.
+        pub(crate) fn keep_awake(&self, _: &Pool) -> Option<Awake> {
+            None
+        }
+
+        /// Ends what a pass that failed left on a GPU: there is none.
+        #[allow(clippy::unused_self, clippy::needless_pass_by_ref_mut)] // As where there are GPUs.
+        pub(crate) fn give_up(&mut self) {}
 
         /// What has gone between the processor and a GPU so far: nothing.
         #[allow(clippy::unused_self)] // As where there are GPUs.
@@ -236,6 +271,12 @@ mod cuda {
             _: impl FnOnce(&mut Self) -> Result<()>,
         ) -> Result<()> {
             unreachable!("{NO_GPU}")
+        }
+
+        /// Ends this pass: nobody waits.
+        #[allow(clippy::unused_self, clippy::needless_pass_by_ref_mut, clippy::unnecessary_wraps)] // As where there are GPUs.
+        pub(crate) fn end_on_gpu(&mut self) -> Result<()> {
+            Ok(())
         }
 
         /// Copies part of a register to the same on `device`, from the other one.

@@ -66,7 +66,7 @@ impl Engine {
         let shape = inventory.shape.clone();
         check_activations(&plan, &spec, &shape)?;
         #[cfg(feature = "cuda")]
-        let devices = devices.opened(&spec, inventory, &plan, &frequencies, &mut tiers)?;
+        let devices = devices.opened((&spec, &quants, inventory), &plan, &frequencies, &mut tiers)?;
         let scratch = Scratch::new(&spec, &shape, &plan, embedding.row_bytes().0 as usize)?;
         let turns = frequencies.iter().map(|f| RopeTable::with_capacity(f.len(), plan.micro_batch as usize));
         let turns = turns.collect();
@@ -278,6 +278,8 @@ impl Engine {
 
     /// Forgets what a pass that failed left behind.
     fn take_back(&mut self, session: &mut Session, start: usize) {
+        // First: caches of a card wait for it when they are dropped.
+        self.devices.give_up();
         session.take_back(start);
         self.lookahead.reset();
     }
@@ -300,6 +302,7 @@ impl Engine {
         self.devices.streams = self.devices.route.of_pass(tokens.len());
         let after =
             After { logits, form: self.form(next, before + tokens.len()), streams: self.devices.route.of_pass(next) };
+        let _awake = self.devices.keep_awake(&self.pool);
         self.experts.passes(tokens.len());
         let this = (form, self.devices.streams);
         self.lookahead.begin(&mut self.tiers, &self.spec, &self.devices.route, this, after)?;
@@ -309,6 +312,7 @@ impl Engine {
         let mut pass = Pass { form, ..self.at(before, tokens.len()) };
         pass.embed(tokens)?;
         pass.layers(session, &interrupt)?;
+        pass.end_on_gpu()?;
         pass.settle(&mut session.layers)?;
         session.tokens.extend_from_slice(tokens);
         Ok(())

@@ -93,7 +93,7 @@ fn expect_layers(
         let mut expect = |card: Option<u32>, used: Use| {
             if expected.is_ok() {
                 expected = match (card, used) {
-                    (Some(card), Use::Matrix(slice)) => expect_on(tiers, card, slice),
+                    (Some(card), Use::Matrix(slice)) if !route.is_copied(slice.unit) => expect_on(tiers, card, slice),
                     // A card has copies of all vectors.
                     (Some(_), _) => Ok(()),
                     (None, Use::Matrix(slice)) => self::expect(tiers, route, slice),

@@ -69,7 +69,7 @@ impl Route {
             };
             EngineError::NotOnGpu { tier: Tier::Gpu(number), why }
         })?;
-        route.note_copied(plan, spec);
+        route.note_copied(plan, spec, inventory);
         route.note_alone(plan, spec);
         route.streamed = route.streaming(plan, spec, inventory);
         Ok(route)
@@ -109,7 +109,8 @@ impl Route {
             let streams = |can: bool, otherwise| if can { Device::Gpu(gpu) } else { otherwise };
             LayerDevices {
                 attention: streams(attention && missing_attention(&layer.attention).is_none(), devices.attention),
-                ffn: streams(ffn && missing_ffn(&layer.ffn).is_none(), devices.ffn),
+                // Routed experts are computed where they live.
+                ffn: streams(ffn && missing_ffn(&layer.ffn).is_none() && !layer.ffn.chooses(), devices.ffn),
             }
         });
         Some(Streamed { gpu, from, layers: layers.collect() })
@@ -181,15 +182,17 @@ impl Route {
 
     /// Notes which vectors a card has copies of and the processor never reads: all of a card's blocks, but the biases of matrices that
     /// the processor multiplies with.
-    fn note_copied(&mut self, plan: &Plan, spec: &Spec) {
+    fn note_copied(&mut self, plan: &Plan, spec: &Spec, inventory: &Inventory) {
         let copied = &mut self.copied;
         let mut note = |block: Device, used: Use| {
-            let (vector, reader) = match used {
+            let (unit, reader) = match used {
+                // A card has copies of those too.
+                Use::Matrix(matrix) if inventory.is_vector(inventory.unit(matrix.unit)) => (matrix.unit, block),
                 Use::Matrix(_) => return,
-                Use::Bias(matrix, bias) => (bias, device(plan.home(matrix.unit))),
-                Use::Vector(vector) => (vector, block),
+                Use::Bias(matrix, bias) => (bias.slice.unit, device(plan.home(matrix.unit))),
+                Use::Vector(vector) => (vector.slice.unit, block),
             };
-            copied[vector.slice.unit.0 as usize] = reader != Device::Cpu;
+            copied[unit.0 as usize] = reader != Device::Cpu;
         };
         for (layer, devices) in spec.layers.iter().zip(&self.layers) {
             layer.attention.each_use(Form::DECODE, &mut |used| note(devices.attention, used));
@@ -258,11 +261,17 @@ fn missing_attention(attention: &Attention) -> Option<&'static str> {
     }
 }
 
+/// The most experts of a layer, and of a token, that a card's router knows.
+pub(crate) const EXPERTS_MAX: usize = 1024;
+pub(crate) const CHOICES_MAX: usize = 32;
+
 /// What a feed-forward network has that no GPU computes yet.
 const fn missing_ffn(ffn: &Ffn) -> Option<&'static str> {
     match ffn {
-        Ffn::Mixture(_) => Some("routed experts"),
-        Ffn::Dense(_) => None,
+        Ffn::Mixture(f) if f.routing.used > CHOICES_MAX || f.routing.experts > EXPERTS_MAX => {
+            Some("more than 1,024 experts, or 32 of a token")
+        }
+        Ffn::Mixture(_) | Ffn::Dense(_) => None,
     }
 }
 

@@ -100,7 +100,8 @@ pub(crate) fn widths(spec: &Spec) -> [usize; 8] {
             Kind::Heads(_) | Kind::Delta(_) => 0,
             Kind::Latent(latent) => outputs(latent.queries(Form::SELECTING)),
         }),
-        widest(&|l| l.attention.output.inputs),
+        // A card leaves its experts' outputs there.
+        widest(&|l| l.attention.output.inputs.max(if l.ffn.chooses() { spec.width } else { 0 })),
         widest(&|l| gate_up(&l.ffn)),
         widest(&|l| inner(&l.ffn)),
         spec.width,

@@ -179,6 +179,16 @@ impl Tiers {
         self.vram_bytes.set(self.vram_bytes.get() + bytes);
     }
 
+    /// Where the rows of `slice` begin on the card `gpu:number`: the memory that holds them and the first byte there, for tables that kernels
+    /// look them up in. None where [`Self::on_card`] gives none; nothing is counted.
+    #[cfg(feature = "cuda")]
+    #[must_use]
+    pub fn place_on_card(&self, number: u32, slice: &RowSlice) -> Option<(&kernels::cuda::DeviceBuffer<u8>, usize)> {
+        let card = self.cards.iter().find(|card| card.gpu().info().ordinal == number)?;
+        let (buffer, start) = card.place(slice.unit)?;
+        Some((buffer, start + self.places.range(slice)?.start))
+    }
+
     /// How the rows of `slice` come: whole where its home is RAM, cut to the ring's slots where it is disk.
     ///
     /// # Panics

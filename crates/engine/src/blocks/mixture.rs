@@ -73,17 +73,13 @@ impl Pass<'_> {
         let pairs = &mut self.scratch.pairs;
         pairs.clear(self.tokens * f.routing.used);
         scores.with(|scores| route(&f.routing, scores, bias, &mut pairs.chosen, &mut pairs.weights))?;
-        self.experts_were_chosen(layer, f, &|_| true)
+        self.count_choice(layer, f, &|_| true);
+        self.expect_experts(f)?;
+        self.go_on()
     }
 
-    /// Groups the pairs of what was chosen whose experts are `mine` to compute, counts the choice, and tells the tiers which experts come
-    /// and what comes after them.
-    pub(crate) fn experts_were_chosen(
-        &mut self,
-        layer: usize,
-        f: &Mixture,
-        mine: &dyn Fn(usize) -> bool,
-    ) -> Result<()> {
+    /// Groups the pairs of what was chosen whose experts are `mine` to compute, and counts the choice.
+    pub(crate) fn count_choice(&mut self, layer: usize, f: &Mixture, mine: &dyn Fn(usize) -> bool) {
         self.scratch.pairs.group(f.routing.experts, f.routing.used, mine);
         let choice = Choice {
             first_position: self.first_position,
@@ -92,6 +88,10 @@ impl Pass<'_> {
             experts: &self.scratch.pairs.chosen,
         };
         self.experts.chose(&choice);
+    }
+
+    /// Tells the tiers which of the grouped experts come.
+    pub(crate) fn expect_experts(&mut self, f: &Mixture) -> Result<()> {
         for (expert, _) in self.scratch.pairs.groups() {
             let Expert { gate, up, down, .. } = &f.experts[expert];
             self.experts.used([gate, up, down].iter().all(|part| self.tiers.is_resident(part.unit)));
@@ -101,6 +101,11 @@ impl Pass<'_> {
         for (expert, _) in self.scratch.pairs.groups() {
             self.tiers.expect(&f.experts[expert].down)?;
         }
+        Ok(())
+    }
+
+    /// Tells the tiers what comes after a layer's experts.
+    pub(crate) fn go_on(&mut self) -> Result<()> {
         Ok(self.lookahead.go_on(self.tiers, self.spec, &self.devices.route)?)
     }
 

@@ -3,8 +3,11 @@
 //! Owns which kernel a step is there, and what it may do beside another step: a norm or an activation leaves its result in 8 bits too,
 //! since a product comes next. Must never know the order of a layer's steps: that is `blocks`.
 
+mod experts;
 mod guests;
 mod latent;
+mod lists;
+mod mixture;
 mod pass;
 mod passage;
 mod recorded;
@@ -19,6 +22,7 @@ use plan::cost::{self, LOGIT_ROWS};
 use plan::{Bytes, Device, Inventory, KvPlan, KvType, LayerDevices, ModelShape, Plan, Tier};
 use tiers::Tiers;
 
+use experts::{Counts, Mixtures};
 use guests::Guests;
 use latent::LatentRoom;
 pub(crate) use pass::GpuPass;
@@ -27,6 +31,7 @@ use recorded::{CONVERSATIONS, Recorded};
 use registers::Registers;
 use vectors::Vectors;
 
+use crate::blocks::Quants;
 use crate::route::Route;
 use crate::session::{LayerCache, Memory};
 use crate::spec::{Kind, Layer, Spec};
@@ -46,6 +51,8 @@ pub(crate) struct CardCache {
 
 /// Everything that a card holds besides weights and caches.
 pub(crate) struct GpuSide {
+    /// First, as its first is: what waits for the processor is let go before anything waits for the card.
+    mixtures: Option<Mixtures>,
     gpu: Gpu,
     number: u32,
     registers: Registers,
@@ -97,8 +104,7 @@ impl GpuSide {
     /// Where the plan counts less, or the card has less.
     pub(crate) fn new(
         number: u32,
-        spec: &Spec,
-        inventory: &Inventory,
+        (spec, quants, inventory): (&Spec, &Quants, &Inventory),
         plan: &Plan,
         frequencies: &[Vec<f32>],
         route: &Route,
@@ -113,7 +119,10 @@ impl GpuSide {
             Ok(RopeTable::new(&gpu, &mut arena, frequencies, rope.magnitude, sizes.tokens)?)
         });
         let turns = turns.collect::<Result<_>>()?;
+        let ffn = |layer: usize| plan.blocks[layer].ffn;
+        let mixtures = sizes.mixtures.map(|counts| Mixtures::new(&gpu, &mut arena, (spec, quants, tiers), counts, ffn));
         Ok(Self {
+            mixtures: mixtures.transpose()?,
             number,
             registers: Registers::new(&mut arena, &sizes.registers)?,
             vectors: Vectors::new(&gpu, &mut arena, inventory, tiers)?,
@@ -170,6 +179,16 @@ impl GpuSide {
     /// Its number among the cards.
     pub(crate) const fn number(&self) -> u32 {
         self.number
+    }
+
+    /// Whether the processor computes experts between steps of this card.
+    pub(crate) fn takes_turns(&self) -> bool {
+        self.mixtures.as_ref().is_some_and(Mixtures::cross)
+    }
+
+    /// Ends what a pass that failed left behind: the card may be waiting.
+    pub(crate) fn give_up(&mut self) -> Result<()> {
+        self.mixtures.as_mut().map_or(Ok(()), Mixtures::give_up)
     }
 
     /// What has crossed so far.
@@ -241,6 +260,7 @@ struct Sizes {
     gathered: usize,
     /// Bytes for heads in a latent's space.
     latent: Option<Bytes>,
+    mixtures: Option<Counts>,
 }
 
 impl Sizes {
@@ -265,12 +285,14 @@ impl Sizes {
         *attended = (*attended).max(tokens * narrow);
         let widest = [Register::Normed, Register::Attended, Register::Inner].map(|register| widths[register as usize]);
         let latent = spec.latent().map(|_| cost::gpu_latent(model, plan.micro_batch));
+        let here = plan.blocks.iter().any(|devices| devices.ffn == Device::Gpu(gpu.info().ordinal));
         Self {
             tokens,
             registers,
             widest: widest.into_iter().max().unwrap_or(0).max(narrow),
             gathered: gathered(spec, plan, gpu, latent.map_or(0, |bytes| bytes.0 as usize / 4)),
             latent,
+            mixtures: Counts::of(spec, tokens, tokens * widths[Register::Attended as usize]).filter(|_| here),
         }
     }
 
@@ -281,6 +303,7 @@ impl Sizes {
             + Arena::bytes_of::<f32>(self.gathered)
             + self.latent.map_or(Bytes::ZERO, LatentRoom::bytes)
             + Arena::bytes_of::<u32>(1 + self.tokens)
+            + self.mixtures.map_or(Bytes::ZERO, |counts| counts.bytes())
     }
 }
 

@@ -4,18 +4,17 @@ use std::time::Instant;
 
 use kernels::cpu::{AttentionShape, OutputGate};
 use kernels::cuda::{
-    self, AttentionForm, Change, Download, Growth, HeadPart, HeadTurn, HeadsTo, Joining, MATVEC_COLUMNS, Matrix, Norm,
-    NormKind, Output, Pinned, Rows, Sight, in_floats, in_integers, lookup, matmul, matmul_floats, matvec,
-    matvec_floats,
+    self, AttentionForm, Change, Download, Growth, HeadPart, HeadTurn, HeadsTo, MATVEC_COLUMNS, Matrix, Norm, NormKind,
+    Output, Pinned, Rows, Sight, in_floats, in_integers, lookup, matmul, matmul_floats, matvec, matvec_floats,
 };
 use plan::{KvType, Tier};
 use tiers::{RowSlice, Tiers};
 
+use super::mixture::joining;
 use super::{FORMS, GpuSide, Result, Shaped};
 use crate::EngineError;
 use crate::arch::Activation;
 use crate::blocks::{Pass, Quants};
-use crate::ops::{SWIGLU_ALPHA, SWIGLU_LIMIT};
 use crate::session::Memory;
 use crate::spec::{Attention, Delta, HeadNorm, Heads, Latent, Linear, Mixture, Spec, Vector};
 use crate::steps::{Now, Part, Register, Steps};
@@ -59,21 +58,7 @@ impl Steps for GpuPass<'_, '_> {
         if self.host.devices.streams.is_some() {
             return self.streamed(group, x, out, tokens);
         }
-        let foreign = group.iter().any(|linear| !self.is_here(linear));
-        if foreign {
-            self.side.passage.leave(self.side.registers.get(x))?;
-        }
-        let mut start = 0;
-        for linear in group {
-            let part = out.part(start, tokens * linear.outputs);
-            start += part.count;
-            if self.is_here(linear) {
-                self.product(linear, x, part)?;
-                self.add_bias(linear, part)?;
-            }
-        }
-        self.side.writes(out);
-        if foreign { self.foreign(group, x, out, tokens) } else { Ok(()) }
+        self.where_they_live(group, x, out, tokens)
     }
 
     fn heads_in(&mut self, a: &Attention, h: &Heads, qkv: [Part; 3], memory: &mut Memory) -> Result<Part> {
@@ -188,12 +173,7 @@ impl Steps for GpuPass<'_, '_> {
 
     fn activate(&mut self, activation: Activation, both: Part, inner: Part) -> Result<()> {
         let (tokens, side) = (self.host.tokens, &mut *self.side);
-        let width = inner.count / tokens;
-        let joining = match activation {
-            Activation::Silu => Joining::Silu,
-            Activation::GeluTanh => Joining::Gelu,
-            Activation::SwigluClamped => Joining::Clamped { limit: SWIGLU_LIMIT, alpha: SWIGLU_ALPHA },
-        };
+        let (width, joining) = (inner.count / tokens, joining(activation));
         let (both, mut to) = side.registers.pair(both, inner);
         let half = |start| Rows { numbers: both.range(start..start + inner.count), step: width };
         let together = width.is_multiple_of(32);
@@ -230,19 +210,20 @@ impl Steps for GpuPass<'_, '_> {
         false
     }
 
-    fn choose(&mut self, _: usize, _: &Mixture, _: Part) -> Result<()> {
-        self.unknown("routed experts")
+    fn choose(&mut self, layer: usize, f: &Mixture, scores: Part) -> Result<()> {
+        self.choose_experts(layer, f, scores)
     }
 
-    fn open_rows(&mut self, _: Part, _: Part) -> Result<()> {
-        self.unknown("routed experts")
+    fn open_rows(&mut self, gates: Part, x: Part) -> Result<()> {
+        self.side.open_rows(gates, x)
     }
 
-    fn experts(&mut self, _: usize, _: &Mixture, _: Part, _: Part, _: bool) -> Result<()> {
-        self.unknown("routed experts")
+    fn experts(&mut self, layer: usize, f: &Mixture, x: Part, block: Part, add: bool) -> Result<()> {
+        self.add_experts(layer, f, x, block, add)
     }
 
     fn read(&mut self, part: Part, use_them: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        self.pay()?;
         let side = &mut *self.side;
         side.settle()?;
         let letters = match side.letters.take() {
@@ -255,21 +236,43 @@ impl Steps for GpuPass<'_, '_> {
         side.passage.arrived(part.count, started);
         let outcome = use_them(&letters[..part.count]);
         side.letters = Some(letters);
-        outcome
+        outcome?;
+        self.tell()
     }
 }
 
 const WRONG_MEMORY: &str = "a session has the memory of its model's layers";
 
 impl GpuPass<'_, '_> {
-    /// Whether a matrix lives on the card.
+    /// Whether a matrix lives on the card, or is one row, of which the card has a copy.
     fn is_here(&self, linear: &Linear) -> bool {
-        self.host.tiers.home(linear.weight.unit) == Tier::Gpu(self.side.number)
+        let home = self.host.tiers.home(linear.weight.unit);
+        home == Tier::Gpu(self.side.number) || self.side.vectors.copy(linear.weight.unit).is_some()
+    }
+
+    /// The products of a group, each made where its matrix lives.
+    pub(super) fn where_they_live(&mut self, group: &[&Linear], x: Part, out: Part, tokens: usize) -> Result<()> {
+        let foreign = group.iter().any(|linear| !self.is_here(linear));
+        if foreign {
+            self.side.passage.leave(self.side.registers.get(x))?;
+        }
+        let mut start = 0;
+        for linear in group {
+            let part = out.part(start, tokens * linear.outputs);
+            start += part.count;
+            if self.is_here(linear) {
+                self.product(linear, x, part)?;
+                self.add_bias(linear, part)?;
+            }
+        }
+        self.side.writes(out);
+        if foreign { self.foreign(group, x, out, tokens) } else { Ok(()) }
     }
 
     /// Has the processor multiply with those matrices of a group that are not here, while the card does the others. The numbers of `x` are on
     /// their way.
     fn foreign(&mut self, group: &[&Linear], x: Part, out: Part, tokens: usize) -> Result<()> {
+        self.pay()?;
         let side = &mut *self.side;
         let numbers = side.registers.get(x);
         self.host.span(x).with_mut(|to| side.passage.down(&side.gpu, numbers, to))??;
@@ -298,7 +301,7 @@ impl GpuPass<'_, '_> {
     /// The product of one matrix with all rows of `x`.
     fn product(&mut self, linear: &Linear, x: Part, out: Part) -> Result<()> {
         let Some(weights) = self.host.tiers.on_card(self.side.number, &linear.weight) else {
-            unreachable!("asked for matrices that are here")
+            return self.side.multiply_copy(linear.weight.unit, x, out);
         };
         let quant = self.host.quants.get(linear.weight.unit);
         let matrix = Matrix { quant, weights, rows: linear.outputs, width: linear.inputs };
@@ -386,7 +389,7 @@ impl GpuSide {
     }
 
     /// Makes the columns that quantized matrices read, where they are not there yet.
-    fn round(&mut self, x: Part, width: usize) -> Result<()> {
+    pub(super) fn round(&mut self, x: Part, width: usize) -> Result<()> {
         if self.rounded != Some(x) {
             self.columns.quantize(self.gpu.compute(), self.registers.get(x), width)?;
             self.rounded = Some(x);

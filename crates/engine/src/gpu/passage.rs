@@ -47,9 +47,7 @@ impl Passage {
 
     /// Takes numbers to the card, in the time of its stream.
     pub(super) fn up(&mut self, gpu: &Gpu, from: &[f32], to: &mut SliceMut<'_, f32>) -> Result<()> {
-        self.traffic.up_bytes += size_of_val(from) as u64;
-        self.traffic.crossings += 1;
-        self.works();
+        self.sent(from.len());
         if from.len() > self.few {
             return Ok(gpu.compute().upload_now(from, to)?);
         }
@@ -79,6 +77,13 @@ impl Passage {
         }
         self.arrived(to.len(), started);
         Ok(())
+    }
+
+    /// Counts numbers that went up in a way of their own.
+    pub(super) fn sent(&mut self, count: usize) {
+        self.traffic.up_bytes += (count * size_of::<f32>()) as u64;
+        self.traffic.crossings += 1;
+        self.works();
     }
 
     /// Counts numbers that came down, for which the processor waited since then.

@@ -118,6 +118,12 @@ impl Vram {
         Some(self.weights.slice().range(start..start + length))
     }
 
+    /// The memory of all units, and the first byte of `unit` in it, if it lives here.
+    pub(crate) fn place(&self, unit: UnitId) -> Option<(&DeviceBuffer<u8>, usize)> {
+        let (start, _) = (*self.starts.get(unit.0 as usize)?)?;
+        Some((&self.weights, start))
+    }
+
     /// Copies part of a unit's bytes to `row` and waits for them.
     pub(crate) fn gather(&self, unit: Slice<'_, u8>, start: usize, row: &mut [u8]) -> Result<(), TierError> {
         Ok(self.gpu.copies().download_now(unit.range(start..start + row.len()), row)?)

@@ -1,0 +1,363 @@
+//! What a card keeps for mixtures: where each layer's experts are, how kernels find those that are here, and room for choices.
+//!
+//! Must never know in which order a mixture's steps are done: that is `mixture` and `lists`.
+
+use kernels::cuda::{
+    Arena, CHOICES_MAX, Crossing, DeviceBuffer, EXPERTS_MAX, ExpertTable, Gpu, JOB_COLUMNS, JobRoom, Pinned, Quantized,
+    RouteMail, SENT_TOKENS_MAX, in_integers,
+};
+use plan::{Bytes, Device, QuantType, Tier};
+use tiers::{RowSlice, Tiers};
+
+use super::Result;
+use super::lists::{Run, WORDS_OF_PAIR};
+use crate::blocks::Quants;
+use crate::pairs::Pairs;
+use crate::route;
+use crate::spec::{Expert, Ffn, Mixture, Spec};
+
+/// Tokens of a pass whose choice kernels and processor get without a word between them; for more, experts are grouped first.
+pub(super) const FEW: usize = SENT_TOKENS_MAX;
+/// The most rows of one kernel.
+const ROWS_MAX: usize = 65_535;
+
+/// Where an expert's matrices are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Home {
+    /// All of them on this card.
+    Here,
+    /// None of them.
+    Away,
+    /// Some of them: it is computed here, with the processor's help.
+    Apart,
+}
+
+/// The routed experts of one layer.
+pub(super) struct Experts {
+    homes: Vec<Home>,
+    /// Where kernels find those that are here; none where no expert is, or where they are not alike.
+    pub(super) tables: Option<Tables>,
+}
+
+/// Gate, up and down of all experts of a layer.
+pub(super) struct Tables {
+    pub(super) gate: ExpertTable,
+    pub(super) up: ExpertTable,
+    pub(super) down: ExpertTable,
+}
+
+/// What a card needs for the mixtures of a model.
+pub(super) struct Mixtures {
+    /// First, since a stream that waits for the processor is let go when this is dropped. None where no expert is away.
+    pub(super) way: Option<Way>,
+    pub(super) layers: Layers,
+    /// Experts and weights of each token, in the order of choice.
+    pub(super) chosen: DeviceBuffer<u32>,
+    pub(super) weights: DeviceBuffer<f32>,
+    /// What experts' second matrices read, in 8 bits.
+    pub(super) inner: Quantized,
+    /// The layer whose sum the card waits for, and which the processor has still to compute.
+    pub(super) owed: Option<usize>,
+    pub(super) untold: Untold,
+    pub(super) lists: Lists,
+    pub(super) counts: Counts,
+}
+
+/// The routed experts of each layer whose mixture is on this card.
+pub(super) struct Layers(Vec<Option<Experts>>);
+
+impl Layers {
+    pub(super) fn at(&self, index: usize) -> &Experts {
+        let Some(Some(experts)) = self.0.get(index) else { unreachable!("layer {index} has no mixture here") };
+        experts
+    }
+}
+
+/// The way of a few tokens' choices and inputs to the processor, and of its experts' outputs back.
+pub(super) struct Way {
+    pub(super) crossing: Crossing,
+    pub(super) mail: RouteMail,
+}
+
+/// Choices that nobody waited for, to be told when their pass is done.
+pub(super) struct Untold {
+    /// Experts of a few tokens, layer after layer.
+    pub(super) chosen: DeviceBuffer<u32>,
+    /// How many are noted.
+    pub(super) end: usize,
+    /// Layers in order, each with the first of its choices, of a pass from this position on over so many tokens.
+    pub(super) layers: Vec<(usize, usize)>,
+    pub(super) first_position: usize,
+    pub(super) tokens: usize,
+}
+
+/// Room for what more tokens, grouped by expert, need.
+pub(super) struct Lists {
+    /// Pairs of tokens and experts that are computed here.
+    pub(super) pairs: Pairs,
+    pub(super) jobs: JobRoom,
+    /// Words about pairs, on their way to the card and there.
+    pub(super) words: Pinned<u32>,
+    pub(super) there: DeviceBuffer<u32>,
+    /// Experts that are computed together.
+    pub(super) runs: Vec<Run>,
+}
+
+impl Experts {
+    fn of(f: &Mixture, number: u32, quants: &Quants, tiers: &Tiers, arena: &mut Arena) -> Result<Self> {
+        let here = |slice: &RowSlice| tiers.home(slice.unit) == Tier::Gpu(number);
+        let homes: Vec<Home> = f.experts.iter().map(|expert| home(parts(expert).map(here))).collect();
+        let resident = || f.experts.iter().zip(&homes).filter(|(_, home)| **home == Home::Here).map(|(e, _)| e);
+        let types = resident().map(|expert| parts(expert).map(|part| quants.get(part.unit)));
+        let Some([gate, up, down]) = common(types).filter(|_| !f.weighs_input) else {
+            return Ok(Self { homes, tables: None });
+        };
+        let width = f.router.inputs;
+        let count = f.experts.len();
+        let mut tables = Tables {
+            gate: ExpertTable::new(arena, gate, count, f.inner, width)?,
+            up: ExpertTable::new(arena, up, count, f.inner, width)?,
+            down: ExpertTable::new(arena, down, count, width, f.inner)?,
+        };
+        let Some(gpu) = tiers.card(number) else { unreachable!("a mixture is on a card that is open") };
+        for (table, part) in [(&mut tables.gate, 0), (&mut tables.up, 1), (&mut tables.down, 2)] {
+            for (index, _) in homes.iter().enumerate().filter(|(_, home)| **home == Home::Here) {
+                table.set(index, tiers.place_on_card(number, parts(&f.experts[index])[part]));
+            }
+            table.upload(gpu.compute())?;
+        }
+        Ok(Self { homes, tables: Some(tables) })
+    }
+
+    /// Where this expert is.
+    pub(super) fn home(&self, expert: usize) -> Home {
+        self.homes[expert]
+    }
+
+    /// Whether any expert is there.
+    pub(super) fn any(&self, home: Home) -> bool {
+        self.homes.contains(&home)
+    }
+
+    /// Whether a few tokens need no grouping: kernels find all experts by tables but those that are away.
+    pub(super) fn by_table(&self) -> bool {
+        !self.any(Home::Apart) && (self.tables.is_some() || !self.any(Home::Here))
+    }
+}
+
+/// Gate, up and down.
+pub(super) fn parts(expert: &Expert) -> [&RowSlice; 3] {
+    [&expert.gate, &expert.up, &expert.down]
+}
+
+fn home(here: [bool; 3]) -> Home {
+    match here {
+        [true, true, true] => Home::Here,
+        [false, false, false] => Home::Away,
+        _ => Home::Apart,
+    }
+}
+
+/// The types that all have, where one pair of kernels multiplies with them.
+fn common(mut all: impl Iterator<Item = [QuantType; 3]>) -> Option<[QuantType; 3]> {
+    let first = all.next()?;
+    let [gate, up, _] = first;
+    (gate == up && first.into_iter().all(in_integers) && all.all(|types| types == first)).then_some(first)
+}
+
+/// The mixture of a network, if it is one.
+pub(super) fn mixture(ffn: &Ffn) -> Option<&Mixture> {
+    match ffn {
+        Ffn::Mixture(mixture) => Some(mixture),
+        Ffn::Dense(_) => None,
+    }
+}
+
+impl Mixtures {
+    /// Takes what the mixtures on the card `gpu:number` need.
+    pub(super) fn new(
+        gpu: &Gpu,
+        arena: &mut Arena,
+        (spec, quants, tiers): (&Spec, &Quants, &Tiers),
+        counts: Counts,
+        ffn: impl Fn(usize) -> Device,
+    ) -> Result<Self> {
+        let number = gpu.info().ordinal;
+        let experts = |(index, layer): (usize, &crate::spec::Layer)| {
+            let f = mixture(&layer.ffn).filter(|_| ffn(index) == Device::Gpu(number));
+            f.map(|f| Experts::of(f, number, quants, tiers, arena)).transpose()
+        };
+        let layers: Vec<Option<Experts>> = spec.layers.iter().enumerate().map(experts).collect::<Result<_>>()?;
+        let away = layers.iter().flatten().any(|layer| layer.any(Home::Away));
+        let way = away.then(|| Way::new(gpu, arena, FEW.min(counts.tokens) * spec.width)).transpose()?;
+        let (entries, columns) = counts.jobs();
+        Ok(Self {
+            way,
+            layers: Layers(layers),
+            chosen: arena.take(counts.choices())?,
+            weights: arena.take(counts.choices())?,
+            inner: Quantized::new(arena, counts.inner, counts.inner_columns())?,
+            owed: None,
+            untold: Untold {
+                chosen: arena.take(counts.untold())?,
+                end: 0,
+                layers: Vec::with_capacity(spec.layers.len()),
+                first_position: 0,
+                tokens: 0,
+            },
+            lists: Lists {
+                pairs: Pairs::with_capacity(counts.pairs(), counts.experts),
+                jobs: JobRoom::new(gpu, arena, entries, columns)?,
+                words: Pinned::new(gpu, counts.words())?,
+                there: arena.take(counts.words())?,
+                runs: Vec::new(),
+            },
+            counts,
+        })
+    }
+
+    /// Whether any layer has experts that the processor computes.
+    pub(super) const fn cross(&self) -> bool {
+        self.way.is_some()
+    }
+
+    /// Ends what a pass that failed left behind.
+    pub(super) fn give_up(&mut self) -> Result<()> {
+        self.owed = None;
+        self.untold.clear();
+        if let Some(way) = &mut self.way {
+            way.crossing.give_up()?;
+            way.mail.give_up()?;
+        }
+        Ok(())
+    }
+}
+
+impl Untold {
+    /// Notes that a layer chooses next, and says where its choice goes.
+    pub(super) fn note(&mut self, layer: usize, choices: usize, first_position: usize, tokens: usize) -> usize {
+        (self.first_position, self.tokens) = (first_position, tokens);
+        self.layers.push((layer, self.end));
+        self.end += choices;
+        self.end - choices
+    }
+
+    /// Forgets all.
+    pub(super) fn clear(&mut self) {
+        self.end = 0;
+        self.layers.clear();
+    }
+}
+
+impl Way {
+    fn new(gpu: &Gpu, arena: &mut Arena, numbers: usize) -> Result<Self> {
+        Ok(Self { crossing: Crossing::new(gpu, numbers)?, mail: RouteMail::new(gpu, arena)? })
+    }
+}
+
+/// Counts from which all sizes follow: of a model's mixtures, the most of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Counts {
+    layers: usize,
+    experts: usize,
+    used: usize,
+    inner: usize,
+    /// Tokens of a micro-batch.
+    tokens: usize,
+    /// Pairs whose outputs have room at one time.
+    pub(super) run: usize,
+}
+
+impl Counts {
+    /// Those of `spec`, if it has mixtures, where `room` numbers are free for experts' outputs.
+    pub(super) fn of(spec: &Spec, tokens: usize, room: usize) -> Option<Self> {
+        let mixtures = || spec.layers.iter().filter_map(|layer| mixture(&layer.ffn));
+        let used = mixtures().map(|f| f.routing.used).max()?;
+        Some(Self {
+            layers: spec.layers.len(),
+            experts: mixtures().map(|f| f.routing.experts).max()?,
+            used,
+            inner: mixtures().map(|f| f.inner).max()?,
+            tokens,
+            run: (room / spec.width).min(tokens * used).min(ROWS_MAX),
+        })
+    }
+
+    const fn pairs(&self) -> usize {
+        self.tokens * self.used
+    }
+
+    const fn choices(&self) -> usize {
+        self.tokens * self.used
+    }
+
+    const fn untold(&self) -> usize {
+        self.layers * FEW * self.used
+    }
+
+    /// Entries and columns of a layer's lists: three for each expert that is used, and more for those of many columns.
+    fn jobs(&self) -> (usize, usize) {
+        (3 * (self.experts.min(self.pairs()) + self.pairs().div_ceil(JOB_COLUMNS)), 3 * self.pairs())
+    }
+
+    /// Words about a layer's pairs.
+    const fn words(&self) -> usize {
+        WORDS_OF_PAIR * self.pairs()
+    }
+
+    fn inner_columns(&self) -> usize {
+        self.run.max(FEW.min(self.tokens) * self.used)
+    }
+
+    /// What all of it takes of an arena.
+    pub(super) fn bytes(&self) -> Bytes {
+        let (entries, columns) = self.jobs();
+        [
+            Arena::bytes_of::<u32>(self.choices()),
+            Arena::bytes_of::<f32>(self.choices()),
+            Arena::bytes_of::<u32>(self.untold()),
+            Quantized::bytes(self.inner, self.inner_columns()),
+            JobRoom::bytes(entries, columns),
+            Arena::bytes_of::<u32>(self.words()),
+            RouteMail::BYTES,
+            Arena::bytes_of::<u64>(self.experts).times(3 * self.layers as u64),
+        ]
+        .into_iter()
+        .sum()
+    }
+}
+
+// What a route promises, and kernels keep.
+const _: () = assert!(route::CHOICES_MAX == CHOICES_MAX && route::EXPERTS_MAX == EXPERTS_MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expert_is_computed_where_all_of_it_is() {
+        for (here, expected) in [
+            ([true; 3], Home::Here),
+            ([false; 3], Home::Away),
+            ([true, true, false], Home::Apart),
+            ([false, false, true], Home::Apart),
+        ] {
+            assert_eq!(home(here), expected, "{here:?}");
+        }
+    }
+
+    #[test]
+    fn tables_are_of_experts_alike() {
+        use QuantType::{F16, Mxfp4, Q4K, Q6K};
+        for (types, expected) in [
+            (&[][..], None),
+            (&[[Q4K, Q4K, Q6K], [Q4K, Q4K, Q6K]], Some([Q4K, Q4K, Q6K])),
+            (&[[Mxfp4; 3]], Some([Mxfp4; 3])),
+            (&[[Q4K, Q4K, Q6K], [Q4K; 3]], None),
+            (&[[Q4K, Q6K, Q6K]], None),
+            (&[[Q4K, Q4K, F16]], None),
+        ] {
+            assert_eq!(common(types.iter().copied()), expected, "{types:?}");
+        }
+    }
+}

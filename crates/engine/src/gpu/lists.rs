@@ -1,0 +1,394 @@
+//! Mixtures over many tokens on a card: pairs of token and expert are grouped by expert, and each expert is read once for all of its tokens.
+//!
+//! The processor reads the choice, lists the pairs, and has the card compute its experts run by run, as many pairs at a time as outputs have
+//! room; meanwhile it computes its own. Experts that are alike share a launch ([`JobList`]); others are computed one by one, those that are
+//! [apart](Home::Apart) with the processor's help, after its own.
+
+use std::ops::Range;
+
+use kernels::cuda::{
+    self, JOB_COLUMNS, JobList, Matrix, Output, Rows, Slice, WeightedRows, add_weighted, in_integers, lookup,
+    scale_rows,
+};
+use plan::QuantType;
+use tiers::Tiers;
+
+use super::experts::{Home, Lists, parts};
+use super::mixture::{NO_ROOM, count_on_card, joining};
+use super::{GpuPass, GpuSide, Result};
+use crate::blocks::Quants;
+use crate::pairs::Pairs;
+use crate::spec::{Linear, Mixture};
+use crate::steps::{Part, Register};
+
+/// How a run of experts is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// By lists of matrices of these types.
+    Listed([QuantType; 3]),
+    /// One by one.
+    Single,
+    /// One by one, some of their matrices by the processor.
+    Apart,
+}
+
+/// Experts that are computed together: groups of pairs, and the pairs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    kind: Kind,
+    groups: Range<usize>,
+    pairs: Range<usize>,
+}
+
+impl Run {
+    fn len(&self) -> usize {
+        self.pairs.len()
+    }
+}
+
+/// Cuts groups of pairs to runs of one kind that have room for `most` pairs; no group has more.
+fn cut(pairs: &Pairs, most: usize, kind_of: impl Fn(usize) -> Kind) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (group, (expert, range)) in pairs.groups().enumerate() {
+        let kind = kind_of(expert);
+        match runs.last_mut() {
+            Some(last) if last.kind == kind && last.len() + range.len() <= most => {
+                last.groups.end = group + 1;
+                last.pairs.end = range.end;
+            }
+            _ => runs.push(Run { kind, groups: group..group + 1, pairs: range }),
+        }
+    }
+    runs
+}
+
+/// Where the words about pairs begin: of each pair the token, the expert, its weight and 1; of each choice of a token, in ascending order of
+/// experts, the pair, its weight and its expert.
+#[derive(Clone, Copy)]
+struct Words {
+    pairs: usize,
+    choices: usize,
+}
+
+/// Words that each pair, and each choice, has at most.
+pub(super) const WORDS_OF_PAIR: usize = 7;
+
+impl Words {
+    const fn of_pair(self, which: usize) -> Range<usize> {
+        which * self.pairs..(which + 1) * self.pairs
+    }
+
+    const fn of_choice(self, which: usize) -> Range<usize> {
+        let start = 4 * self.pairs + which * self.choices;
+        start..start + self.choices
+    }
+
+    /// All of them.
+    const fn count(self) -> usize {
+        4 * self.pairs + 3 * self.choices
+    }
+
+    /// Writes them. Where a token has chosen an expert of another device, there is a pair and an expert that nobody has, of weight 0.
+    fn write(self, pairs: &Pairs, used: usize, was_weighed: bool, words: &mut [u32]) {
+        for (which, none) in [(0, u32::MAX), (1, 0), (2, u32::MAX)] {
+            words[self.of_choice(which)].fill(none);
+        }
+        let experts = pairs.groups().flat_map(|(expert, range)| range.map(move |_| expert as u32));
+        for (pair, expert) in experts.enumerate() {
+            let (token, weight) = (pairs.token(pair), pairs.weight(pair));
+            for (which, word) in [token as u32, expert, weight.to_bits(), 1f32.to_bits()].into_iter().enumerate() {
+                words[self.of_pair(which)][pair] = word;
+            }
+            let weight = if was_weighed { 1.0 } else { weight };
+            let of_token = token * used..(token + 1) * used;
+            let free = |places: &[u32]| places.iter().position(|place| *place == u32::MAX);
+            let Some(free) = free(&words[self.of_choice(0)][of_token.clone()]) else {
+                unreachable!("a token's choices")
+            };
+            for (which, word) in [pair as u32, weight.to_bits(), expert].into_iter().enumerate() {
+                words[self.of_choice(which)][of_token.start + free] = word;
+            }
+        }
+    }
+}
+
+/// The list of one matrix (0: gate, 1: up, 2: down) of each expert of a run, with the columns of its pairs.
+fn list<'t>(
+    tiers: &'t Tiers,
+    quants: &Quants,
+    (number, f): (u32, &Mixture),
+    (pairs, run, part): (&Pairs, &Run, usize),
+) -> JobList<'t> {
+    let many = run.len() > JOB_COLUMNS * run.groups.len();
+    let mut list = if many { JobList::wide() } else { JobList::default() };
+    let (rows, width) = if part == 2 { (f.router.inputs, f.inner) } else { (f.inner, f.router.inputs) };
+    for (expert, range) in run.groups.clone().map(|group| pairs.group_at(group)) {
+        let slice = parts(&f.experts[expert])[part];
+        let Some(weights) = tiers.on_card(number, slice) else { unreachable!("listed experts are here") };
+        let column = |pair| if part == 2 { pair - run.pairs.start } else { pairs.token(pair) };
+        list.push(
+            &Matrix { quant: quants.get(slice.unit), weights, rows, width },
+            range.map(|pair| column(pair) as u32),
+        );
+    }
+    list
+}
+
+impl GpuPass<'_, '_> {
+    /// Waits for the choice, groups it for both sides, and has the processor's experts brought.
+    pub(super) fn group(&mut self, layer: usize, f: &Mixture) -> Result<()> {
+        self.pay()?;
+        let (host, side) = (&mut *self.host, &mut *self.side);
+        let Some(m) = &mut side.mixtures else { unreachable!("{NO_ROOM}") };
+        let choices = host.tokens * f.routing.used;
+        let (experts, stream, quants) = (m.layers.at(layer), side.gpu.compute(), host.quants);
+        let Lists { pairs, runs, .. } = &mut m.lists;
+        pairs.clear(choices);
+        stream.download_now(m.chosen.slice().range(..choices), &mut pairs.chosen)?;
+        stream.download_now(m.weights.slice().range(..choices), &mut pairs.weights)?;
+        pairs.group(f.routing.experts, f.routing.used, &|expert| experts.home(expert) != Home::Away);
+        let kind = |expert: usize| {
+            let types = parts(&f.experts[expert]).map(|part| quants.get(part.unit));
+            match experts.home(expert) {
+                Home::Here if types.into_iter().all(in_integers) => Kind::Listed(types),
+                Home::Here => Kind::Single,
+                Home::Away | Home::Apart => Kind::Apart,
+            }
+        };
+        *runs = cut(pairs, m.counts.run, kind);
+        let theirs = &mut host.scratch.pairs;
+        theirs.clear(choices);
+        theirs.chosen.copy_from_slice(&pairs.chosen);
+        theirs.weights.copy_from_slice(&pairs.weights);
+        host.count_choice(layer, f, &|expert| experts.home(expert) == Home::Away);
+        count_on_card(host, side.number, f, pairs.groups().map(|(expert, _)| expert));
+        host.expect_experts(f)?;
+        for run in runs.iter().filter(|run| run.kind == Kind::Apart) {
+            for part in [0, 1, 2] {
+                for (expert, _) in run.groups.clone().map(|group| pairs.group_at(group)) {
+                    host.tiers.expect(parts(&f.experts[expert])[part])?;
+                }
+            }
+        }
+        host.go_on()?;
+        side.send_words(f, choices)
+    }
+
+    /// block = the outputs of the grouped experts for `x`, or that added to it.
+    pub(super) fn add_grouped(&mut self, f: &Mixture, x: Part, block: Part, add: bool) -> Result<()> {
+        let side = &mut *self.side;
+        side.writes(block);
+        if !add {
+            side.gpu.compute().fill(&mut side.registers.get_mut(block), 0)?;
+        }
+        let Some(m) = &mut side.mixtures else { unreachable!("{NO_ROOM}") };
+        let words = Words { pairs: m.lists.pairs.len(), choices: self.host.tokens * f.routing.used };
+        let runs = std::mem::take(&mut m.lists.runs);
+        for run in runs.iter().filter(|run| run.kind != Kind::Apart) {
+            self.add_run(f, run, words, x, block)?;
+        }
+        self.add_away(f, x, block)?;
+        for run in runs.iter().filter(|run| run.kind == Kind::Apart) {
+            self.add_run(f, run, words, x, block)?;
+        }
+        self.side.add_down_biases(f, words, block)
+    }
+
+    /// Has the processor compute its experts and adds their sum.
+    fn add_away(&mut self, f: &Mixture, x: Part, block: Part) -> Result<()> {
+        if self.host.scratch.pairs.len() == 0 {
+            return Ok(());
+        }
+        let numbers = self.host.span(x);
+        numbers.with_mut(|to| self.side.download(x, to))??;
+        let sum = self.host.span(block);
+        sum.with_mut(|numbers| numbers.fill(0.0))?;
+        self.host.join_experts(f, &numbers, &sum)?;
+        let there = Part { register: Register::Attended, start: 0, count: block.count };
+        sum.with(|numbers| self.side.upload(numbers, there))??;
+        let (sum, mut block) = self.side.registers.pair(there, block);
+        Ok(cuda::add(self.side.gpu.compute(), &mut block, sum)?)
+    }
+
+    /// Adds the outputs of one run of experts.
+    fn add_run(&mut self, f: &Mixture, run: &Run, words: Words, x: Part, block: Part) -> Result<()> {
+        let (width, inner, count) = (f.router.inputs, f.inner, run.len());
+        let both = Part { register: Register::GateUp, start: 0, count: 2 * count * inner };
+        let halves = [both.part(0, count * inner), both.part(count * inner, count * inner)];
+        let rows = Part { register: Register::Attended, start: 0, count: count * width };
+        let inners = Part { register: Register::Inner, start: 0, count: count * inner };
+        let listed = matches!(run.kind, Kind::Listed(_));
+        if listed {
+            self.side.round(x, width)?;
+            self.listed(f, run, 0, halves[0])?;
+            self.listed(f, run, 1, halves[1])?;
+        } else {
+            self.side.gather(words.of_pair(0), run, x, rows, width)?;
+            self.singly(f, run, 0, rows, halves[0])?;
+            self.singly(f, run, 1, rows, halves[1])?;
+        }
+        self.side.join_halves(f, run, words, halves, (!listed).then_some(inners))?;
+        if listed {
+            self.listed(f, run, 2, rows)?;
+        } else {
+            self.singly(f, run, 2, inners, rows)?;
+        }
+        self.side.add_rows(f, run, words, rows, block)
+    }
+
+    /// The products of one matrix of each expert of a run, in one launch.
+    fn listed(&mut self, f: &Mixture, run: &Run, part: usize, out: Part) -> Result<()> {
+        let (host, side) = (&*self.host, &mut *self.side);
+        let Some(m) = &mut side.mixtures else { unreachable!("{NO_ROOM}") };
+        let Lists { pairs, jobs, .. } = &mut m.lists;
+        let list = list(host.tiers, host.quants, (side.number, f), (pairs, run, part));
+        let columns = if part == 2 { &m.inner } else { &side.columns };
+        let mut to = side.registers.get_mut(out);
+        jobs.multiply(&list, columns, &mut to, out.count / run.len())?;
+        side.writes(out);
+        Ok(())
+    }
+
+    /// The same, one after another, from rows that lie by pair.
+    fn singly(&mut self, f: &Mixture, run: &Run, part: usize, x: Part, out: Part) -> Result<()> {
+        let (inputs, outputs) = (x.count / run.len(), out.count / run.len());
+        for group in run.groups.clone() {
+            let Some(m) = &self.side.mixtures else { unreachable!("{NO_ROOM}") };
+            let (expert, range) = m.lists.pairs.group_at(group);
+            let (first, count) = (range.start - run.pairs.start, range.len());
+            let weight = parts(&f.experts[expert])[part].clone();
+            let linear = Linear { weight, bias: None, inputs, outputs };
+            let (from, to) = (x.part(first * inputs, count * inputs), out.part(first * outputs, count * outputs));
+            self.where_they_live(&[&linear], from, to, count)?;
+        }
+        Ok(())
+    }
+}
+
+impl GpuSide {
+    /// Sends the words about the grouped pairs to the card, and makes room for their lists. The stream has come to its end: the choice was
+    /// waited for.
+    fn send_words(&mut self, f: &Mixture, choices: usize) -> Result<()> {
+        let Some(m) = &mut self.mixtures else { unreachable!("{NO_ROOM}") };
+        let Lists { pairs, jobs, words, there, .. } = &mut m.lists;
+        jobs.empty()?;
+        let places = Words { pairs: pairs.len(), choices };
+        places.write(pairs, f.routing.used, f.weighs_input, &mut words[..places.count()]);
+        let to = &mut there.slice_mut();
+        Ok(self.gpu.compute().upload(words.part(..places.count()), &mut to.range(..places.count()))?)
+    }
+
+    /// The rows of a run's tokens, one for each pair.
+    fn gather(&mut self, tokens: Range<usize>, run: &Run, x: Part, rows: Part, width: usize) -> Result<()> {
+        let Some(m) = &self.mixtures else { unreachable!("{NO_ROOM}") };
+        let ids = m.lists.there.slice().range(tokens).range(run.pairs.clone());
+        let (from, mut to) = self.registers.pair(x, rows);
+        let matrix = Matrix { quant: QuantType::F32, weights: from.cast(), rows: x.count / width, width };
+        lookup(self.gpu.compute(), &matrix, ids, 1.0, &mut to)?;
+        self.writes(rows);
+        Ok(())
+    }
+
+    /// Activates gates and ups of a run, with biases and weights where the model has them there: to numbers, or to 8 bits for a list.
+    fn join_halves(
+        &mut self,
+        f: &Mixture,
+        run: &Run,
+        words: Words,
+        halves: [Part; 2],
+        numbers: Option<Part>,
+    ) -> Result<()> {
+        let Some(m) = &mut self.mixtures else { unreachable!("{NO_ROOM}") };
+        let (stream, inner, count) = (self.gpu.compute(), f.inner, run.len());
+        let of_run = |which: usize| m.lists.there.slice().range(words.of_pair(which)).range(run.pairs.clone());
+        for (which, half) in halves.into_iter().enumerate() {
+            let mut half = self.registers.get_mut(half);
+            if let Some(biases) = f.experts[0].biases {
+                let y = self.vectors.of_experts(biases[which], f.experts.len());
+                let rows = WeightedRows { y, places: of_run(1), first: 0, weights: of_run(3).cast(), used: 1 };
+                add_weighted(stream, &mut half, &rows, inner)?;
+            }
+            if f.weighs_input {
+                scale_rows(stream, &mut half, of_run(2).cast(), inner)?;
+            }
+        }
+        let whole = Part { count: 2 * count * inner, ..halves[0] };
+        let inners = numbers.unwrap_or(Part { register: Register::Inner, start: 0, count: count * inner });
+        let (both, mut to) = self.registers.pair(whole, inners);
+        let half = |start| Rows { numbers: both.range(start..start + count * inner), step: inner };
+        let output = if numbers.is_some() { Output::numbers(&mut to) } else { Output::rounded(&mut m.inner) };
+        cuda::gated(stream, joining(f.activation), half(0), half(count * inner), count, inner, output)?;
+        self.writes(inners);
+        Ok(())
+    }
+
+    /// Adds the rows of a run's pairs, with their weights, to their tokens' sums.
+    fn add_rows(&mut self, f: &Mixture, run: &Run, words: Words, rows: Part, block: Part) -> Result<()> {
+        let Some(m) = &self.mixtures else { unreachable!("{NO_ROOM}") };
+        let there = m.lists.there.slice();
+        let (y, mut block) = self.registers.pair(rows, block);
+        let (places, weights) = (there.range(words.of_choice(0)), there.range(words.of_choice(1)).cast());
+        let rows = WeightedRows { y, places, first: run.pairs.start as u32, weights, used: f.routing.used };
+        Ok(add_weighted(self.gpu.compute(), &mut block, &rows, f.router.inputs)?)
+    }
+
+    fn add_down_biases(&mut self, f: &Mixture, words: Words, block: Part) -> Result<()> {
+        let (Some([_, _, down]), Some(m)) = (f.experts[0].biases, &self.mixtures) else { return Ok(()) };
+        let there = m.lists.there.slice();
+        let y: Slice<'_, f32> = self.vectors.of_experts(down, f.experts.len());
+        let (places, weights) = (there.range(words.of_choice(2)), there.range(words.of_choice(1)).cast());
+        let rows = WeightedRows { y, places, first: 0, weights, used: f.routing.used };
+        Ok(add_weighted(self.gpu.compute(), &mut self.registers.get_mut(block), &rows, f.router.inputs)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(chosen: &[u32], mine: &[usize]) -> Pairs {
+        let mut pairs = Pairs::default();
+        pairs.clear(chosen.len());
+        pairs.chosen.copy_from_slice(chosen);
+        pairs.weights.iter_mut().zip(1u8..).for_each(|(weight, i)| *weight = f32::from(i));
+        pairs.group(8, 2, &|expert| mine.contains(&expert));
+        pairs
+    }
+
+    #[test]
+    fn runs_hold_whole_experts_of_one_kind() {
+        // Experts 0, 1, 3 and 5 with 3, 1, 2 and 2 pairs.
+        let pairs = pairs(&[3, 0, 0, 1, 3, 0, 5, 7, 5, 6], &[0, 1, 3, 5]);
+        let run = |kind, groups, pairs| Run { kind, groups, pairs };
+        let single = Kind::Single;
+        for (most, apart, expected) in [
+            (8, 7, vec![run(single, 0..4, 0..8)]),
+            (4, 7, vec![run(single, 0..2, 0..4), run(single, 2..4, 4..8)]),
+            (3, 7, vec![run(single, 0..1, 0..3), run(single, 1..3, 3..6), run(single, 3..4, 6..8)]),
+            (8, 1, vec![run(single, 0..1, 0..3), run(Kind::Apart, 1..2, 3..4), run(single, 2..4, 4..8)]),
+        ] {
+            let kind = |expert| if expert == apart { Kind::Apart } else { single };
+            assert_eq!(cut(&pairs, most, kind), expected, "{most} {apart}");
+        }
+    }
+
+    #[test]
+    fn words_name_each_tokens_pairs_in_ascending_order_of_experts() {
+        let pairs = pairs(&[3, 0, 0, 1, 6, 7], &[0, 3, 7]);
+        let words = Words { pairs: pairs.len(), choices: 6 };
+        let mut all = vec![9; words.count()];
+        words.write(&pairs, 2, false, &mut all);
+        let floats = |range: Range<usize>| all[range].iter().map(|bits| f32::from_bits(*bits)).collect::<Vec<_>>();
+        let none = u32::MAX;
+        assert_eq!(all[words.of_pair(0)], [0, 1, 0, 2], "tokens");
+        assert_eq!(all[words.of_pair(1)], [0, 0, 3, 7], "experts");
+        assert_eq!((floats(words.of_pair(2)), floats(words.of_pair(3))), (vec![2.0, 3.0, 1.0, 6.0], vec![1.0; 4]));
+        assert_eq!(all[words.of_choice(0)], [0, 2, 1, none, 3, none]);
+        assert_eq!(floats(words.of_choice(1)), [2.0, 1.0, 3.0, 0.0, 6.0, 0.0]);
+        assert_eq!(all[words.of_choice(2)], [0, 3, 0, none, 7, none]);
+        words.write(&pairs, 2, true, &mut all);
+        let weights = all[words.of_choice(1)].iter().map(|bits| f32::from_bits(*bits));
+        assert_eq!(weights.collect::<Vec<_>>(), [1.0, 1.0, 1.0, 0.0, 1.0, 0.0]);
+        assert!(words.count() <= WORDS_OF_PAIR * 6);
+    }
+}
