@@ -251,7 +251,9 @@ impl Untold {
 
 impl Way {
     fn new(gpu: &Gpu, arena: &mut Arena, numbers: usize) -> Result<Self> {
-        Ok(Self { crossing: Crossing::new(gpu, numbers)?, mail: RouteMail::new(gpu, arena)? })
+        // Experts take milliseconds: a wait of the driver's that lasts so long is looked at again late.
+        let crossing = Crossing::new(gpu, numbers)?.with_waiting_kernel();
+        Ok(Self { crossing, mail: RouteMail::new(gpu, arena)? })
     }
 }
 
