@@ -5,6 +5,7 @@
 
 mod experts;
 mod guests;
+mod heads;
 mod latent;
 mod lists;
 mod mixture;

@@ -2,21 +2,20 @@
 
 use std::time::Instant;
 
-use kernels::cpu::{AttentionShape, OutputGate};
 use kernels::cuda::{
-    self, AttentionForm, Change, Download, Growth, HeadPart, HeadTurn, HeadsTo, MATVEC_COLUMNS, Matrix, Norm, NormKind,
-    Output, Pinned, Rows, Sight, in_floats, in_integers, lookup, matmul, matmul_floats, matvec, matvec_floats,
+    self, Change, Download, MATVEC_COLUMNS, Matrix, Norm, NormKind, Output, Pinned, Rows, in_floats, in_integers,
+    lookup, matmul, matmul_floats, matvec, matvec_floats,
 };
-use plan::{KvType, Tier};
+use plan::Tier;
 use tiers::{RowSlice, Tiers};
 
 use super::mixture::joining;
-use super::{FORMS, GpuSide, Result, Shaped};
+use super::{CardCache, GpuSide, Result};
 use crate::EngineError;
 use crate::arch::Activation;
 use crate::blocks::{Pass, Quants};
 use crate::session::Memory;
-use crate::spec::{Attention, Delta, HeadNorm, Heads, Latent, Linear, Mixture, Spec, Vector};
+use crate::spec::{Attention, Delta, Heads, Latent, Linear, Mixture, Spec, Vector};
 use crate::steps::{Now, Part, Register, Steps};
 
 /// A pass whose steps a card does.
@@ -62,113 +61,16 @@ impl Steps for GpuPass<'_, '_> {
     }
 
     fn heads_in(&mut self, a: &Attention, h: &Heads, qkv: [Part; 3], memory: &mut Memory) -> Result<Part> {
-        let Memory::Card(cache) = memory else { unreachable!("{WRONG_MEMORY}") };
-        let (now, spec, side) = (self.now(), self.host.spec, &mut *self.side);
-        let queries = now.rows(Register::Queries, a.heads * h.k_dim);
-        let Some(values) = &mut cache.values else { unreachable!("{WRONG_MEMORY}") };
-        let [q, k, v] = qkv;
-        for (norm, x) in [(&h.q_norm, q), (&h.k_norm, k)] {
-            if let HeadNorm::Weighted(vector) = norm
-                && vector.length != h.k_dim
-            {
-                let (weight, eps) = (Some(side.vectors.get(vector)), spec.norm_eps);
-                let norm = Norm { kind: NormKind::Rms, width: vector.length, weight, eps };
-                cuda::norm_in_place(side.gpu.compute(), &norm, &mut side.registers.get_mut(x))?;
-            }
-        }
-        let norm = |norm: &HeadNorm| {
-            let weight = match norm {
-                HeadNorm::Weighted(vector) if vector.length == h.k_dim => Some(side.vectors.get(vector)),
-                HeadNorm::Plain => None,
-                // None, or one over all heads, which is done.
-                HeadNorm::None | HeadNorm::Weighted(_) => return None,
-            };
-            Some(cuda::HeadNorm { weight, eps: spec.norm_eps, last: h.norm_last })
-        };
-        let turn = a.rope.map(|rope| HeadTurn { offset: 0, style: spec.ropes[rope].style });
-        let (projected, mut to) = side.registers.pair(whole(qkv), queries);
-        let rows = |part: Part, heads, dim| Rows {
-            numbers: projected.range(part.start..part.start + part.count),
-            step: heads * dim,
-        };
-        // Each query is followed by the gate of its head's output, where there are gates.
-        let query_step = if h.gated { 2 * h.k_dim } else { h.k_dim };
-        let mut parts = [
-            HeadPart {
-                from: rows(q, a.heads, query_step),
-                head_step: query_step,
-                heads: a.heads,
-                dim: h.k_dim,
-                norm: norm(&h.q_norm),
-                turn,
-                growth: h.temperature.map(|t| Growth { floor: t.floor, growth: t.scale }),
-                to: HeadsTo::Numbers(&mut to),
-            },
-            HeadPart {
-                from: rows(k, h.kv_heads, h.k_dim),
-                head_step: h.k_dim,
-                heads: h.kv_heads,
-                dim: h.k_dim,
-                norm: norm(&h.k_norm),
-                turn,
-                growth: None,
-                to: HeadsTo::Store(&mut cache.keys, 0),
-            },
-            HeadPart {
-                from: rows(v, h.kv_heads, h.v_dim),
-                head_step: h.v_dim,
-                heads: h.kv_heads,
-                dim: h.v_dim,
-                norm: None,
-                turn: None,
-                growth: None,
-                to: HeadsTo::Store(values, 0),
-            },
-        ];
-        let table = a.rope.map(|rope| &side.turns[rope]);
-        cuda::heads(side.gpu.compute(), &mut parts, now.tokens, table, side.words.slice().range(..1))?;
-        Ok(queries)
+        self.ready_heads(a, h, qkv, cache_of(memory))
     }
 
     fn attend(&mut self, a: &Attention, h: &Heads, memory: &Memory, q: Part, out: Part) -> Result<()> {
         let Memory::Card(cache) = memory else { unreachable!("{WRONG_MEMORY}") };
-        let (tokens, side) = (self.host.tokens, &mut *self.side);
-        let shape = h.shape(a);
-        let Some(values) = &cache.values else { unreachable!("{WRONG_MEMORY}") };
-        let place = side.form(&shape, (cache.keys.kind(), values.kind()), tokens);
-        let form = &side.forms[place].form;
-        let sight =
-            Sight { sinks: h.sinks.as_ref().map(|sinks| side.vectors.get(sinks)), chunk: h.chunk, selected: None };
-        let (queries, mut to) = side.registers.pair(q, out);
-        cuda::attention(
-            side.gpu.compute(),
-            form,
-            &shape,
-            queries,
-            &cache.keys,
-            values,
-            side.words.slice().range(..1),
-            &sight,
-            &mut side.gathered.slice_mut(),
-            &mut to,
-        )?;
-        side.writes(out);
-        Ok(())
+        self.attention(a, h, cache, q, out)
     }
 
     fn open_heads(&mut self, width: usize, both: Part, x: Part) -> Result<()> {
-        /// Heads of one launch.
-        const AT_ONCE: usize = 65_535;
-        let side = &mut *self.side;
-        let (gates, mut heads) = side.registers.pair(both, x);
-        for first in (0..x.count / width).step_by(AT_ONCE) {
-            let count = AT_ONCE.min(x.count / width - first);
-            let gates = Rows { numbers: gates.range((2 * first + 1) * width..), step: 2 * width };
-            let mut heads = heads.range(first * width..(first + count) * width);
-            cuda::gate_rows(side.gpu.compute(), OutputGate::Sigmoid, &mut heads, gates, width)?;
-        }
-        side.writes(x);
-        Ok(())
+        self.gate_heads(width, both, x)
     }
 
     fn activate(&mut self, activation: Activation, both: Part, inner: Part) -> Result<()> {
@@ -198,8 +100,7 @@ impl Steps for GpuPass<'_, '_> {
     }
 
     fn latent(&mut self, a: &Attention, l: &Latent, memory: &mut Memory) -> Result<()> {
-        let Memory::Card(cache) = memory else { unreachable!("{WRONG_MEMORY}") };
-        self.latent_attention(a, l, cache)
+        self.latent_attention(a, l, cache_of(memory))
     }
 
     fn delta(&mut self, _: &Attention, _: &Delta, _: &mut Memory) -> Result<()> {
@@ -241,7 +142,12 @@ impl Steps for GpuPass<'_, '_> {
     }
 }
 
-const WRONG_MEMORY: &str = "a session has the memory of its model's layers";
+pub(super) const WRONG_MEMORY: &str = "a session has the memory of its model's layers";
+
+fn cache_of(memory: &mut Memory) -> &mut CardCache {
+    let Memory::Card(cache) = memory else { unreachable!("{WRONG_MEMORY}") };
+    cache
+}
 
 impl GpuPass<'_, '_> {
     /// Whether a matrix lives on the card, or is one row, of which the card has a copy.
@@ -410,24 +316,4 @@ impl GpuSide {
     pub(super) fn writes(&mut self, out: Part) {
         self.rounded = self.rounded.filter(|rounded| rounded.register != out.register);
     }
-
-    /// Where among the remembered forms the one for so many tokens is.
-    pub(super) fn form(&mut self, shape: &AttentionShape, kinds: (KvType, KvType), tokens: usize) -> usize {
-        let known = |s: &Shaped| s.shape == *shape && s.kinds == kinds && s.tokens == tokens;
-        if let Some(place) = self.forms.iter().position(known) {
-            return place;
-        }
-        if self.forms.len() == FORMS {
-            self.forms.remove(0);
-        }
-        let form = AttentionForm::choose(self.gpu.info(), shape, kinds, tokens, self.capacity);
-        self.forms.push(Shaped { shape: *shape, kinds, tokens, form });
-        self.forms.len() - 1
-    }
-}
-
-/// The smallest part of a register that holds all three, counted from its start.
-fn whole(parts: [Part; 3]) -> Part {
-    let count = parts.iter().map(|part| part.start + part.count).max().unwrap_or(0);
-    Part { register: parts[0].register, start: 0, count }
 }
