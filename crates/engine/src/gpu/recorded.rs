@@ -76,7 +76,9 @@ impl Pass<'_> {
             let side = self.card();
             (side.gpu.clone(), side.open(), counted)
         };
-        let (recording, ()) = gpu.record(|| run(self))?;
+        // Somebody else's turn: another token will do.
+        let Some(recorder) = gpu.recorder() else { return run(self) };
+        let (recording, ()) = recorder.record(|| run(self))?;
         recording.replay()?;
         let read = self.tiers.counts().vram_bytes - counted;
         let side = self.card();

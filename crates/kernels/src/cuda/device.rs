@@ -13,6 +13,7 @@ use plan::Bytes;
 
 use super::driver::{check, init};
 use super::launch::Kernel;
+use super::recording::none_meanwhile;
 use super::{CudaError, Stream, module};
 
 /// The oldest compute capability that machine code or PTX is compiled for.
@@ -278,6 +279,7 @@ impl Context {
     }
 
     pub(super) fn synchronize(&self) -> Result<(), CudaError> {
+        let _turn = none_meanwhile();
         self.bind()?;
         // SAFETY: a context is current.
         self.check("waiting for it", unsafe { sys::cuCtxSynchronize() })

@@ -59,6 +59,6 @@ pub use norm::{Norm, NormKind, add_norm, norm, norm_in_place};
 pub use output::Output;
 pub use quantize::Quantized;
 pub use rates::read_through;
-pub use recording::Recording;
+pub use recording::{Recorder, Recording};
 pub use route::{EXPERTS_MAX, RouteMail, SENT_TOKENS_MAX, route};
 pub use stream::{Event, Stream};

@@ -1,7 +1,7 @@
 //! Kernels that were launched once and are launched again together, without the cost of each launch.
 //!
 //! A token's decode on one card is some hundreds of small kernels whose arguments never change: where a token stands and which it is are
-//! read from the card's memory. [`Gpu::record`] takes them down as a graph of the driver's
+//! read from the card's memory. [`Recorder::record`] takes them down as a graph of the driver's
 //! (<https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__GRAPH.html>), and [`Recording::replay`] launches it by one call.
 //!
 //! A recording names addresses of the card and keeps nothing alive. It is good as long as the card has given no memory back since, which is
@@ -9,9 +9,10 @@
 //! is made, since a replay would touch the host's memory when nobody expects it. A router's [mail](super::RouteMail) may be in it: it is
 //! read by atomic words alone, and the card counts its turns.
 
+use std::cell::Cell;
 use std::fmt;
 use std::ptr::null_mut;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use cudarc::driver::sys::{self, CUgraph, CUgraphExec};
 
@@ -28,13 +29,46 @@ pub struct Recording {
 // SAFETY: a handle, which the driver lets any thread use, one at a time; `replay` is one call of the driver's, which locks.
 unsafe impl Send for Recording {}
 
+/// Held while a stream is recorded, and shared by those who wait for a whole card meanwhile: the driver spoils every recording when anyone of
+/// the process does that.
+static TURN: RwLock<()> = RwLock::new(());
+
+thread_local! {
+    /// Whether this thread is recording.
+    static RECORDING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Keeps others from recording. A thread that records itself gets nothing: whatever it waits for is refused by the driver.
+pub(super) fn none_meanwhile() -> Option<RwLockReadGuard<'static, ()>> {
+    (!RECORDING.get()).then(|| TURN.read().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Leave to record.
+pub struct Recorder<'a> {
+    gpu: &'a Gpu,
+    turn: RwLockWriteGuard<'static, ()>,
+}
+
 impl Gpu {
+    /// Leave to record the stream of kernels, or nothing where somebody of this process records another or waits for a card: it is not waited for,
+    /// since the card may be waiting for the caller.
+    #[must_use]
+    pub fn recorder(&self) -> Option<Recorder<'_>> {
+        match TURN.try_write() {
+            Ok(turn) => Some(Recorder { gpu: self, turn }),
+            Err(TryLockError::Poisoned(turn)) => Some(Recorder { gpu: self, turn: turn.into_inner() }),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+impl Recorder<'_> {
     /// Takes down what `run` asks of the stream of kernels. None of it is done: that is what [`Recording::replay`] is for.
     ///
     /// # Errors
     /// Those of `run`, among them [`CudaError::Recording`] for what cannot be recorded; and the driver's.
-    pub fn record<T, E: From<CudaError>>(&self, run: impl FnOnce() -> Result<T, E>) -> Result<(Recording, T), E> {
-        let capture = Capture::begin(self)?;
+    pub fn record<T, E: From<CudaError>>(self, run: impl FnOnce() -> Result<T, E>) -> Result<(Recording, T), E> {
+        let capture = Capture::begin(self.gpu, self.turn)?;
         let outcome = run()?;
         Ok((capture.end()?, outcome))
     }
@@ -76,10 +110,11 @@ impl fmt::Debug for Recording {
 struct Capture {
     stream: Arc<Stream>,
     given_back: u64,
+    _turn: RwLockWriteGuard<'static, ()>,
 }
 
 impl Capture {
-    fn begin(gpu: &Gpu) -> Result<Self, CudaError> {
+    fn begin(gpu: &Gpu, turn: RwLockWriteGuard<'static, ()>) -> Result<Self, CudaError> {
         let stream = gpu.compute_shared();
         let given_back = stream.context().times_given_back();
         stream.bind()?;
@@ -89,7 +124,8 @@ impl Capture {
         let result = unsafe { sys::cuStreamBeginCapture_v2(stream.raw(), mode) };
         stream.context().check("beginning to record", result)?;
         stream.set_recording(true);
-        Ok(Self { stream, given_back })
+        RECORDING.set(true);
+        Ok(Self { stream, given_back, _turn: turn })
     }
 
     fn end(self) -> Result<Recording, CudaError> {
@@ -108,6 +144,7 @@ impl Capture {
     /// Lets the stream do again what is asked of it.
     fn finish(&self) -> Result<CUgraph, CudaError> {
         self.stream.set_recording(false);
+        RECORDING.set(false);
         let mut graph = null_mut();
         // SAFETY: the stream is alive and `graph` is writable.
         let result = unsafe { sys::cuStreamEndCapture(self.stream.raw(), &raw mut graph) };
