@@ -263,7 +263,7 @@ fn of(part: u64, whole: u64) -> String {
 mod tests {
     use super::*;
     use crate::text::Marks;
-    use engine::{ExpertCacheStats, ForecastStats, LinkStats, TierStats};
+    use engine::{DiskStats, ExpertCacheStats, ForecastStats, LinkStats, TierStats};
 
     fn tier(name: &str, limit_bytes: Option<u64>, peak_bytes: u64, read_bytes_per_token: f64) -> TierStats {
         TierStats { name: name.into(), limit_bytes, peak_bytes, read_bytes_per_token, busy_ms_per_token: 0.0 }
@@ -281,6 +281,7 @@ mod tests {
             links: vec![LinkStats { from: "disk".into(), to: "ram".into(), bytes: 1, bytes_per_s: 2.9e9 }],
             crossings_per_token: 0.0,
             overlap: 1.3,
+            disk: DiskStats { reads_at_once: 8, stall_ms_per_token: 0.0 },
             expert_cache: ExpertCacheStats::default(),
             fallbacks: Vec::new(),
         };
@@ -312,6 +313,7 @@ mod tests {
             links: Vec::new(),
             crossings_per_token: 0.0,
             overlap: 0.0,
+            disk: DiskStats::default(),
             expert_cache: ExpertCacheStats { hits: 3, misses: 1, bytes_read: 0 },
             fallbacks: Vec::new(),
         };

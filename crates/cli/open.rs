@@ -186,6 +186,9 @@ impl Ready {
         let bar = show::Progress::bytes("loading", Bytes::ZERO);
         let mut progress = |done, total| bar.at(done, total);
         let mut engine = Engine::open(&model, plan, isa()?, sources, &mut progress)?;
+        for fallback in engine.fallbacks() {
+            show::note(&format!("note: {fallback}"));
+        }
         engine.compute_exactly(exactly()?);
         signals.raise(engine.interrupt())?;
         Ok(Running { engine, model, tokenizer, machine, signals })

@@ -127,6 +127,12 @@ impl Engine {
         self.spec.vocabulary
     }
 
+    /// What differs from the plan since the system refused something.
+    #[must_use]
+    pub fn fallbacks(&self) -> &[String] {
+        self.tiers.fallbacks()
+    }
+
     /// Bytes that weights, ring and activations hold.
     #[must_use]
     pub fn allocated(&self) -> Bytes {
@@ -225,12 +231,9 @@ impl Engine {
     pub fn stats(&self, ram_peak: Bytes) -> Stats {
         let stats = Stats { expert_cache: self.experts.cache, ..self.record.stats(&self.plan, ram_peak) };
         #[cfg(feature = "cuda")]
-        let stats = {
-            let mut stats = self.devices.measured(stats);
-            stats.fallbacks.extend_from_slice(self.tiers.fallbacks());
-            stats
-        };
-        stats
+        let stats = self.devices.measured(stats);
+        let fallbacks = stats.fallbacks.into_iter().chain(self.tiers.fallbacks().iter().cloned());
+        Stats { fallbacks: fallbacks.collect(), ..stats }
     }
 
     /// Forgets the counts of passes, not the time of loading.

@@ -36,6 +36,15 @@ pub struct LinkStats {
     pub bytes_per_s: f64,
 }
 
+/// Reads from disk. All zero where nothing is homed there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct DiskStats {
+    /// The most that were under way at once.
+    pub reads_at_once: u64,
+    /// Milliseconds that computation waited for them, for one decoded token.
+    pub stall_ms_per_token: f64,
+}
+
 /// Chosen experts by where they were, of prompt and decode together: an expert counts once for each pass and layer that
 /// computes with it. All zero for dense models.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -85,6 +94,8 @@ pub struct Stats {
     pub crossings_per_token: f64,
     /// How many tiers worked at one time while tokens were decoded: the sum of what they worked, by the time that it took.
     pub overlap: f64,
+    /// Reads from disk.
+    pub disk: DiskStats,
     /// Use of the expert cache.
     pub expert_cache: ExpertCacheStats,
     /// What was asked and is not so.
@@ -122,6 +133,8 @@ pub(crate) struct Phase {
     pub(crate) vram_bytes: u64,
     pub(crate) disk_bytes: u64,
     pub(crate) disk_busy: Duration,
+    /// The most reads of the drive at once, up to the phase's end.
+    pub(crate) disk_depth: u64,
     pub(crate) stall: Duration,
     pub(crate) traffic: Traffic,
 }
@@ -143,6 +156,7 @@ impl Phase {
         self.vram_bytes += after.vram_bytes - before.vram_bytes;
         self.disk_bytes += after.disk_bytes - before.disk_bytes;
         self.disk_busy += after.disk_busy.saturating_sub(before.disk_busy);
+        self.disk_depth = after.disk_depth;
         self.stall += after.disk_stall.saturating_sub(before.disk_stall);
     }
 
@@ -215,6 +229,10 @@ impl Record {
             links: links.into_iter().filter(|link| link.bytes > 0).collect(),
             crossings_per_token: phase.each(phase.traffic.crossings as f64),
             overlap: if phase.wall.is_zero() { 0.0 } else { busy.as_secs_f64() / phase.wall.as_secs_f64() },
+            disk: DiskStats {
+                reads_at_once: self.prompt.disk_depth.max(phase.disk_depth),
+                stall_ms_per_token: phase.each(ms(phase.stall)),
+            },
             expert_cache: ExpertCacheStats::default(),
             fallbacks: plan.notes.clone(),
         }

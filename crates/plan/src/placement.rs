@@ -157,10 +157,10 @@ pub struct Staging {
 }
 
 impl Staging {
-    /// Bytes of the whole ring.
+    /// Bytes of the whole ring: a read takes the whole pages of 4 KiB around what is wanted.
     #[must_use]
     pub const fn bytes(self) -> Bytes {
-        self.slot.times(self.slots as u64)
+        Bytes(self.slot.0.next_multiple_of(4096) + 4096).times(self.slots as u64)
     }
 }
 

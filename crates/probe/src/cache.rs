@@ -13,7 +13,7 @@ use crate::look::Seen;
 use crate::{CardRates, ProbeError, Spread};
 
 /// Raised when a rate changes its meaning, or the kernels behind it their speed.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What the file holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub(crate) struct Rates {
     pub(crate) ram_read: Spread,
     /// Operations per second in prefill.
     pub(crate) cpu_ops: Spread,
-    /// Bytes per second of positioned reads, by drive.
+    /// Bytes per second read from each drive.
     pub(crate) drives: BTreeMap<String, Spread>,
     /// What was measured of GPUs, by their identity.
     #[serde(default)]

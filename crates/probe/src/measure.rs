@@ -2,15 +2,16 @@
 //!
 //! A sketch of what should come out: decode reads quantized weights once, so its rate is RAM's bandwidth (20 GB/s a
 //! channel of DDR4-3200) or, with few cores, their speed of unpacking (some GB/s each); prefill is bound by
-//! multiplications (tens of `GFLOP/s` a core); positioned reads of a drive give 0.5 GB/s (SATA) to 7 GB/s (`NVMe`).
+//! multiplications (tens of `GFLOP/s` a core); reads of a drive give 0.5 GB/s (SATA) to 7 GB/s (`NVMe`).
 
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kernels::cpu::{Activations, Columns, Input, Isa, Job, Pool, matmul_jobs};
-use kernels::memory::{Buffer, ByteSource, FileSource, read_exact_at};
+use kernels::memory::{Buffer, ByteSource, Depth, FileSource, Method, Queue, Reading};
 use plan::{Bytes, Machine, QuantType};
 
 use crate::cache::Rates;
@@ -38,7 +39,7 @@ pub struct Measured {
     pub ram_read: Spread,
     /// Operations per second in prefill.
     pub cpu_ops: Spread,
-    /// Bytes per second of positioned reads.
+    /// Bytes per second read from the drive.
     pub disk_read: Spread,
     /// GPUs by number, in builds with the feature `cuda`: what was measured, or why nothing was.
     pub cards: Vec<Result<CardRates, String>>,
@@ -173,8 +174,9 @@ pub(crate) fn block_pattern() -> Vec<u8> {
     matrix
 }
 
-/// Bytes of one read: a slot of the ring has about as many.
+/// Bytes of one slot, as a ring has it, and how many there are; one of a ring's four is in use.
 const READ_BYTES: usize = 4 << 20;
+const READS: usize = 3;
 /// Bytes of one measurement of the drive.
 const DISK_BYTES: u64 = 512 << 20;
 /// Measurements of the drive.
@@ -182,7 +184,7 @@ const DISK_RUNS: usize = 3;
 /// A slow drive is not read for longer than this at a time.
 const DISK_TIME: Duration = Duration::from_secs(4);
 
-/// Reads a file, or a temporary one in a folder, past the page cache.
+/// Reads a file, or a temporary one in a folder, as the ring from disk does.
 fn disk(path: &Path) -> Result<Spread, ProbeError> {
     if path.is_dir() {
         let file = Temporary::write(path)?;
@@ -193,11 +195,12 @@ fn disk(path: &Path) -> Result<Spread, ProbeError> {
 
 fn read(path: &Path) -> Result<Spread, ProbeError> {
     let fail = |source: std::io::Error| ProbeError::Drive { path: path.to_owned(), source };
-    let file = FileSource::open(path).map_err(fail)?;
+    let file = Arc::new(FileSource::open(path).map_err(fail)?);
     if file.is_empty() {
         return Err(fail(std::io::Error::other("the file is empty")));
     }
-    let mut buffer = Buffer::try_new(READ_BYTES)?;
+    let mut slots = Buffer::try_parts(Queue::room(READ_BYTES), READS)?;
+    let mut queue = Queue::open(vec![Arc::clone(&file) as Arc<dyn ByteSource>], Depth::USUAL, Method::Uring);
     let mut rates = Vec::new();
     for run in 0..DISK_RUNS {
         // Each run reads another part, where the file is long enough.
@@ -205,13 +208,22 @@ fn read(path: &Path) -> Result<Spread, ProbeError> {
         let end = file.len().min(start + DISK_BYTES);
         file.forget(start, end - start);
         let started = Instant::now();
-        let mut offset = start;
-        while offset < end && started.elapsed() < DISK_TIME {
-            let bytes = (end - offset).min(READ_BYTES as u64);
-            read_exact_at(&file, offset, &mut buffer[..bytes as usize])
-                .map_err(|error| fail(std::io::Error::other(error)))?;
-            file.forget(offset, bytes);
-            offset += bytes;
+        let (mut offset, mut landed) = (start, Vec::new());
+        loop {
+            let late = started.elapsed() >= DISK_TIME;
+            while let Some(buffer) = slots.pop_if(|_| offset < end && !late) {
+                let length = (end - offset).min(READ_BYTES as u64) as usize;
+                queue.add(Reading { tag: offset, source: 0, offset, length, buffer });
+                offset += length as u64;
+            }
+            if queue.under_way() == 0 {
+                break;
+            }
+            queue.step(&mut landed).map_err(|error| fail(std::io::Error::other(error)))?;
+            for landed in landed.drain(..) {
+                landed.outcome.map_err(|error| fail(std::io::Error::other(error)))?;
+                slots.push(landed.buffer);
+            }
         }
         rates.push((offset - start) as f64 / started.elapsed().as_secs_f64());
     }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use kernels::memory::Buffer;
+use kernels::memory::{Buffer, Queue};
 use plan::{Bytes, Inventory, Plan, Tier, UnitId};
 
 use crate::TierError;
-use crate::load::{Loader, READ, Starts, layout};
+use crate::load::{Loader, Starts, layout};
 
 /// Units start at multiples of this, a cache line.
 const ALIGN: u64 = 64;
@@ -22,19 +22,19 @@ pub(crate) struct Arena {
 
 impl Arena {
     /// Allocates the arena and reads every unit into it.
-    pub(crate) fn load(plan: &Plan, inventory: &Inventory, loader: &mut Loader) -> Result<Self, TierError> {
+    pub(crate) fn load(
+        plan: &Plan,
+        inventory: &Inventory,
+        loader: &mut Loader,
+        queue: &mut Queue,
+    ) -> Result<Self, TierError> {
         let (starts, length) = layout(plan, inventory, Tier::Ram, ALIGN);
         let mut buffer = Buffer::try_new(length as usize).map_err(|source| TierError::Memory {
             what: "weights in RAM",
             bytes: Bytes(length),
             source,
         })?;
-        for ((_, unit), place) in inventory.iter().zip(&starts) {
-            let Some((start, length)) = *place else { continue };
-            for (piece, into) in buffer[start..start + length].chunks_mut(READ).enumerate() {
-                loader.read(unit, piece * READ, into)?;
-            }
-        }
+        loader.read_all(queue, &starts, &mut buffer)?;
         Ok(Self {
             buffer: Arc::new(buffer),
             starts,

@@ -22,7 +22,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kernels::memory::{ByteSource, read_exact_at};
+use kernels::memory::{ByteSource, Depth, Method, Queue, read_exact_at};
 use plan::{Bytes, Inventory, Plan, Tier, UnitId};
 
 use arena::Arena;
@@ -46,8 +46,10 @@ pub struct Counts {
     pub up_bytes: u64,
     /// Bytes of weights that computation was handed from disk. What was read and then forgotten is not among them.
     pub disk_bytes: u64,
-    /// Time that the disk reader was reading.
+    /// Time that reads from disk were under way.
     pub disk_busy: Duration,
+    /// The most reads from disk that were under way at once.
+    pub disk_depth: u64,
     /// Time that computation waited for bytes from disk.
     pub disk_stall: Duration,
 }
@@ -76,12 +78,11 @@ pub struct Tiers {
     arena: Arena,
     #[cfg(feature = "cuda")]
     cards: Vec<vram::Vram>,
-    #[cfg(feature = "cuda")]
-    fallbacks: Vec<String>,
     ring: Option<Ring>,
     places: Arc<Places>,
     sources: Vec<Arc<dyn ByteSource>>,
-    /// Everything but `ram_bytes`, `vram_bytes` and `disk_busy`.
+    fallbacks: Vec<String>,
+    /// Everything but `ram_bytes`, `vram_bytes` and what the ring counts.
     counts: Counts,
     /// Apart from the other counts, since many borrow resident bytes at once.
     ram_bytes: Cell<u64>,
@@ -108,11 +109,14 @@ impl Tiers {
         }
         let places = Arc::new(Places::new(plan, inventory)?);
         let mut loader = Loader::new(plan, inventory, &sources, progress);
-        let arena = Arena::load(plan, inventory, &mut loader)?;
+        let mut queue = Queue::open(sources.clone(), Depth::USUAL, Method::Uring);
+        #[cfg_attr(not(feature = "cuda"), expect(unused_mut))]
+        let mut fallbacks = fallbacks(inventory, &sources, &queue);
+        let arena = Arena::load(plan, inventory, &mut loader, &mut queue)?;
         #[cfg(feature = "cuda")]
-        let (arena, cards, fallbacks) = on_cards(plan, inventory, &places, arena, &mut loader)?;
+        let (arena, cards) = on_cards(plan, inventory, &places, arena, &mut loader, &mut fallbacks)?;
         let ring = if plan.staging.slots > 0 && places.any_on_disk() {
-            Some(Ring::start(plan.staging, Arc::clone(&places), sources.clone())?)
+            Some(Ring::start(plan.staging, Arc::clone(&places), queue)?)
         } else {
             None
         };
@@ -120,11 +124,10 @@ impl Tiers {
             arena,
             #[cfg(feature = "cuda")]
             cards,
-            #[cfg(feature = "cuda")]
-            fallbacks,
             ring,
             places,
             sources,
+            fallbacks,
             counts: Counts::default(),
             ram_bytes: Cell::new(0),
             vram_bytes: Cell::new(0),
@@ -281,8 +284,20 @@ impl Tiers {
     /// What the tiers have done since they were opened.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let disk_busy = self.ring.as_ref().map_or(Duration::ZERO, Ring::busy);
-        Counts { disk_busy, ram_bytes: self.ram_bytes.get(), vram_bytes: self.vram_bytes.get(), ..self.counts }
+        let (disk_busy, disk_depth) = self.ring.as_ref().map_or_else(Default::default, |r| (r.busy(), r.deepest()));
+        Counts {
+            disk_busy,
+            disk_depth,
+            ram_bytes: self.ram_bytes.get(),
+            vram_bytes: self.vram_bytes.get(),
+            ..self.counts
+        }
+    }
+
+    /// What differs from what was planned, for people: what the system refused.
+    #[must_use]
+    pub fn fallbacks(&self) -> &[String] {
+        &self.fallbacks
     }
 
     /// Bytes of RAM that the arena and the ring hold.
@@ -300,13 +315,13 @@ fn on_cards(
     places: &Arc<Places>,
     mut arena: Arena,
     loader: &mut Loader,
-) -> Result<(Arena, Vec<vram::Vram>, Vec<String>), TierError> {
+    fallbacks: &mut Vec<String>,
+) -> Result<(Arena, Vec<vram::Vram>), TierError> {
     let cards = vram::Vram::load_all(plan, inventory, places, loader)?;
-    let refused = match cards.iter().find(|card| card.streams()) {
-        Some(card) => arena.register(card.gpu())?,
-        None => None,
-    };
-    Ok((arena, cards, refused.into_iter().collect()))
+    if let Some(card) = cards.iter().find(|card| card.streams()) {
+        fallbacks.extend(arena.register(card.gpu())?);
+    }
+    Ok((arena, cards))
 }
 
 /// What passes through cards.
@@ -339,12 +354,6 @@ impl Tiers {
         card.lease(next, sources)
     }
 
-    /// What differs from what was planned, for people.
-    #[must_use]
-    pub fn fallbacks(&self) -> &[String] {
-        &self.fallbacks
-    }
-
     fn passage(&mut self, number: u32, asked: &[RowSlice]) -> Result<(&mut vram::Vram, vram::Sources<'_>), TierError> {
         let card = self.cards.iter_mut().find(|card| card.gpu().info().ordinal == number);
         let sources = vram::Sources {
@@ -356,6 +365,16 @@ impl Tiers {
         };
         card.map(|card| (card, sources)).ok_or_else(|| vram::no_ring(asked))
     }
+}
+
+/// What the system refused, in words.
+fn fallbacks(inventory: &Inventory, sources: &[Arc<dyn ByteSource>], queue: &Queue) -> Vec<String> {
+    let buffered = inventory.files.iter().zip(sources).filter_map(|(file, source)| {
+        let why = source.why_not_direct()?;
+        Some(format!("{}: read through the page cache, since direct reads were refused ({why})", file.path))
+    });
+    let threads = queue.refused().map(|why| format!("the disk is read by threads, since io_uring was refused ({why})"));
+    buffered.chain(threads).collect()
 }
 
 impl std::fmt::Debug for Tiers {

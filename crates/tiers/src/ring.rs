@@ -1,15 +1,17 @@
-//! The bounded ring: a reader thread fills slots with the pieces that are expected, ahead of their use.
+//! The bounded ring: a reader keeps reads of the pieces that are expected under way, ahead of their use.
 //!
-//! Slots are owned buffers that travel between two channels, so a half-filled one cannot be seen: a buffer is empty
-//! while the reader or its channel holds it, and full once it arrives here.
+//! Slots are owned buffers that travel between two channels and the queue of reads, so a half-filled one cannot be seen: a
+//! buffer is empty while the reader has it, and full once it arrives here. Pieces are asked for in the order in which they are
+//! expected, land in any, and are handed out in the first again.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kernels::memory::{Buffer, ByteSource, ReadError, read_exact_at};
+use kernels::memory::{Buffer, Landed, Queue, Reading};
 use plan::{Bytes, Staging};
 
 use crate::rows::{Expected, Places};
@@ -31,23 +33,23 @@ enum ToReader {
 /// What the reader answers with: a slot, and whether the piece is in it.
 struct Filled {
     epoch: u64,
-    piece: Piece,
-    buffer: Buffer,
-    outcome: Result<(), ReadError>,
+    /// Pieces of the epoch that were expected before it.
+    turn: u64,
+    landed: Landed,
 }
 
 /// A full slot. It goes back to the reader when it is dropped.
 #[derive(Debug)]
 pub struct Staged<'a> {
     buffer: Option<Buffer>,
-    length: usize,
+    range: Range<usize>,
     free: &'a Sender<ToReader>,
 }
 
 impl std::ops::Deref for Staged<'_> {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        self.buffer.as_ref().map_or(&[], |buffer| &buffer[..self.length])
+        self.buffer.as_ref().map_or(&[], |buffer| &buffer[self.range.clone()])
     }
 }
 
@@ -65,50 +67,57 @@ pub(crate) struct Ring {
     places: Arc<Places>,
     to_reader: Sender<ToReader>,
     filled: Receiver<Filled>,
+    /// What landed before its turn.
+    early: Vec<Filled>,
     reader: Option<JoinHandle<()>>,
-    busy: Arc<AtomicU64>,
+    watch: Arc<Watch>,
     staging: Staging,
     epoch: u64,
+    /// Pieces of this epoch that were taken.
+    taken: u64,
     /// What was expected and not yet taken.
     expected: Expected,
     /// Whether a read failed since the last [`Self::forget`]: the reader has stopped then.
     failed: bool,
 }
 
+/// What the reader tells beside its pieces.
+#[derive(Default)]
+struct Watch {
+    busy_ns: AtomicU64,
+    deepest: AtomicU64,
+}
+
 impl Ring {
     /// Allocates the slots and starts the reader, which waits for what is expected.
-    pub(crate) fn start(
-        staging: Staging,
-        places: Arc<Places>,
-        sources: Vec<Arc<dyn ByteSource>>,
-    ) -> Result<Self, TierError> {
+    pub(crate) fn start(staging: Staging, places: Arc<Places>, queue: Queue) -> Result<Self, TierError> {
         let (to_reader, orders) = channel();
         let (to_consumer, filled) = channel();
-        for _ in 0..staging.slots {
-            let buffer = Buffer::try_new(staging.slot.0 as usize).map_err(|source| TierError::Memory {
-                what: "ring from disk",
-                bytes: staging.bytes(),
-                source,
-            })?;
-            // The receiver lives in this function still.
-            let _ = to_reader.send(ToReader::Free(buffer));
-        }
-        let busy = Arc::new(AtomicU64::new(0));
+        let room = Queue::room(staging.slot.0 as usize);
+        let slots = Buffer::try_parts(room, staging.slots as usize).map_err(|source| TierError::Memory {
+            what: "ring from disk",
+            bytes: staging.bytes(),
+            source,
+        })?;
+        let watch = Arc::new(Watch::default());
         let reader = Reader {
             places: Arc::clone(&places),
-            sources,
-            busy: Arc::clone(&busy),
+            queue,
+            watch: Arc::clone(&watch),
             orders,
             to_consumer,
-            free: Vec::with_capacity(staging.slots as usize),
+            free: slots,
             expected: Expected::default(),
             epoch: 0,
+            first: 0,
+            next: 0,
             failed: false,
         };
         let thread = std::thread::Builder::new().name("disk-reader".into()).spawn(move || reader.run());
         let reader = Some(thread.map_err(|_| TierError::ReaderGone)?);
-        let expected = Expected::default();
-        Ok(Self { places, to_reader, filled, reader, busy, staging, epoch: 0, expected, failed: false })
+        let (expected, early) = (Expected::default(), Vec::new());
+        let failed = false;
+        Ok(Self { places, to_reader, filled, early, reader, watch, staging, epoch: 0, taken: 0, expected, failed })
     }
 
     /// Has `slice` read after all that was expected before.
@@ -130,26 +139,37 @@ impl Ring {
         if next.as_ref() != Some(piece) {
             return Err(TierError::NotExpected { asked: piece.slice(), next: next.as_ref().map(Piece::slice) });
         }
+        let Landed { buffer, range, outcome, .. } = self.arrived()?;
+        if let Err(source) = outcome {
+            self.failed = true;
+            self.send(ToReader::Free(buffer))?;
+            return Err(TierError::Read { path: self.places.place(piece.unit).path.to_string(), source });
+        }
+        debug_assert_eq!(range.len() as u64, piece.bytes(), "both ends expect the same");
+        self.expected.advance(piece);
+        self.taken += 1;
+        Ok(Staged { buffer: Some(buffer), range, free: &self.to_reader })
+    }
+
+    /// Waits for the piece whose turn it is.
+    fn arrived(&mut self) -> Result<Landed, TierError> {
+        if let Some(early) = self.early.iter().position(|early| early.turn == self.taken) {
+            return Ok(self.early.swap_remove(early).landed);
+        }
         loop {
             let filled = self.filled.recv().map_err(|_| TierError::ReaderGone)?;
             if filled.epoch != self.epoch {
-                self.send(ToReader::Free(filled.buffer))?;
-                continue;
+                self.send(ToReader::Free(filled.landed.buffer))?;
+            } else if filled.turn == self.taken {
+                return Ok(filled.landed);
+            } else {
+                self.early.push(filled);
             }
-            debug_assert_eq!(filled.piece, *piece, "both ends expect the same");
-            if let Err(source) = filled.outcome {
-                self.failed = true;
-                self.send(ToReader::Free(filled.buffer))?;
-                return Err(TierError::Read { path: self.places.place(piece.unit).path.to_string(), source });
-            }
-            self.expected.advance(piece);
-            let length = piece.bytes() as usize;
-            return Ok(Staged { buffer: Some(filled.buffer), length, free: &self.to_reader });
         }
     }
 
-    /// Expects nothing any more, and takes the slots back that were filled in vain. One that is being filled right now
-    /// comes with the next [`Self::take`] at the latest.
+    /// Expects nothing any more, and gives the slots back that were filled in vain. Those that are being filled right now go
+    /// back when they have landed.
     pub(crate) fn forget(&mut self) {
         if self.expected.is_empty() && !self.failed {
             return;
@@ -157,16 +177,23 @@ impl Ring {
         self.expected.clear();
         self.failed = false;
         self.epoch += 1;
+        self.taken = 0;
         // That a reader is gone is said by the next `expect` or `take`.
         let _ = self.send(ToReader::Forget { epoch: self.epoch });
-        while let Ok(filled) = self.filled.try_recv() {
-            let _ = self.send(ToReader::Free(filled.buffer));
+        let early = std::mem::take(&mut self.early);
+        for filled in early.into_iter().chain(self.filled.try_iter()) {
+            let _ = self.send(ToReader::Free(filled.landed.buffer));
         }
     }
 
-    /// Time that the reader was reading.
+    /// Time that reads were under way.
     pub(crate) fn busy(&self) -> Duration {
-        Duration::from_nanos(self.busy.load(Ordering::Relaxed))
+        Duration::from_nanos(self.watch.busy_ns.load(Ordering::Relaxed))
+    }
+
+    /// The most reads that were under way at once.
+    pub(crate) fn deepest(&self) -> u64 {
+        self.watch.deepest.load(Ordering::Relaxed)
     }
 
     /// Bytes of all slots.
@@ -194,32 +221,43 @@ impl Drop for Ring {
 /// The reader's end.
 struct Reader {
     places: Arc<Places>,
-    sources: Vec<Arc<dyn ByteSource>>,
-    busy: Arc<AtomicU64>,
+    queue: Queue,
+    watch: Arc<Watch>,
     orders: Receiver<ToReader>,
     to_consumer: Sender<Filled>,
     free: Vec<Buffer>,
-    /// What was expected and not yet read.
+    /// What was expected and not yet asked for.
     expected: Expected,
     epoch: u64,
+    /// The tag of the epoch's first piece, and of the next one.
+    first: u64,
+    next: u64,
     /// Whether a read failed since the last [`ToReader::Forget`]: the consumer must hear of it before more is read.
     failed: bool,
 }
 
 impl Reader {
     fn run(mut self) {
+        let mut landed = Vec::new();
         loop {
-            // Wait only when there is nothing to do; all that was said is heard before each read.
-            let ready = !self.free.is_empty() && !self.expected.is_empty();
-            let order = if ready { self.orders.try_recv() } else { self.orders.recv().map_err(Into::into) };
+            // Wait for orders only when nothing is under way; what was said meanwhile is heard before more is asked for.
+            let order = match self.queue.under_way() {
+                0 if self.free.is_empty() || self.expected.is_empty() => self.orders.recv().map_err(Into::into),
+                _ => self.orders.try_recv(),
+            };
             match order {
                 Ok(order) => self.hear(order),
+                Err(TryRecvError::Disconnected) => return,
                 Err(TryRecvError::Empty) => {
-                    if self.fill().is_none() {
-                        return;
+                    self.ask();
+                    let started = Instant::now();
+                    let Ok(()) = self.queue.step(&mut landed) else { return };
+                    self.watch.busy_ns.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
+                    self.watch.deepest.store(self.queue.deepest() as u64, Ordering::Relaxed);
+                    for landed in landed.drain(..) {
+                        let Some(()) = self.hand_out(landed) else { return };
                     }
                 }
-                Err(TryRecvError::Disconnected) => return,
             }
         }
     }
@@ -231,32 +269,38 @@ impl Reader {
             ToReader::Expect(_) => {}
             ToReader::Forget { epoch } => {
                 self.expected.clear();
-                (self.epoch, self.failed) = (epoch, false);
+                (self.epoch, self.first, self.failed) = (epoch, self.next, false);
             }
         }
     }
 
-    /// Reads the next piece into a slot and sends it; none where there is nobody to send it to.
-    fn fill(&mut self) -> Option<()> {
-        let (piece, mut buffer) = (self.expected.next(&self.places)?, self.free.pop()?);
-        let outcome = self.read(&piece, &mut buffer);
-        if outcome.is_ok() {
+    /// Asks for what is expected, as long as there are slots.
+    fn ask(&mut self) {
+        while let Some(piece) = self.expected.next(&self.places) {
+            let Some(buffer) = self.free.pop() else { return };
             self.expected.advance(&piece);
-        } else {
+            let place = self.places.place(piece.unit);
+            self.queue.add(Reading {
+                tag: self.next,
+                source: place.file as usize,
+                offset: place.offset + piece.offset,
+                length: piece.bytes() as usize,
+                buffer,
+            });
+            self.next += 1;
+        }
+    }
+
+    /// Sends a piece to the consumer, or takes its slot back where nobody wants it any more; none where nobody listens.
+    fn hand_out(&mut self, landed: Landed) -> Option<()> {
+        let Some(turn) = landed.tag.checked_sub(self.first) else {
+            self.free.push(landed.buffer);
+            return Some(());
+        };
+        if landed.outcome.is_err() {
             self.failed = true;
             self.expected.clear();
         }
-        self.to_consumer.send(Filled { epoch: self.epoch, piece, buffer, outcome }).ok()
-    }
-
-    fn read(&self, piece: &Piece, buffer: &mut Buffer) -> Result<(), ReadError> {
-        let place = self.places.place(piece.unit);
-        let source = &self.sources[place.file as usize];
-        let (offset, length) = (place.offset + piece.offset, piece.bytes());
-        let started = Instant::now();
-        let outcome = read_exact_at(source.as_ref(), offset, &mut buffer[..length as usize]);
-        source.forget(offset, length);
-        self.busy.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
-        outcome
+        self.to_consumer.send(Filled { epoch: self.epoch, turn, landed }).ok()
     }
 }

@@ -4,9 +4,14 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::slice;
+use std::sync::Arc;
 
 /// The alignment of every [`Buffer`]: a page, which is what direct reads ask for too.
 pub const PAGE: usize = 4096;
+/// A huge page of x86-64 and of aarch64 with small pages.
+const HUGE: usize = 2 << 20;
+/// From here on huge pages spare the processor misses of its page tables.
+const HUGE_FROM: usize = 8 << 20;
 
 /// Memory that the system did not give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,10 +27,12 @@ pub struct AllocError {
 /// Owned bytes, zero at first, aligned to [`PAGE`].
 ///
 /// Each buffer is its own mapping, so that dropping it gives the memory back to the system at once: a ceiling can be
-/// kept across phases. Pages that nothing has touched cost nothing yet.
+/// kept across phases. Only those of [`Buffer::try_parts`] share one. Pages that nothing has touched cost nothing yet.
 pub struct Buffer {
     start: NonNull<u8>,
     bytes: usize,
+    /// What the bytes lie in.
+    _mapping: Arc<Mapping>,
 }
 
 // SAFETY: a `Buffer` owns its bytes alone, as a `Vec<u8>` does; the pointer is no thread's.
@@ -39,15 +46,32 @@ impl Buffer {
     /// # Errors
     /// [`AllocError`] where the system refuses.
     pub fn try_new(bytes: usize) -> Result<Self, AllocError> {
-        if bytes == 0 {
-            return Ok(Self { start: NonNull::<Page>::dangling().cast(), bytes });
-        }
-        // Slices may not be longer than `isize::MAX`; no system would give so much either.
-        if isize::try_from(bytes).is_err() {
-            return Err(AllocError { bytes });
-        }
-        let start = pages::take(bytes).ok_or(AllocError { bytes })?;
-        Ok(Self { start, bytes })
+        let mapping = Mapping::take(bytes, bytes >= HUGE_FROM)?;
+        Ok(Self { start: mapping.start, bytes, _mapping: Arc::new(mapping) })
+    }
+
+    /// `count` zeroed buffers of `bytes` bytes each, side by side in one mapping of huge pages where the system has them:
+    /// a drive writes into those at twice the rate. The memory goes back when the last of them is dropped.
+    ///
+    /// # Errors
+    /// [`AllocError`] where the system refuses.
+    pub fn try_parts(bytes: usize, count: usize) -> Result<Vec<Self>, AllocError> {
+        let refused = AllocError { bytes: bytes.saturating_mul(count) };
+        let step = bytes.checked_next_multiple_of(PAGE).ok_or(refused)?;
+        let total = step.checked_mul(count).ok_or(refused)?;
+        let mapping = Arc::new(Mapping::take(total, total >= HUGE)?);
+        let part = |index: usize| {
+            // SAFETY: `index < count`, so the part ends within the `count * step` bytes of the mapping.
+            let start = unsafe { mapping.start.add(index * step) };
+            Self { start, bytes, _mapping: Arc::clone(&mapping) }
+        };
+        Ok((0..count).map(part).collect())
+    }
+
+    /// Where the bytes are, for a device that writes them: no reference to them is made.
+    #[cfg(target_os = "linux")]
+    pub(super) fn raw(&self) -> NonNull<[u8]> {
+        NonNull::slice_from_raw_parts(self.start, self.bytes)
     }
 
     /// The bytes as `f32`, as many as fit.
@@ -83,7 +107,7 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `start` owns `bytes` bytes, zeroed by the system when they were taken.
+        // SAFETY: `start` owns `bytes` bytes of a mapping that it keeps, zeroed by the system when they were taken.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.bytes) }
     }
 }
@@ -95,18 +119,43 @@ impl DerefMut for Buffer {
     }
 }
 
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        if self.bytes > 0 {
-            // SAFETY: `start` came from `pages::take(self.bytes)`, and nothing borrows it any more.
-            unsafe { pages::give_back(self.start, self.bytes) }
-        }
-    }
-}
-
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Buffer({} bytes)", self.bytes)
+    }
+}
+
+/// Pages of the system, given back when this is dropped.
+struct Mapping {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: an address and a length, which any thread may give back; the bytes are reached through buffers only.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; nothing is reached through a shared mapping.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn take(bytes: usize, huge: bool) -> Result<Self, AllocError> {
+        if bytes == 0 {
+            return Ok(Self { start: NonNull::<Page>::dangling().cast(), bytes });
+        }
+        // Slices may not be longer than `isize::MAX`; no system would give so much either.
+        if isize::try_from(bytes).is_err() {
+            return Err(AllocError { bytes });
+        }
+        let start = pages::take(bytes, huge).ok_or(AllocError { bytes })?;
+        Ok(Self { start, bytes })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            // SAFETY: `start` came from `pages::take(self.bytes)`, and every buffer in it is gone.
+            unsafe { pages::give_back(self.start, self.bytes) }
+        }
     }
 }
 
@@ -122,26 +171,39 @@ mod pages {
 
     use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
-    /// From here on huge pages spare the processor misses of its page tables.
-    const HUGE_FROM: usize = 8 << 20;
+    use super::{HUGE, PAGE};
 
-    /// `bytes` (not 0) zeroed, page-aligned bytes.
-    pub(super) fn take(bytes: usize) -> Option<NonNull<u8>> {
+    /// `bytes` (not 0) zeroed, page-aligned bytes; huge ones start where a huge page does.
+    pub(super) fn take(bytes: usize, huge: bool) -> Option<NonNull<u8>> {
+        let length = bytes.checked_next_multiple_of(PAGE)?;
+        let spare = if huge { HUGE - PAGE } else { 0 };
+        let mapped = length.checked_add(spare)?;
         // SAFETY: a new private mapping at an address of the kernel's choice touches no memory that exists.
-        let start = unsafe { mmap_anonymous(null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) };
+        let start =
+            unsafe { mmap_anonymous(null_mut(), mapped, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) };
         let start: *mut c_void = start.ok()?;
-        if bytes >= HUGE_FROM {
-            // SAFETY: the range is the mapping just made; the advice changes no content. A kernel without huge pages
-            // refuses, and nothing is lost.
-            let _ = unsafe { madvise(start, bytes, Advice::LinuxHugepage) };
+        if !huge {
+            return NonNull::new(start.cast());
         }
-        NonNull::new(start.cast())
+        let before = start.align_offset(HUGE).min(spare);
+        // SAFETY: `before <= spare`, so all three runs lie in the mapping just made, which nobody else knows. The first and the
+        // last are given back, and the advice changes no content; a kernel without huge pages refuses it, and nothing is lost.
+        unsafe {
+            let start = start.add(before);
+            for (rest, bytes) in [(start.sub(before), before), (start.add(length), spare - before)] {
+                if bytes > 0 {
+                    let _ = munmap(rest, bytes);
+                }
+            }
+            let _ = madvise(start, length, Advice::LinuxHugepage);
+            NonNull::new(start.cast())
+        }
     }
 
     /// # Safety
     /// `start` came from `take(bytes)` and is used no more.
     pub(super) unsafe fn give_back(start: NonNull<u8>, bytes: usize) {
-        // SAFETY: by contract exactly one mapping of ours.
+        // SAFETY: by contract exactly one mapping of ours, whose last page is given back whole.
         let _ = unsafe { munmap(start.as_ptr().cast(), bytes) };
     }
 }
@@ -153,7 +215,7 @@ mod pages {
     use std::ptr::NonNull;
 
     /// `bytes` (not 0) zeroed, page-aligned bytes.
-    pub(super) fn take(bytes: usize) -> Option<NonNull<u8>> {
+    pub(super) fn take(bytes: usize, _: bool) -> Option<NonNull<u8>> {
         let layout = Layout::from_size_align(bytes, super::PAGE).ok()?;
         // SAFETY: the layout's size is not 0.
         NonNull::new(unsafe { alloc_zeroed(layout) })
@@ -184,6 +246,24 @@ mod tests {
                 assert_eq!(buffer[bytes - 1], 7);
             }
         }
+    }
+
+    #[test]
+    fn parts_are_apart_and_outlive_each_other() {
+        for (bytes, count) in [(0, 3), (1, 2), (5000, 3), ((1 << 20) + 8192, 4), (3 << 20, 2), (7, 0)] {
+            let mut parts = Buffer::try_parts(bytes, count).unwrap();
+            assert_eq!(parts.len(), count);
+            for (index, part) in parts.iter_mut().enumerate() {
+                assert_eq!((part.len(), part.as_ptr().align_offset(PAGE)), (bytes, 0));
+                assert!(part.iter().all(|byte| *byte == 0), "part {index} of {bytes} bytes");
+                part.fill(index as u8 + 1);
+            }
+            while let Some(part) = parts.pop() {
+                assert!(part.iter().all(|byte| *byte == parts.len() as u8 + 1));
+            }
+        }
+        assert!(Buffer::try_parts(usize::MAX, 2).is_err());
+        assert!(Buffer::try_parts(1 << 40, 1 << 40).is_err());
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! A source that fails as real ones do, but on schedule: tests of everything that reads.
 
+use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::ByteSource;
+use super::{ByteSource, PAGE, ReadError};
 
 /// What happens to one read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Nothing: the read is passed on.
     None,
-    /// At most this many bytes (and at least 1) are read.
+    /// At most this many bytes (and at least 1) are read; of a direct read the whole pages around them.
     Short(usize),
     /// `EINTR`.
     Interrupted,
@@ -58,6 +59,14 @@ impl<S: ByteSource> FaultySource<S> {
         self.reads.load(Ordering::Relaxed)
     }
 
+    fn next_fault(&self) -> Fault {
+        self.fault(self.reads.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn before_end(&self, offset: u64) -> usize {
+        usize::try_from(self.end.saturating_sub(offset)).unwrap_or(usize::MAX)
+    }
+
     fn fault(&self, read: u64) -> Fault {
         match &self.faults {
             Schedule::Listed(list) if list.is_empty() => Fault::None,
@@ -82,14 +91,31 @@ impl<S: ByteSource> ByteSource for FaultySource<S> {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let wanted = match self.fault(self.reads.fetch_add(1, Ordering::Relaxed)) {
+        let wanted = match self.next_fault() {
             Fault::None => buf.len(),
             Fault::Short(most) => buf.len().min(most.max(1)),
             Fault::Interrupted => return Err(io::ErrorKind::Interrupted.into()),
             Fault::Device => return Err(rustix::io::Errno::IO.into()),
         };
-        let before_end = usize::try_from(self.end.saturating_sub(offset)).unwrap_or(usize::MAX);
-        self.inner.read_at(offset, &mut buf[..wanted.min(before_end)])
+        self.inner.read_at(offset, &mut buf[..wanted.min(self.before_end(offset))])
+    }
+
+    fn direct(&self) -> Option<&File> {
+        self.inner.direct()
+    }
+
+    fn outcome(&self, offset: u64, outcome: io::Result<usize>) -> io::Result<usize> {
+        let most = match self.next_fault() {
+            Fault::None => usize::MAX,
+            Fault::Short(most) => most.max(1).next_multiple_of(PAGE),
+            Fault::Interrupted => return Err(io::ErrorKind::Interrupted.into()),
+            Fault::Device => return Err(rustix::io::Errno::IO.into()),
+        };
+        Ok(self.inner.outcome(offset, outcome)?.min(most).min(self.before_end(offset)))
+    }
+
+    fn verify(&self) -> Result<(), ReadError> {
+        self.inner.verify()
     }
 
     fn forget(&self, offset: u64, len: u64) {

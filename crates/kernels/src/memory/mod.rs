@@ -5,9 +5,15 @@
 mod buffer;
 mod faulty;
 mod file;
+mod progress;
+mod queue;
+mod readers;
 mod source;
+#[cfg(target_os = "linux")]
+mod uring;
 
 pub use buffer::{AllocError, Buffer, PAGE};
 pub use faulty::{Fault, FaultySource};
 pub use file::FileSource;
+pub use queue::{Depth, Landed, Method, Queue, QueueGone, Reading};
 pub use source::{ByteSource, ReadError, read_exact_at};

@@ -1,15 +1,12 @@
 //! The seam through which bytes of files come, and the one loop that reads all of a range.
 
+use std::fs::File;
 use std::io;
 use std::thread;
-use std::time::Duration;
 
-/// How often a read that the device failed (`EIO`) is tried.
-const DEVICE_TRIES: u32 = 3;
-/// The pause before the second try; it doubles after that.
-const DEVICE_PAUSE: Duration = Duration::from_millis(5);
+use super::progress::Progress;
 
-/// Bytes at offsets: a file, a faulty one for tests, and later direct reads and rings.
+/// Bytes at offsets: a file, or a faulty one for tests.
 pub trait ByteSource: Send + Sync {
     /// How many bytes there are, as of the opening.
     fn len(&self) -> u64;
@@ -24,6 +21,34 @@ pub trait ByteSource: Send + Sync {
     /// # Errors
     /// What the system says; `Interrupted` may be tried again.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+
+    /// The file that the bytes are in, opened to be read past the page cache: at offsets, lengths and addresses that are multiples of
+    /// [`PAGE`](super::PAGE). None where there is no such file.
+    fn direct(&self) -> Option<&File> {
+        None
+    }
+
+    /// Why there is none, where the system refused it.
+    fn why_not_direct(&self) -> Option<String> {
+        None
+    }
+
+    /// What came of a read of [`Self::direct`] at `offset`, as its reader is told. Sources that fail on purpose change it.
+    ///
+    /// # Errors
+    /// What the read came to.
+    fn outcome(&self, offset: u64, outcome: io::Result<usize>) -> io::Result<usize> {
+        let _ = offset;
+        outcome
+    }
+
+    /// Says whether the bytes are still those of the opening, after they were read.
+    ///
+    /// # Errors
+    /// [`ReadError::Rewritten`] where something wrote to them.
+    fn verify(&self) -> Result<(), ReadError> {
+        Ok(())
+    }
 
     /// Says that this range need not stay in the page cache. It is advice: nothing may happen.
     fn forget(&self, offset: u64, len: u64) {
@@ -47,6 +72,12 @@ pub enum ReadError {
         /// Bytes read before the end.
         got: usize,
     },
+    /// Something wrote to the file since it was opened.
+    #[error(
+        "the file was written to while in use\n\nhint: run again when nothing writes to it; a newer version belongs into a file of its \
+         own, renamed when it is complete"
+    )]
+    Rewritten,
     /// The system failed the read, for `EIO` three times.
     #[error(
         "reading {wanted} bytes at offset {offset} failed: {cause}\n\nhint: check the drive (dmesg, smartctl) and the file"
@@ -68,32 +99,16 @@ pub enum ReadError {
 /// three times with a short pause.
 ///
 /// # Errors
-/// [`ReadError::Changed`] where the source ends first, [`ReadError::Io`] for what the system refuses.
+/// [`ReadError::Changed`] where the source ends first, [`ReadError::Rewritten`] where it is not what was opened,
+/// [`ReadError::Io`] for what the system refuses.
 pub fn read_exact_at(source: &dyn ByteSource, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
-    let wanted = buf.len();
-    let (mut got, mut failures) = (0, 0);
-    while got < wanted {
-        match source.read_at(offset + got as u64, &mut buf[got..]) {
-            Ok(0) => return Err(ReadError::Changed { offset, wanted, got }),
-            Ok(read) => {
-                got += read;
-                failures = 0;
-            }
-            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-            Err(cause) => {
-                failures += 1;
-                if !is_device_error(&cause) || failures == DEVICE_TRIES {
-                    return Err(ReadError::Io { offset, wanted, cause });
-                }
-                thread::sleep(DEVICE_PAUSE * (1 << (failures - 1)));
-            }
+    let mut progress = Progress::new(offset, buf.len(), 1);
+    while let Some(from) = progress.next() {
+        if let Some(pause) = progress.heard(source.read_at(offset + from as u64, &mut buf[from..]))? {
+            thread::sleep(pause);
         }
     }
-    Ok(())
-}
-
-fn is_device_error(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+    source.verify()
 }
 
 #[cfg(test)]
