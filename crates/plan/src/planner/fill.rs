@@ -2,7 +2,8 @@
 //!
 //! A unit is in one tier or another, never in two. So where RAM has no room for all that every token reads, the order
 //! decides how much of it is left unused, or goes to experts, which few tokens read: two orders are tried, and the one
-//! that leaves less on disk is taken ([`Cargo::fill`]). Experts of equal shares go by number before layer, for a layer's
+//! that leaves less on disk is taken ([`Cargo::fill`]). What stays on disk then is spread over the layers, for a drive that reads ahead of
+//! use rests while many layers in RAM follow each other, and is waited for where many on disk do. Experts of equal shares go by number before layer, for a layer's
 //! RAM and disk are read at the same time and layers one after the other: each gets its part of RAM.
 
 use std::cmp::Reverse;
@@ -179,8 +180,24 @@ impl<'a> Packed<'a> {
         };
         let (mut order, half) = (given.order.clone(), given.order[largest].bytes.div_ceil(2));
         order[..=largest].rotate_right(1);
-        let other = Self::new(order, rooms);
-        if other.left + half <= given.left { other } else { given }
+        let other = Self::new(order, rooms.clone());
+        let best = if other.left + half <= given.left { other } else { given };
+        best.spread(rooms)
+    }
+
+    /// The same with the units of each class in an order of which every first part is spread over all layers: by the fractions of the
+    /// multiples of the golden ratio (<https://en.wikipedia.org/wiki/Low-discrepancy_sequence>). Where that leaves a
+    /// thirty-second more on disk, or worse, this order stays.
+    fn spread(self, rooms: Rooms) -> Self {
+        let mut order = self.order.clone();
+        for class in order.chunk_by_mut(|a, b| a.class == b.class) {
+            let fraction = |place: usize| (place as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let mut spread: Vec<_> = class.iter().enumerate().map(|(place, open)| (fraction(place), *open)).collect();
+            spread.sort_by_key(|(fraction, _)| *fraction);
+            class.iter_mut().zip(spread).for_each(|(open, (_, spread))| *open = spread);
+        }
+        let spread = Self::new(order, rooms);
+        if spread.left <= self.left + self.left / 32 { spread } else { self }
     }
 
     fn new(order: Vec<&'a Open>, mut rooms: Rooms) -> Self {
@@ -275,6 +292,18 @@ mod tests {
         assert_eq!(homes, [Ram, Ram, Ram, Ram, Disk, Disk, Disk]);
     }
 
+    #[test]
+    fn what_stays_on_disk_is_spread_over_the_layers() {
+        // Sixteen layers of three matrices, of which RAM has room for 30 of 48.
+        let cargo = cargo(&[(3, 10, 3); 48]);
+        let homes = cargo.fill(vec![(Tier::Ram, Some(300)), (Tier::Disk, None)], &[None; 48]);
+        let on_disk = |homes: &[Tier]| homes.iter().filter(|home| **home == Disk).count();
+        assert_eq!(on_disk(&homes), 18);
+        for layers in homes.chunks(12) {
+            assert!((3..=6).contains(&on_disk(layers)), "{homes:?}");
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -297,7 +326,7 @@ mod tests {
             let homes = cargo.fill(rooms, &on_gpus[..units.len()]);
             prop_assert!(sums(&cargo, &homes, Tier::Ram).1 <= ram, "{homes:?}");
             let (found, before) = (sums(&cargo, &homes, Tier::Disk).0, sums(&cargo, &by_class, Tier::Disk).0);
-            prop_assert!(found <= before, "{found} bytes on disk, and {before} class by class");
+            prop_assert!(found <= before + before / 32, "{found} bytes on disk, and {before} class by class");
             for (unit, home) in homes.iter().enumerate() {
                 prop_assert_eq!(matches!(home, Tier::Gpu(_)), on_gpus[unit].is_some());
             }
