@@ -173,6 +173,10 @@ pub struct Placement {
     pub decode: Device,
     /// The device that computes with it in prefill.
     pub prefill: Device,
+    /// Whether it is an expert that may leave its home for another of its layer: what routers choose comes to RAM, and what
+    /// they choose no longer goes back to disk. Only where the profile leaves that open.
+    #[serde(default)]
+    pub exchanges: bool,
     /// Why it is there, for people.
     pub reason: String,
 }

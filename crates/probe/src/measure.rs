@@ -174,9 +174,9 @@ pub(crate) fn block_pattern() -> Vec<u8> {
     matrix
 }
 
-/// Bytes of one slot, as a ring has it, and how many there are; one of a ring's four is in use.
-const READ_BYTES: usize = 4 << 20;
-const READS: usize = 3;
+/// Bytes of one slot, as a ring has it, and how many there are; one of a ring's six is in use.
+const READ_BYTES: usize = 2 << 20;
+const READS: usize = 5;
 /// Bytes of one measurement of the drive.
 const DISK_BYTES: u64 = 512 << 20;
 /// Measurements of the drive.

@@ -14,7 +14,8 @@ const ALIGN: u64 = 64;
 /// Resident units, side by side.
 pub(crate) struct Arena {
     buffer: Arc<Buffer>,
-    starts: Starts,
+    /// Which units are here now.
+    pub(crate) starts: Starts,
     /// What cards may read where it lies.
     #[cfg(feature = "cuda")]
     registered: Option<kernels::cuda::Registered>,
@@ -47,6 +48,13 @@ impl Arena {
     pub(crate) fn unit(&self, unit: UnitId) -> Option<&[u8]> {
         let (start, length) = (*self.starts.get(unit.0 as usize)?)?;
         Some(&self.buffer[start..start + length])
+    }
+
+    /// Writes over what was at `start`, where no card reads the arena.
+    pub(crate) fn write(&mut self, start: usize, bytes: &[u8]) {
+        if let Some(buffer) = Arc::get_mut(&mut self.buffer) {
+            buffer[start..start + bytes.len()].copy_from_slice(bytes);
+        }
     }
 
     /// Bytes of the whole arena.

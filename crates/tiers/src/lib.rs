@@ -10,6 +10,7 @@
 
 mod arena;
 mod error;
+mod exchange;
 mod load;
 mod ring;
 mod rows;
@@ -27,6 +28,7 @@ use plan::{Bytes, Inventory, Plan, Tier, UnitId};
 
 use arena::Arena;
 pub use error::TierError;
+use exchange::Exchange;
 use load::Loader;
 use ring::Ring;
 pub use ring::Staged;
@@ -79,6 +81,7 @@ pub struct Tiers {
     #[cfg(feature = "cuda")]
     cards: Vec<vram::Vram>,
     ring: Option<Ring>,
+    exchange: Exchange,
     places: Arc<Places>,
     sources: Vec<Arc<dyn ByteSource>>,
     fallbacks: Vec<String>,
@@ -120,8 +123,16 @@ impl Tiers {
         } else {
             None
         };
+        let on_cards = plan.placements.iter().any(|placement| matches!(placement.home, Tier::Gpu(_)));
+        // Cards read the arena behind the host's back.
+        let exchange = if ring.is_none() || on_cards || !plan.device_staging.is_empty() {
+            Exchange::default()
+        } else {
+            Exchange::new(plan, inventory, &arena.starts)
+        };
         Ok(Self {
             arena,
+            exchange,
             #[cfg(feature = "cuda")]
             cards,
             ring,
@@ -134,14 +145,14 @@ impl Tiers {
         })
     }
 
-    /// Whether a unit is homed in RAM.
+    /// Whether a unit is in RAM.
     #[must_use]
     pub fn is_resident(&self, unit: UnitId) -> bool {
         self.arena.unit(unit).is_some()
     }
 
-    /// The bytes of `slice` where its unit is homed in RAM, to hold as many of as one computation needs. None where it
-    /// is homed on disk, or the model has no such rows.
+    /// The bytes of `slice` where its unit is in RAM, to hold as many of as one computation needs. None where it
+    /// is not, or the model has no such rows.
     #[must_use]
     pub fn resident(&self, slice: &RowSlice) -> Option<&[u8]> {
         let bytes = self.arena.unit(slice.unit)?.get(self.places.range(slice)?)?;
@@ -192,7 +203,7 @@ impl Tiers {
         Some((buffer, start + self.places.range(slice)?.start))
     }
 
-    /// How the rows of `slice` come: whole where its home is RAM, cut to the ring's slots where it is disk.
+    /// How the rows of `slice` come: whole where they are always in RAM, cut to the ring's slots where they come from disk.
     ///
     /// # Panics
     /// Where the model has no such unit.
@@ -210,10 +221,16 @@ impl Tiers {
     /// that no ring can bring.
     pub fn expect(&mut self, slice: &RowSlice) -> Result<(), TierError> {
         let place = self.places.checked(slice).ok_or_else(|| TierError::NoSuchRows { slice: slice.clone() })?;
-        if place.home != Tier::Disk {
+        if place.home != Tier::Disk && !self.exchange.has(slice.unit) || self.arena.unit(slice.unit).is_some() {
             return Ok(());
         }
         self.ring.as_mut().ok_or_else(|| TierError::NoRing { slice: slice.clone() })?.expect(slice)
+    }
+
+    /// Takes what the router of one layer chose, a unit of each expert, before any of them is expected: where experts change places,
+    /// those that are leased from disk in this pass may stay in RAM.
+    pub fn chose(&mut self, experts: impl Iterator<Item = UnitId>) {
+        self.exchange.chose(experts, &mut self.arena.starts);
     }
 
     /// The bytes of `piece`, waited for where they are still on their way from disk. From there it must be the next
@@ -233,6 +250,10 @@ impl Tiers {
         let staged = ring.take(piece)?;
         self.counts.disk_stall += asked.elapsed();
         self.counts.disk_bytes += piece.bytes();
+        let (offset, length) = (piece.offset as usize, staged.len());
+        if let Some(start) = self.exchange.keep(piece.unit, offset, length, &mut self.arena.starts) {
+            self.arena.write(start, &staged);
+        }
         Ok(Lease::Staged(staged))
     }
 
@@ -243,6 +264,7 @@ impl Tiers {
         if let Some(ring) = &mut self.ring {
             ring.forget();
         }
+        self.exchange.abandon(&mut self.arena.starts);
         #[cfg(feature = "cuda")]
         self.cards.iter_mut().for_each(vram::Vram::forget);
     }

@@ -58,6 +58,8 @@ pub(crate) struct Place {
     pub(crate) file: u32,
     pub(crate) offset: u64,
     pub(crate) home: Tier,
+    /// Whether it may come through the ring: from disk, or as an expert that changes places.
+    staged: bool,
     rows: u64,
     row_bytes: u64,
 }
@@ -81,11 +83,12 @@ impl Places {
         let place = |(id, unit): (UnitId, &plan::Unit)| {
             let tensor = inventory.tensor_of(unit);
             let (home, row_bytes) = (plan.home(id), unit.bytes.0 / unit.rows.max(1));
-            if plan.staging.slots > 0 && home == Tier::Disk && row_bytes > slot.0 {
+            let staged = home == Tier::Disk || plan.placements[id.0 as usize].exchanges;
+            if plan.staging.slots > 0 && staged && row_bytes > slot.0 {
                 return Err(TierError::RowTooLong { tensor: tensor.name.clone(), row: Bytes(row_bytes), slot });
             }
             let path = Arc::clone(&paths[tensor.file as usize]);
-            Ok(Place { path, file: tensor.file, offset: unit.offset, home, rows: unit.rows, row_bytes })
+            Ok(Place { path, file: tensor.file, offset: unit.offset, home, staged, rows: unit.rows, row_bytes })
         };
         Ok(Self { places: inventory.iter().map(place).collect::<Result<_, _>>()?, slot: slot.0 })
     }
@@ -112,11 +115,11 @@ impl Places {
         Some((slice.rows.start * row_bytes) as usize..(slice.rows.end * row_bytes) as usize)
     }
 
-    /// `slice` in one piece where it is resident, and in as few as fit the ring's slots where it is not.
+    /// `slice` in one piece where it is always resident, and in as few as fit the ring's slots where it is not.
     pub(crate) fn cut(&self, slice: &RowSlice) -> impl Iterator<Item = Piece> + use<> {
         let place = self.place(slice.unit);
         let (unit, rows, row_bytes) = (slice.unit, slice.rows.clone(), place.row_bytes);
-        let most = if place.home == Tier::Disk { self.slot / row_bytes.max(1) } else { u64::MAX };
+        let most = if place.staged { self.slot / row_bytes.max(1) } else { u64::MAX };
         // A row that fits no slot is never staged; it is a piece of its own all the same.
         let most = most.clamp(1, (rows.end.saturating_sub(rows.start)).max(1));
         let starts = rows.clone().step_by(most as usize);

@@ -92,6 +92,7 @@ impl Pass<'_> {
 
     /// Tells the tiers which of the grouped experts come.
     pub(crate) fn expect_experts(&mut self, f: &Mixture) -> Result<()> {
+        self.tiers.chose(self.scratch.pairs.groups().map(|(expert, _)| f.experts[expert].gate.unit));
         for (expert, _) in self.scratch.pairs.groups() {
             let Expert { gate, up, down, .. } = &f.experts[expert];
             self.experts.used([gate, up, down].iter().all(|part| self.tiers.is_resident(part.unit)));

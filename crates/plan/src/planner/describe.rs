@@ -66,7 +66,11 @@ fn placements(planner: &Planner, draft: &Draft) -> Vec<Placement> {
             Some(number) if planner.is_streamed(index, *home) => Device::Gpu(number),
             _ => decode,
         };
-        Placement { home: *home, decode, prefill, reason: reason(planner, index, *home) }
+        let unit = &planner.inventory.units[index];
+        // A bias is one row, read by itself; what a GPU computes with, or is handed, is where the plan says.
+        let open = unit.role == Role::RoutedExpert && unit.rows > 1 && planner.wishes.wish[index] == Wish::Open;
+        let exchanges = open && planner.first_gpu().is_none();
+        Placement { home: *home, decode, prefill, exchanges, reason: reason(planner, index, *home) }
     };
     draft.homes.iter().enumerate().map(placement).collect()
 }

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "cuda")]
 mod device;
+mod exchange;
 mod expectation;
 mod failures;
 mod homes;
