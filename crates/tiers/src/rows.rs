@@ -207,7 +207,10 @@ pub(crate) mod tests {
 
     /// Places of units with so many rows of so many bytes in their homes, and a ring from disk with slots of `slot` bytes.
     pub(crate) fn places(units: impl Iterator<Item = (u64, u64, Tier)>, slot: u64) -> Places {
-        let place = |(rows, row_bytes, home)| Place { path: "".into(), file: 0, offset: 0, home, rows, row_bytes };
+        let place = |(rows, row_bytes, home)| {
+            let staged = home == Tier::Disk;
+            Place { path: "".into(), file: 0, offset: 0, home, staged, rows, row_bytes }
+        };
         Places { places: units.map(place).collect(), slot }
     }
 }
