@@ -124,11 +124,10 @@ mod cuda {
                 return self.on(device, |s| run(s, &mut layers[index]));
             };
             let positions = self.first_position..self.first_position + self.tokens;
-            let Some(side) = &mut self.devices.gpu else { unreachable!("{LENT_ONCE}") };
-            let mut room = side.borrow(&self.spec.layers[index].attention.kind, cache, positions.start)?;
+            let kind = &self.spec.layers[index].attention.kind;
+            let mut room = self.card().borrow(kind, cache, positions.start)?;
             let outcome = self.on(device, |s| run(s, &mut room));
-            let Some(side) = &mut self.devices.gpu else { unreachable!("{LENT_ONCE}") };
-            side.give_back(index, room, if outcome.is_ok() { positions } else { 0..0 }, layers)?;
+            self.card().give_back(index, room, if outcome.is_ok() { positions } else { 0..0 }, layers)?;
             outcome
         }
 
@@ -162,8 +161,8 @@ mod cuda {
                 gpu.side.begin(gpu.host.first_position, tokens)?;
                 gpu.side.embed(gpu.host.spec, gpu.host.quants, gpu.host.tiers, tokens.len())
             })?;
-            if embedded && let Some(gpu) = &self.devices.gpu {
-                self.devices.x_at = Device::Gpu(gpu.number());
+            if embedded {
+                self.devices.x_at = Device::Gpu(self.card().number());
             }
             Ok(embedded)
         }

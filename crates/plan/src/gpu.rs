@@ -29,7 +29,25 @@ pub type Obstacle = &'static str;
 #[must_use]
 pub const fn supports(quant: QuantType) -> bool {
     use QuantType as Q;
-    !matches!(quant, Q::Tq1_0 | Q::Tq2_0 | Q::Nvfp4 | Q::Q8_1 | Q::Q8K | Q::I8 | Q::I16 | Q::I32 | Q::I64 | Q::F64)
+    matches!(
+        quant,
+        Q::F32
+            | Q::F16
+            | Q::Bf16
+            | Q::Q4_0
+            | Q::Q4_1
+            | Q::Q5_0
+            | Q::Q5_1
+            | Q::Q8_0
+            | Q::Q2K
+            | Q::Q3K
+            | Q::Q4K
+            | Q::Q5K
+            | Q::Q6K
+    ) || matches!(
+        quant,
+        Q::Iq1S | Q::Iq1M | Q::Iq2Xxs | Q::Iq2Xs | Q::Iq2S | Q::Iq3Xxs | Q::Iq3S | Q::Iq4Nl | Q::Iq4Xs | Q::Mxfp4
+    )
 }
 
 /// What each layer's blocks have that no GPU computes: attention first, then the feed-forward part; and the output.

@@ -149,6 +149,15 @@ fn cache_of(memory: &mut Memory) -> &mut CardCache {
     cache
 }
 
+/// Each matrix of a group with its part of the outputs, one behind another.
+fn shares<'l>(group: &[&'l Linear], out: Part, tokens: usize) -> impl Iterator<Item = (&'l Linear, Part)> {
+    group.iter().scan(0, move |start, linear| {
+        let part = out.part(*start, tokens * linear.outputs);
+        *start += part.count;
+        Some((*linear, part))
+    })
+}
+
 impl GpuPass<'_, '_> {
     /// Whether a matrix lives on the card, or is one row, of which the card has a copy.
     fn is_here(&self, linear: &Linear) -> bool {
@@ -162,10 +171,7 @@ impl GpuPass<'_, '_> {
         if foreign {
             self.side.passage.leave(self.side.registers.get(x))?;
         }
-        let mut start = 0;
-        for linear in group {
-            let part = out.part(start, tokens * linear.outputs);
-            start += part.count;
+        for (linear, part) in shares(group, out, tokens) {
             if self.is_here(linear) {
                 self.product(linear, x, part)?;
                 self.add_bias(linear, part)?;
@@ -217,10 +223,7 @@ impl GpuPass<'_, '_> {
     /// The products of a group whose matrices are brought here in their order, but for those that live here: run of rows by run of rows.
     fn streamed(&mut self, group: &[&Linear], x: Part, out: Part, tokens: usize) -> Result<()> {
         self.side.passage.works();
-        let mut start = 0;
-        for linear in group {
-            let part = out.part(start, tokens * linear.outputs);
-            start += part.count;
+        for (linear, part) in shares(group, out, tokens) {
             if self.is_here(linear) {
                 self.product(linear, x, part)?;
             } else {

@@ -23,6 +23,14 @@ const SHAPES: [(usize, usize, usize, usize); 9] = [
     (300, 9, 8, 8),
 ];
 
+/// Needs no card: what planners are told beforehand is what kernels were compiled for.
+#[test]
+fn a_plan_knows_which_types_have_kernels() {
+    for quant in QuantType::ALL {
+        assert_eq!(plan::gpu::supports(*quant), cuda::supports(*quant), "{quant}");
+    }
+}
+
 struct Case {
     quant: QuantType,
     rows: usize,

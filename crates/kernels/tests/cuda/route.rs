@@ -7,19 +7,14 @@ use kernels::reference;
 use crate::card::{download, gpu, poisoned, upload};
 use crate::common::{Draw, assert_close};
 
+/// A choice among all experts alike, whose weights are taken as they are.
+fn plain(experts: usize, used: usize, gate: Gate) -> Routing {
+    Routing { experts, used, gate, groups: 1, groups_used: 1, group_best: 1, normalize: false, scale: 1.0 }
+}
+
 #[test]
 fn choices_are_the_references_and_arrive_as_they_are() {
     let Some(gpu) = gpu() else { return };
-    let plain = |experts, used, gate| Routing {
-        experts,
-        used,
-        gate,
-        groups: 1,
-        groups_used: 1,
-        group_best: 1,
-        normalize: false,
-        scale: 1.0,
-    };
     let mut arena = Arena::new(gpu, "mail", RouteMail::BYTES).unwrap();
     let mut mail = RouteMail::new(gpu, &mut arena).unwrap();
     for (routing, biased) in [
@@ -78,16 +73,7 @@ fn choices_are_the_references_and_arrive_as_they_are() {
 #[test]
 fn a_choice_that_nobody_took_is_given_up() {
     let Some(gpu) = gpu() else { return };
-    let routing = Routing {
-        experts: 4,
-        used: 1,
-        gate: Gate::Softmax,
-        groups: 1,
-        groups_used: 1,
-        group_best: 1,
-        normalize: false,
-        scale: 1.0,
-    };
+    let routing = plain(4, 1, Gate::Softmax);
     let mut arena = Arena::new(gpu, "mail", RouteMail::BYTES).unwrap();
     let mut mail = RouteMail::new(gpu, &mut arena).unwrap();
     let (mut chosen, mut weights) = (upload(gpu, &[u32::MAX]), poisoned(gpu, 1));
@@ -108,16 +94,7 @@ fn a_choice_that_nobody_took_is_given_up() {
 #[test]
 fn of_equals_the_lower_comes_first_and_what_is_no_number_last() {
     let Some(gpu) = gpu() else { return };
-    let routing = Routing {
-        experts: 40,
-        used: 5,
-        gate: Gate::SoftmaxOfChosen,
-        groups: 1,
-        groups_used: 1,
-        group_best: 1,
-        normalize: false,
-        scale: 1.0,
-    };
+    let routing = plain(40, 5, Gate::SoftmaxOfChosen);
     let mut logits = [1.0_f32; 40];
     (logits[0], logits[3], logits[37]) = (f32::NAN, 2.0, 2.0);
     let (mut chosen, mut weights) = (upload(gpu, &[u32::MAX; 5]), poisoned(gpu, 5));
