@@ -1,9 +1,10 @@
 //! Prompts that a GPU computes with weights that live in RAM or on disk.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use engine::Engine;
-use plan::{Bytes, Inventory, Staging, Tensor, Tier};
+use plan::{Bytes, Device, Inventory, Role, Staging, Tensor, Tier, Unit};
 
 use crate::gpu::{all_logits, engines_agree, gpu, mean_divergence};
 use crate::oracle::ROUNDING_DIVERGENCE;
@@ -19,10 +20,20 @@ const VARIED: [(&str, &str, &str); 5] = [
     ("qwen3-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
 ];
 
+/// Mixtures with lists of quantized experts, biases, floats, inputs that are weighed, shared experts, latents.
+const MIXED: [(&str, &str, &str); 6] = [
+    ("mixtral-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
+    ("qwen3_moe-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
+    ("gpt_oss-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
+    ("gpt_oss", "model-f32.gguf", "golden.json"),
+    ("llama4", "model-bf16.gguf", "golden.json"),
+    ("deepseek_v3-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
+];
+
 /// How weights pass.
 #[derive(Clone, Copy, Debug)]
 struct Passing {
-    /// Bytes of a slot beyond the longest row.
+    /// Bytes of a slot beyond the longest row or the largest expert.
     more: u64,
     slots: u32,
     /// Tokens of a pass from which on.
@@ -31,12 +42,17 @@ struct Passing {
 
 /// Slots that nothing is cut for.
 const WIDE: Passing = Passing { more: 4 << 20, slots: 3, from: 2 };
-/// Slots of a few rows.
+/// Slots of a few rows, or of an expert.
 const NARROW: Passing = Passing { more: 0, slots: 2, from: 2 };
 
 fn slot(inventory: &Inventory, more: u64) -> Bytes {
+    let align = |bytes: u64| bytes.next_multiple_of(plan::streaming::ALIGN);
     let longest = inventory.tensors.iter().map(|tensor: &Tensor| tensor.row_bytes().0).max().unwrap();
-    Bytes(longest.next_multiple_of(plan::streaming::ALIGN) + more) + plan::streaming::TAIL
+    let mut experts = BTreeMap::<_, u64>::new();
+    for unit in inventory.units.iter().filter(|unit| unit.expert.is_some()) {
+        *experts.entry((unit.layer, unit.expert)).or_default() += align(unit.bytes.0);
+    }
+    Bytes(experts.into_values().max().unwrap_or(0).max(align(longest)) + more) + plan::streaming::TAIL
 }
 
 /// Opens a model with `homes`, whose passes stream so.
@@ -46,7 +62,50 @@ fn streaming(path: &Path, kv_type: &str, micro_batch: usize, homes: &[Tier], pas
     let slot = slot(&model.inventory, passing.more);
     plan.device_staging = vec![(0, Staging { slot, slots: passing.slots })];
     plan.stream_from = Some(passing.from);
+    plan.placements.iter_mut().for_each(|placement| placement.prefill = Device::Gpu(0));
     open_plan(&model, plan)
+}
+
+#[test]
+fn streamed_mixtures_agree_from_any_home() {
+    let test = "streamed_mixtures_agree_from_any_home";
+    let Some(fixtures) = gpu(test).then(|| all_fixtures(test)).flatten() else { return };
+    let expert = |unit: &Unit| unit.expert.map(|expert| expert as usize);
+    let mut failed = Vec::new();
+    for (folder, file, golden) in MIXED {
+        let path = fixtures.join(folder).join(file);
+        if !path.exists() {
+            println!("{folder}/{file}: not here");
+            continue;
+        }
+        let (golden, inventory) = (json(&fixtures.join(folder).join(golden)), gguf::open(&path).unwrap().inventory);
+        let latent = inventory.shape.latent.is_some();
+        let base = |unit: &Unit| if unit.role == Role::Attention && latent { Tier::Ram } else { GPU };
+        let by_turns = |unit: &Unit| expert(unit).map_or(base(unit), |e| [GPU, Tier::Ram, Tier::Disk][e % 3]);
+        let last =
+            |unit: &Unit| if inventory.tensor_of(unit).name.contains("_down_exps") { Tier::Ram } else { base(unit) };
+        let homes = |home: &dyn Fn(&Unit) -> Tier| inventory.units.iter().map(home).collect::<Vec<_>>();
+        for (homes, passing) in [
+            (homes(&|_| Tier::Ram), WIDE),
+            (homes(&by_turns), NARROW),
+            (homes(&last), Passing { more: 5000, slots: 3, from: 2 }),
+            (
+                homes(&|unit| if expert(unit).is_some() { Tier::Disk } else { base(unit) }),
+                Passing { from: 1, ..NARROW },
+            ),
+        ] {
+            let name = format!("{folder}/{file}, {passing:?}");
+            let agree = || {
+                engines_agree(&path, &golden, &name, &mut |micro_batch| {
+                    streaming(&path, "f32", micro_batch, &homes, passing)
+                });
+            };
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(agree)).is_err() {
+                failed.push(name);
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
 fn units(path: &Path) -> usize {
@@ -88,7 +147,12 @@ fn neither_cuts_nor_homes_nor_time_change_a_bit_of_what_is_streamed() {
     let test = "neither_cuts_nor_homes_nor_time_change_a_bit_of_what_is_streamed";
     let Some(fixtures) = gpu(test).then(|| all_fixtures(test)).flatten() else { return };
     let prompt: Vec<u32> = (0..150).map(|i| 3 + i * 7 % 200).collect();
-    for (folder, file) in [("llama-kq", "model-q4_k_m.gguf"), ("gemma3", "model-f32.gguf")] {
+    for (folder, file) in [
+        ("llama-kq", "model-q4_k_m.gguf"),
+        ("gemma3", "model-f32.gguf"),
+        ("qwen3_moe-kq", "model-q4_k_m.gguf"),
+        ("gpt_oss", "model-f32.gguf"),
+    ] {
         let path = fixtures.join(folder).join(file);
         let units = units(&path);
         let run = |homes: &[Tier], passing| {

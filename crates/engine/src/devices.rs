@@ -2,15 +2,15 @@
 
 use plan::{Device, LayerDevices};
 
-use crate::route::Route;
+use crate::route::{Brought, Route};
 
 /// Where blocks are computed, and where their input is now.
 pub(crate) struct Devices {
     pub(crate) route: Route,
     /// Where the residual stream of this pass is.
     pub(crate) x_at: Device,
-    /// The card that weights are brought to in this pass, if any.
-    pub(crate) streams: Option<u32>,
+    /// Whether and how weights are brought to a card in this pass.
+    pub(crate) brought: Option<Brought>,
     /// What the GPU of the route holds. Lent out while it computes.
     #[cfg(feature = "cuda")]
     pub(crate) gpu: Option<Box<crate::gpu::GpuSide>>,
@@ -21,7 +21,7 @@ impl Devices {
         Self {
             route,
             x_at: Device::Cpu,
-            streams: None,
+            brought: None,
             #[cfg(feature = "cuda")]
             gpu: None,
         }
@@ -29,7 +29,7 @@ impl Devices {
 
     /// Where a layer's blocks are computed in this pass.
     pub(crate) fn of_layer(&self, index: usize) -> LayerDevices {
-        match (&self.route.streamed, self.streams) {
+        match (&self.route.streamed, self.brought) {
             (Some(streamed), Some(_)) => streamed.layers[index],
             _ => self.route.layers[index],
         }

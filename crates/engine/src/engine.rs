@@ -302,12 +302,12 @@ impl Engine {
         let before = session.position();
         let first = before as u32;
         let form = self.form(tokens.len(), before);
-        self.devices.streams = self.devices.route.of_pass(tokens.len());
+        self.devices.brought = self.devices.route.of_pass(tokens.len());
         let after =
-            After { logits, form: self.form(next, before + tokens.len()), streams: self.devices.route.of_pass(next) };
+            After { logits, form: self.form(next, before + tokens.len()), brought: self.devices.route.of_pass(next) };
         let _awake = self.devices.keep_awake(&self.pool);
         self.experts.passes(tokens.len());
-        let this = (form, self.devices.streams);
+        let this = (form, self.devices.brought);
         self.lookahead.begin(&mut self.tiers, &self.spec, &self.devices.route, this, after)?;
         for ((table, frequencies), rope) in self.turns.iter_mut().zip(&self.frequencies).zip(&self.spec.ropes) {
             table.fill(first..first + tokens.len() as u32, frequencies, rope.magnitude);

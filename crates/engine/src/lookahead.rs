@@ -5,8 +5,8 @@
 
 use tiers::{RowSlice, TierError, Tiers};
 
-use crate::route::Route;
-use crate::spec::{Form, Spec, Use};
+use crate::route::{Brought, Route};
+use crate::spec::{Ffn, Form, Mixture, Spec, Use};
 
 /// What follows a pass.
 #[derive(Clone, Copy, Debug)]
@@ -15,27 +15,38 @@ pub(crate) struct After {
     pub(crate) logits: usize,
     /// The form of the pass after it.
     pub(crate) form: Form,
-    /// The card that weights are brought to for that pass, if they are.
-    pub(crate) streams: Option<u32>,
+    /// Whether and how weights are brought to a card for that pass.
+    pub(crate) brought: Option<Brought>,
+}
+
+/// How a pass uses units.
+type Way = (Form, Option<Brought>);
+
+/// How far into one pass the tiers have been told.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    /// Layers.
+    layers: usize,
+    /// Whether the last one's router has to choose first.
+    waits: bool,
 }
 
 /// How far the tiers have been told.
 #[derive(Debug)]
 pub(crate) struct Lookahead {
-    /// Layers of this pass that were expected.
-    queued: usize,
-    form: Form,
-    /// The card that weights are brought to for this pass, if they are.
-    streams: Option<u32>,
+    /// Of this pass.
+    this: Told,
+    way: Way,
     after: After,
-    /// Layers of the next pass that were expected, by [`After::form`].
-    next: usize,
+    /// Of the next one, if the tiers have been told of all of this one.
+    next: Option<Told>,
 }
 
 impl Lookahead {
     pub(crate) const fn new() -> Self {
-        let after = After { logits: 0, form: Form::DECODE, streams: None };
-        Self { queued: 0, form: Form::DECODE, streams: None, after, next: 0 }
+        let after = After { logits: 0, form: Form::DECODE, brought: None };
+        let this = Told { layers: 0, waits: false };
+        Self { this, way: (Form::DECODE, None), after, next: None }
     }
 
     /// Starts a pass: what was expected of it stands, if it is the one that was foreseen.
@@ -44,56 +55,58 @@ impl Lookahead {
         tiers: &mut Tiers,
         spec: &Spec,
         route: &Route,
-        (form, streams): (Form, Option<u32>),
+        way: Way,
         after: After,
     ) -> Result<(), TierError> {
-        if self.next > 0 && (self.after.form, self.after.streams) == (form, streams) {
-            self.queued = self.next;
-        } else {
+        let foreseen = (self.after.form, self.after.brought) == way;
+        self.this = self.next.take().filter(|_| foreseen).unwrap_or_else(|| {
             tiers.forget_expected();
-            self.queued = 0;
-        }
-        (self.next, self.form, self.streams, self.after) = (0, form, streams, after);
-        if self.queued > 0 && spec.layers[self.queued - 1].ffn.chooses() {
-            return Ok(());
-        }
-        self.go_on(tiers, spec, route)
+            Told::default()
+        });
+        (self.way, self.after) = (way, after);
+        if self.this.waits { Ok(()) } else { self.go_on(tiers, spec, route) }
     }
 
     /// Goes on to the next choice: called at the start, and when experts were chosen and are expected.
     pub(crate) fn go_on(&mut self, tiers: &mut Tiers, spec: &Spec, route: &Route) -> Result<(), TierError> {
-        if expect_layers(tiers, spec, route, &mut self.queued, (self.form, self.streams))? {
+        if self.next.is_some() {
+            return Ok(());
+        }
+        expect_layers(tiers, spec, route, &mut self.this, self.way)?;
+        if self.this.waits {
             return Ok(());
         }
         for _ in 0..self.after.logits {
             expect(tiers, route, &spec.output_norm.slice)?;
             expect(tiers, route, &spec.output.weight)?;
         }
-        expect_layers(tiers, spec, route, &mut self.next, (self.after.form, self.after.streams)).map(|_| ())
+        let next = self.next.insert(Told::default());
+        expect_layers(tiers, spec, route, next, (self.after.form, self.after.brought))
     }
 
     /// After a pass that failed nothing is known.
     pub(crate) fn reset(&mut self) {
-        self.next = 0;
+        self.next = None;
     }
 }
 
-/// Expects layers from `*from` on, to the first whose router has to choose. Whether there was one.
+/// Expects layers on, to the first whose router has to choose.
 fn expect_layers(
     tiers: &mut Tiers,
     spec: &Spec,
     route: &Route,
-    from: &mut usize,
-    (form, streams): (Form, Option<u32>),
-) -> Result<bool, TierError> {
-    while *from < spec.layers.len() {
-        let layer = &spec.layers[*from];
+    told: &mut Told,
+    (form, brought): Way,
+) -> Result<(), TierError> {
+    told.waits = false;
+    while told.layers < spec.layers.len() && !told.waits {
+        let layer = &spec.layers[told.layers];
         let mut expected = Ok(());
-        let streamed = route.is_streamed(*from).map(|block| streams.filter(|_| block));
-        let mut expect = |card: Option<u32>, used: Use| {
+        let streamed = route.is_streamed(told.layers).map(|block| brought.filter(|_| block));
+        let mut expect = |brought: Option<Brought>, used: Use| {
             if expected.is_ok() {
-                expected = match (card, used) {
-                    (Some(card), Use::Matrix(slice)) if !route.is_copied(slice.unit) => expect_on(tiers, card, slice),
+                expected = match (brought, used) {
+                    (Some(brought), Use::Matrix(slice)) => expect_on(tiers, route, brought, [slice]),
                     // A card has copies of all vectors.
                     (Some(_), _) => Ok(()),
                     (None, Use::Matrix(slice)) => self::expect(tiers, route, slice),
@@ -104,12 +117,15 @@ fn expect_layers(
         layer.attention.each_use(form, &mut |used| expect(streamed[0], used));
         layer.ffn.each_use(&mut |used| expect(streamed[1], used));
         expected?;
-        *from += 1;
-        if layer.ffn.chooses() {
-            return Ok(true);
+        if let Ffn::Mixture(f) = &layer.ffn {
+            match streamed[1].filter(|brought| brought.all) {
+                Some(brought) => expect_experts(tiers, route, brought, f, 0..f.experts.len())?,
+                None => told.waits = true,
+            }
         }
+        told.layers += 1;
     }
-    Ok(false)
+    Ok(())
 }
 
 /// Expects what the processor reads.
@@ -117,16 +133,36 @@ fn expect(tiers: &mut Tiers, route: &Route, slice: &RowSlice) -> Result<(), Tier
     if route.is_copied(slice.unit) { Ok(()) } else { tiers.expect(slice) }
 }
 
-/// Expects a matrix on a card that it does not live on.
+/// Expects these experts on a card that they do not live on, each as a whole.
+pub(crate) fn expect_experts(
+    tiers: &mut Tiers,
+    route: &Route,
+    brought: Brought,
+    f: &Mixture,
+    mut experts: impl Iterator<Item = usize>,
+) -> Result<(), TierError> {
+    experts.try_for_each(|expert| {
+        let expert = &f.experts[expert];
+        expect_on(tiers, route, brought, [&expert.gate, &expert.up, &expert.down])
+    })
+}
+
+/// Expects matrices on a card, side by side, as far as they do not live there.
 #[cfg(feature = "cuda")]
-fn expect_on(tiers: &mut Tiers, card: u32, slice: &RowSlice) -> Result<(), TierError> {
-    if tiers.home(slice.unit) == plan::Tier::Gpu(card) {
-        return Ok(());
-    }
-    tiers.expect_on(card, std::slice::from_ref(slice))
+fn expect_on<const N: usize>(
+    tiers: &mut Tiers,
+    route: &Route,
+    brought: Brought,
+    together: [&RowSlice; N],
+) -> Result<(), TierError> {
+    let elsewhere = |slice: &&RowSlice| {
+        tiers.home(slice.unit) != plan::Tier::Gpu(brought.card) && !route.needs_no_bringing(slice.unit)
+    };
+    let together: Vec<RowSlice> = together.into_iter().filter(elsewhere).cloned().collect();
+    if together.is_empty() { Ok(()) } else { tiers.expect_on(brought.card, &together) }
 }
 
 #[cfg(not(feature = "cuda"))]
-fn expect_on(_: &mut Tiers, _: u32, _: &RowSlice) -> Result<(), TierError> {
+fn expect_on<const N: usize>(_: &mut Tiers, _: &Route, _: Brought, _: [&RowSlice; N]) -> Result<(), TierError> {
     unreachable!("tiers refuse a plan with GPUs in this build")
 }

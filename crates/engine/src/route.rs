@@ -6,6 +6,7 @@
 //! never know how a device computes.
 
 use plan::{Device, Inventory, LayerDevices, Plan, Tier, UnitId};
+use tiers::RowSlice;
 
 use crate::EngineError;
 use crate::spec::{Attention, Ffn, Form, HeadNorm, HeadRows, Kind, Layer, Spec, Use};
@@ -28,11 +29,27 @@ pub(crate) struct Route {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Streamed {
     /// The card.
-    pub(crate) gpu: u32,
+    gpu: u32,
     /// Tokens from which on a pass is one of them.
     from: usize,
+    /// Tokens from which on all experts come.
+    all_from: usize,
     pub(crate) layers: Vec<LayerDevices>,
+    /// By unit: those of one row, which the card has copies of.
+    copied: Vec<bool>,
 }
+
+/// That weights are brought to a card in a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Brought {
+    /// The card.
+    pub(crate) card: u32,
+    /// Whether all experts of a layer come, before its router has chosen: nearly all will be used, and the link rests nowhere.
+    pub(crate) all: bool,
+}
+
+/// Tokens from which on so many of all experts are used, by the mean, that all of them are brought: 1 - (1 - p)^tokens with p that of a token.
+const NEARLY_ALL: f64 = 0.95;
 
 /// What stands in the way of a GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,9 +92,16 @@ impl Route {
         Ok(route)
     }
 
-    /// The card that weights are brought to in a pass of so many tokens, if they are.
-    pub(crate) fn of_pass(&self, tokens: usize) -> Option<u32> {
-        self.streamed.as_ref().filter(|streamed| tokens >= streamed.from).map(|streamed| streamed.gpu)
+    /// Whether and how weights are brought to a card in a pass of so many tokens.
+    pub(crate) fn of_pass(&self, tokens: usize) -> Option<Brought> {
+        let streamed = self.streamed.as_ref().filter(|streamed| tokens >= streamed.from)?;
+        Some(Brought { card: streamed.gpu, all: tokens >= streamed.all_from })
+    }
+
+    /// Whether a card to which weights are brought has a copy of this unit in any case.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn needs_no_bringing(&self, unit: UnitId) -> bool {
+        self.streamed.as_ref().is_none_or(|streamed| streamed.copied[unit.0 as usize])
     }
 
     /// Whether a block of such a pass is this card's: a layer's attention, or what follows it.
@@ -88,32 +112,26 @@ impl Route {
         })
     }
 
-    /// Where layers are computed when weights are streamed: by the card that has the ring, as far as it can.
+    /// Where layers are computed when weights are streamed: by the card that has the ring, as far as it can and the plan says. Nothing is
+    /// streamed where a block of the card has matrices that cannot come.
     fn streaming(&self, plan: &Plan, spec: &Spec, inventory: &Inventory) -> Option<Streamed> {
         let from = plan.stream_from? as usize;
         let mut rings = plan.device_staging.iter().filter(|(_, ring)| ring.slots > 0).map(|(gpu, _)| *gpu);
         let gpu = rings.find(|gpu| self.gpu().is_none_or(|taken| taken == *gpu))?;
+        let quant = |slice: &RowSlice| inventory.tensor_of(inventory.unit(slice.unit)).quant;
         let layers = spec.layers.iter().zip(&self.layers).map(|(layer, devices)| {
-            let mut known = [true; 2];
-            // Latents' small matrices would come in an order of their own: such attention is the card's where all of it lives there.
-            let stays = matches!(layer.attention.kind, Kind::Latent(_));
-            let mut note = |block: usize, used: Use| {
-                if let Use::Matrix(slice) = used {
-                    known[block] &= multiplies(inventory.tensor_of(inventory.unit(slice.unit)).quant);
-                    known[block] &= block > 0 || !stays || plan.home(slice.unit) == Tier::Gpu(gpu);
-                }
+            let card = Device::Gpu(gpu);
+            let [attention, ffn] = comes(layer, card, plan, &|slice| multiplies(quant(slice)));
+            let device = |(can, shall): (bool, bool), otherwise| {
+                let stays = Some(otherwise).filter(|otherwise| can || *otherwise != card);
+                if can && shall { Some(card) } else { stays }
             };
-            layer.attention.each_use(Form::DECODE, &mut |used| note(0, used));
-            layer.ffn.each_use(&mut |used| note(1, used));
-            let [attention, ffn] = known;
-            let streams = |can: bool, otherwise| if can { Device::Gpu(gpu) } else { otherwise };
-            LayerDevices {
-                attention: streams(attention && missing_attention(&layer.attention).is_none(), devices.attention),
-                // Routed experts are computed where they live.
-                ffn: streams(ffn && missing_ffn(&layer.ffn).is_none() && !layer.ffn.chooses(), devices.ffn),
-            }
+            let (attention, ffn) = (device(attention, devices.attention)?, device(ffn, devices.ffn)?);
+            Some(LayerDevices { attention, ffn })
         });
-        Some(Streamed { gpu, from, layers: layers.collect() })
+        let layers = layers.collect::<Option<_>>()?;
+        let copied = inventory.units.iter().map(|unit| inventory.is_vector(unit)).collect();
+        Some(Streamed { gpu, from, all_from: all_from(spec), layers, copied })
     }
 
     /// Every block's device, the output's last.
@@ -206,6 +224,38 @@ impl Route {
         let layers = spec.layers.iter().zip(&self.layers);
         self.alone = layers.map(|(layer, devices)| is_alone(plan, layer, *devices)).collect();
     }
+}
+
+/// Whether a card can compute a layer's blocks, attention and what follows it, with matrices that are brought to it, and whether the plan
+/// has it do so.
+fn comes(layer: &Layer, card: Device, plan: &Plan, multiplies: &dyn Fn(&RowSlice) -> bool) -> [(bool, bool); 2] {
+    // Latents' small matrices would come in an order of their own: such attention is the card's where all of it lives there.
+    let stays = matches!(layer.attention.kind, Kind::Latent(_));
+    let (mut can, mut shall) = ([true; 2], [false; 2]);
+    let mut note = |block: usize, used: Use| {
+        if let Use::Matrix(slice) = used {
+            can[block] &= multiplies(slice) && (block > 0 || !stays || device(plan.home(slice.unit)) == card);
+            shall[block] |= plan.placements[slice.unit.0 as usize].prefill == card;
+        }
+    };
+    layer.attention.each_use(Form::DECODE, &mut |used| note(0, used));
+    layer.ffn.each_use(&mut |used| note(1, used));
+    if let Ffn::Mixture(f) = &layer.ffn {
+        let parts = f.experts.iter().flat_map(|expert| [&expert.gate, &expert.up, &expert.down]);
+        parts.for_each(|part| note(1, Use::Matrix(part)));
+    }
+    let missing = [missing_attention(&layer.attention), missing_ffn(&layer.ffn)];
+    [0, 1].map(|block| (can[block] && missing[block].is_none(), shall[block]))
+}
+
+/// Tokens from which on all experts of every layer are brought.
+fn all_from(spec: &Spec) -> usize {
+    let shares = spec.layers.iter().filter_map(|layer| match &layer.ffn {
+        Ffn::Mixture(f) => Some(f.routing.used as f64 / f.routing.experts as f64),
+        Ffn::Dense(_) => None,
+    });
+    let tokens = |share: f64| ((1.0 - NEARLY_ALL).ln() / (1.0 - share).ln()).ceil() as usize;
+    shares.map(tokens).max().unwrap_or(0)
 }
 
 /// Whether a layer is computed by one card, which holds all its matrices and chooses none of them.

@@ -94,7 +94,7 @@ impl Pass<'_> {
                 return Err(EngineError::Interrupted);
             }
             let first = next;
-            let alone = self.tokens == 1 && self.devices.streams.is_none();
+            let alone = self.tokens == 1 && self.devices.brought.is_none();
             let alone = if alone { self.devices.route.alone_from(first) } else { 0 };
             next += alone.max(1);
             let layers = &mut session.layers;

@@ -13,7 +13,7 @@ use super::Result;
 use super::lists::{Run, WORDS_OF_PAIR};
 use crate::blocks::Quants;
 use crate::pairs::Pairs;
-use crate::route;
+use crate::route::{self, Route};
 use crate::spec::{Expert, Ffn, Mixture, Spec};
 
 /// Tokens of a pass whose choice kernels and processor get without a word between them; for more, experts are grouped first.
@@ -180,15 +180,18 @@ impl Mixtures {
         arena: &mut Arena,
         (spec, quants, tiers): (&Spec, &Quants, &Tiers),
         counts: Counts,
-        ffn: impl Fn(usize) -> Device,
+        route: &Route,
     ) -> Result<Self> {
         let number = gpu.info().ordinal;
+        let always = |index: usize| route.layers[index].ffn == Device::Gpu(number);
         let experts = |(index, layer): (usize, &crate::spec::Layer)| {
-            let f = mixture(&layer.ffn).filter(|_| ffn(index) == Device::Gpu(number));
+            let f = mixture(&layer.ffn).filter(|_| always(index) || route.is_streamed(index)[1]);
             f.map(|f| Experts::of(f, number, quants, tiers, arena)).transpose()
         };
         let layers: Vec<Option<Experts>> = spec.layers.iter().enumerate().map(experts).collect::<Result<_>>()?;
-        let away = layers.iter().flatten().any(|layer| layer.any(Home::Away));
+        // In passes to which weights are brought, nothing is left to the processor.
+        let owes = |(index, layer): (usize, &Experts)| always(index) && layer.any(Home::Away);
+        let away = layers.iter().enumerate().filter_map(|(index, layer)| Some((index, layer.as_ref()?))).any(owes);
         let way = away.then(|| Way::new(gpu, arena, FEW.min(counts.tokens) * spec.width)).transpose()?;
         let (entries, columns) = counts.jobs();
         Ok(Self {

@@ -11,7 +11,6 @@ use kernels::cuda::{
     scale_rows,
 };
 use plan::QuantType;
-use tiers::Tiers;
 
 use super::experts::{Home, Lists, parts};
 use super::mixture::{NO_ROOM, count_on_card, joining};
@@ -30,14 +29,16 @@ pub(super) enum Kind {
     Single,
     /// One by one, some of their matrices by the processor.
     Apart,
+    /// As they are brought.
+    Brought,
 }
 
 /// Experts that are computed together: groups of pairs, and the pairs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Run {
-    kind: Kind,
-    groups: Range<usize>,
-    pairs: Range<usize>,
+    pub(super) kind: Kind,
+    pub(super) groups: Range<usize>,
+    pub(super) pairs: Range<usize>,
 }
 
 impl Run {
@@ -47,9 +48,10 @@ impl Run {
 }
 
 /// Cuts groups of pairs to runs of one kind that have room for `most` pairs; no group has more.
-fn cut(pairs: &Pairs, most: usize, kind_of: impl Fn(usize) -> Kind) -> Vec<Run> {
+pub(super) fn cut(pairs: &Pairs, groups: Range<usize>, most: usize, kind_of: impl Fn(usize) -> Kind) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
-    for (group, (expert, range)) in pairs.groups().enumerate() {
+    for group in groups {
+        let (expert, range) = pairs.group_at(group);
         let kind = kind_of(expert);
         match runs.last_mut() {
             Some(last) if last.kind == kind && last.len() + range.len() <= most => {
@@ -65,7 +67,7 @@ fn cut(pairs: &Pairs, most: usize, kind_of: impl Fn(usize) -> Kind) -> Vec<Run> 
 /// Where the words about pairs begin: of each pair the token, the expert, its weight and 1; of each choice of a token, in ascending order of
 /// experts, the pair, its weight and its expert.
 #[derive(Clone, Copy)]
-struct Words {
+pub(super) struct Words {
     pairs: usize,
     choices: usize,
 }
@@ -112,11 +114,14 @@ impl Words {
     }
 }
 
-/// The list of one matrix (0: gate, 1: up, 2: down) of each expert of a run, with the columns of its pairs.
+/// Where a matrix (0: gate, 1: up, 2: down) of an expert is on the card.
+pub(super) type Place<'p, 't> = &'p dyn Fn(usize, usize) -> Slice<'t, u8>;
+
+/// The list of one matrix of each expert of a run, with the columns of its pairs.
 fn list<'t>(
-    tiers: &'t Tiers,
+    place: Place<'_, 't>,
     quants: &Quants,
-    (number, f): (u32, &Mixture),
+    f: &Mixture,
     (pairs, run, part): (&Pairs, &Run, usize),
 ) -> JobList<'t> {
     let many = run.len() > JOB_COLUMNS * run.groups.len();
@@ -124,7 +129,7 @@ fn list<'t>(
     let (rows, width) = if part == 2 { (f.router.inputs, f.inner) } else { (f.inner, f.router.inputs) };
     for (expert, range) in run.groups.clone().map(|group| pairs.group_at(group)) {
         let slice = parts(&f.experts[expert])[part];
-        let Some(weights) = tiers.on_card(number, slice) else { unreachable!("listed experts are here") };
+        let weights = place(expert, part);
         let column = |pair| if part == 2 { pair - run.pairs.start } else { pairs.token(pair) };
         list.push(
             &Matrix { quant: quants.get(slice.unit), weights, rows, width },
@@ -146,22 +151,28 @@ impl GpuPass<'_, '_> {
         pairs.clear(choices);
         stream.download_now(m.chosen.slice().range(..choices), &mut pairs.chosen)?;
         stream.download_now(m.weights.slice().range(..choices), &mut pairs.weights)?;
-        pairs.group(f.routing.experts, f.routing.used, &|expert| experts.home(expert) != Home::Away);
+        let brought = host.devices.brought;
+        let mine = |expert: usize| experts.home(expert) != Home::Away || brought.is_some();
+        pairs.group(f.routing.experts, f.routing.used, &mine);
         let kind = |expert: usize| {
             let types = parts(&f.experts[expert]).map(|part| quants.get(part.unit));
             match experts.home(expert) {
                 Home::Here if types.into_iter().all(in_integers) => Kind::Listed(types),
                 Home::Here => Kind::Single,
+                Home::Away | Home::Apart if brought.is_some() => Kind::Brought,
                 Home::Away | Home::Apart => Kind::Apart,
             }
         };
-        *runs = cut(pairs, m.counts.run, kind);
+        *runs = cut(pairs, 0..pairs.group_count(), m.counts.run, kind);
         let theirs = &mut host.scratch.pairs;
         theirs.clear(choices);
         theirs.chosen.copy_from_slice(&pairs.chosen);
         theirs.weights.copy_from_slice(&pairs.weights);
-        host.count_choice(layer, f, &|expert| experts.home(expert) == Home::Away);
-        count_on_card(host, side.number, f, pairs.groups().map(|(expert, _)| expert));
+        host.count_choice(layer, f, &|expert| !mine(expert));
+        let chosen = pairs.groups().map(|(expert, _)| expert);
+        let (brought, here): (Vec<usize>, Vec<usize>) = chosen.partition(|expert| kind(*expert) == Kind::Brought);
+        count_on_card(host, side.number, f, here.into_iter());
+        host.bring_experts(f, &brought)?;
         host.expect_experts(f)?;
         for run in runs.iter().filter(|run| run.kind == Kind::Apart) {
             for part in [0, 1, 2] {
@@ -184,9 +195,10 @@ impl GpuPass<'_, '_> {
         let Some(m) = &mut side.mixtures else { unreachable!("{NO_ROOM}") };
         let words = Words { pairs: m.lists.pairs.len(), choices: self.host.tokens * f.routing.used };
         let runs = std::mem::take(&mut m.lists.runs);
-        for run in runs.iter().filter(|run| run.kind != Kind::Apart) {
+        for run in runs.iter().filter(|run| !matches!(run.kind, Kind::Apart | Kind::Brought)) {
             self.add_run(f, run, words, x, block)?;
         }
+        self.add_brought(f, words, x, block)?;
         self.add_away(f, x, block)?;
         for run in runs.iter().filter(|run| run.kind == Kind::Apart) {
             self.add_run(f, run, words, x, block)?;
@@ -211,45 +223,27 @@ impl GpuPass<'_, '_> {
     }
 
     /// Adds the outputs of one run of experts.
-    fn add_run(&mut self, f: &Mixture, run: &Run, words: Words, x: Part, block: Part) -> Result<()> {
-        let (width, inner, count) = (f.router.inputs, f.inner, run.len());
-        let both = Part { register: Register::GateUp, start: 0, count: 2 * count * inner };
-        let halves = [both.part(0, count * inner), both.part(count * inner, count * inner)];
-        let rows = Part { register: Register::Attended, start: 0, count: count * width };
-        let inners = Part { register: Register::Inner, start: 0, count: count * inner };
-        let listed = matches!(run.kind, Kind::Listed(_));
-        if listed {
-            self.side.round(x, width)?;
-            self.listed(f, run, 0, halves[0])?;
-            self.listed(f, run, 1, halves[1])?;
-        } else {
-            self.side.gather(words.of_pair(0), run, x, rows, width)?;
-            self.singly(f, run, 0, rows, halves[0])?;
-            self.singly(f, run, 1, rows, halves[1])?;
+    pub(super) fn add_run(&mut self, f: &Mixture, run: &Run, words: Words, x: Part, block: Part) -> Result<()> {
+        if matches!(run.kind, Kind::Listed(_)) {
+            let (tiers, number) = (&*self.host.tiers, self.side.number);
+            let place = |expert: usize, part: usize| {
+                let Some(weights) = tiers.on_card(number, parts(&f.experts[expert])[part]) else {
+                    unreachable!("listed experts are here")
+                };
+                weights
+            };
+            return self.side.add_listed(self.host.quants, f, (run, words), (x, block), &place);
         }
-        self.side.join_halves(f, run, words, halves, (!listed).then_some(inners))?;
-        if listed {
-            self.listed(f, run, 2, rows)?;
-        } else {
-            self.singly(f, run, 2, inners, rows)?;
-        }
+        let RunParts { halves, rows, inners } = RunParts::of(f, run);
+        self.side.gather(words.of_pair(0), run, x, rows, f.router.inputs)?;
+        self.singly(f, run, 0, rows, halves[0])?;
+        self.singly(f, run, 1, rows, halves[1])?;
+        self.side.join_halves(f, run, words, halves, Some(inners))?;
+        self.singly(f, run, 2, inners, rows)?;
         self.side.add_rows(f, run, words, rows, block)
     }
 
-    /// The products of one matrix of each expert of a run, in one launch.
-    fn listed(&mut self, f: &Mixture, run: &Run, part: usize, out: Part) -> Result<()> {
-        let (host, side) = (&*self.host, &mut *self.side);
-        let Some(m) = &mut side.mixtures else { unreachable!("{NO_ROOM}") };
-        let Lists { pairs, jobs, .. } = &mut m.lists;
-        let list = list(host.tiers, host.quants, (side.number, f), (pairs, run, part));
-        let columns = if part == 2 { &m.inner } else { &side.columns };
-        let mut to = side.registers.get_mut(out);
-        jobs.multiply(&list, columns, &mut to, out.count / run.len())?;
-        side.writes(out);
-        Ok(())
-    }
-
-    /// The same, one after another, from rows that lie by pair.
+    /// The products of one matrix of each expert of a run, one after another, from rows that lie by pair.
     fn singly(&mut self, f: &Mixture, run: &Run, part: usize, x: Part, out: Part) -> Result<()> {
         let (inputs, outputs) = (x.count / run.len(), out.count / run.len());
         for group in run.groups.clone() {
@@ -259,13 +253,73 @@ impl GpuPass<'_, '_> {
             let weight = parts(&f.experts[expert])[part].clone();
             let linear = Linear { weight, bias: None, inputs, outputs };
             let (from, to) = (x.part(first * inputs, count * inputs), out.part(first * outputs, count * outputs));
-            self.where_they_live(&[&linear], from, to, count)?;
+            // What was expected here is taken here, or it would stand in the way of what comes behind it.
+            match run.kind {
+                Kind::Brought => self.streamed(&[&linear], from, to, count)?,
+                _ => self.where_they_live(&[&linear], from, to, count)?,
+            }
         }
         Ok(())
     }
 }
 
+/// Where a run's numbers are: gates and ups, outputs by pair, and what they are made from.
+struct RunParts {
+    halves: [Part; 2],
+    rows: Part,
+    inners: Part,
+}
+
+impl RunParts {
+    fn of(f: &Mixture, run: &Run) -> Self {
+        let (inner, count) = (f.inner, run.len());
+        let both = Part { register: Register::GateUp, start: 0, count: 2 * count * inner };
+        Self {
+            halves: [both.part(0, count * inner), both.part(count * inner, count * inner)],
+            rows: Part { register: Register::Attended, start: 0, count: count * f.router.inputs },
+            inners: Part { register: Register::Inner, start: 0, count: count * inner },
+        }
+    }
+}
+
 impl GpuSide {
+    /// Adds the outputs of a run of experts that are alike, which are at these places.
+    pub(super) fn add_listed(
+        &mut self,
+        quants: &Quants,
+        f: &Mixture,
+        (run, words): (&Run, Words),
+        (x, block): (Part, Part),
+        place: Place<'_, '_>,
+    ) -> Result<()> {
+        let RunParts { halves, rows, .. } = RunParts::of(f, run);
+        self.round(x, f.router.inputs)?;
+        self.listed(quants, f, (run, 0), halves[0], place)?;
+        self.listed(quants, f, (run, 1), halves[1], place)?;
+        self.join_halves(f, run, words, halves, None)?;
+        self.listed(quants, f, (run, 2), rows, place)?;
+        self.add_rows(f, run, words, rows, block)
+    }
+
+    /// The products of one matrix of each expert of a run, in one launch.
+    fn listed(
+        &mut self,
+        quants: &Quants,
+        f: &Mixture,
+        (run, part): (&Run, usize),
+        out: Part,
+        place: Place<'_, '_>,
+    ) -> Result<()> {
+        let Some(m) = &mut self.mixtures else { unreachable!("{NO_ROOM}") };
+        let Lists { pairs, jobs, .. } = &mut m.lists;
+        let list = list(place, quants, f, (pairs, run, part));
+        let columns = if part == 2 { &m.inner } else { &self.columns };
+        let mut to = self.registers.get_mut(out);
+        jobs.multiply(&list, columns, &mut to, out.count / run.len())?;
+        self.writes(out);
+        Ok(())
+    }
+
     /// Sends the words about the grouped pairs to the card, and makes room for their lists. The stream has come to its end: the choice was
     /// waited for.
     fn send_words(&mut self, f: &Mixture, choices: usize) -> Result<()> {
@@ -368,7 +422,7 @@ mod tests {
             (8, 1, vec![run(single, 0..1, 0..3), run(Kind::Apart, 1..2, 3..4), run(single, 2..4, 4..8)]),
         ] {
             let kind = |expert| if expert == apart { Kind::Apart } else { single };
-            assert_eq!(cut(&pairs, most, kind), expected, "{most} {apart}");
+            assert_eq!(cut(&pairs, 0..pairs.group_count(), most, kind), expected, "{most} {apart}");
         }
     }
 

@@ -3,6 +3,7 @@
 //! Owns which kernel a step is there, and what it may do beside another step: a norm or an activation leaves its result in 8 bits too,
 //! since a product comes next. Must never know the order of a layer's steps: that is `blocks`.
 
+mod brought;
 mod experts;
 mod guests;
 mod heads;
@@ -112,7 +113,7 @@ impl GpuSide {
         tiers: &mut Tiers,
     ) -> Result<Self> {
         let Some(gpu) = tiers.card(number).cloned() else { unreachable!("the plan homes layers on gpu:{number}") };
-        let sizes = Sizes::of(spec, &inventory.shape, plan, &gpu);
+        let sizes = Sizes::of(spec, &inventory.shape, (plan, route), &gpu);
         let needed = sizes.bytes(frequencies) + Vectors::bytes(inventory);
         check_room(plan, number, needed)?;
         let mut arena = Arena::new(&gpu, "activations", needed)?;
@@ -120,8 +121,8 @@ impl GpuSide {
             Ok(RopeTable::new(&gpu, &mut arena, frequencies, rope.magnitude, sizes.tokens)?)
         });
         let turns = turns.collect::<Result<_>>()?;
-        let ffn = |layer: usize| plan.blocks[layer].ffn;
-        let mixtures = sizes.mixtures.map(|counts| Mixtures::new(&gpu, &mut arena, (spec, quants, tiers), counts, ffn));
+        let mixtures =
+            sizes.mixtures.map(|counts| Mixtures::new(&gpu, &mut arena, (spec, quants, tiers), counts, route));
         Ok(Self {
             mixtures: mixtures.transpose()?,
             number,
@@ -265,7 +266,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(spec: &Spec, model: &ModelShape, plan: &Plan, gpu: &Gpu) -> Self {
+    fn of(spec: &Spec, model: &ModelShape, (plan, route): (&Plan, &Route), gpu: &Gpu) -> Self {
         let tokens = plan.micro_batch as usize;
         let widths = scratch::widths(spec);
         let mut registers = [0; REGISTERS];
@@ -286,7 +287,10 @@ impl Sizes {
         *attended = (*attended).max(tokens * narrow);
         let widest = [Register::Normed, Register::Attended, Register::Inner].map(|register| widths[register as usize]);
         let latent = spec.latent().map(|_| cost::gpu_latent(model, plan.micro_batch));
-        let here = plan.blocks.iter().any(|devices| devices.ffn == Device::Gpu(gpu.info().ordinal));
+        // With weights that are brought, too.
+        let card = Device::Gpu(gpu.info().ordinal);
+        let here = |layer: usize| plan.blocks[layer].ffn == card || route.is_streamed(layer)[1];
+        let here = (0..plan.blocks.len()).any(here);
         Self {
             tokens,
             registers,

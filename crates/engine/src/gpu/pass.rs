@@ -54,7 +54,7 @@ impl Steps for GpuPass<'_, '_> {
 
     fn products(&mut self, group: &[&Linear], x: Part, out: Part, tokens: usize) -> Result<()> {
         self.side.settle()?;
-        if self.host.devices.streams.is_some() {
+        if self.host.devices.brought.is_some() {
             return self.streamed(group, x, out, tokens);
         }
         self.where_they_live(group, x, out, tokens)
@@ -184,6 +184,7 @@ impl GpuPass<'_, '_> {
     /// Has the processor multiply with those matrices of a group that are not here, while the card does the others. The numbers of `x` are on
     /// their way.
     fn foreign(&mut self, group: &[&Linear], x: Part, out: Part, tokens: usize) -> Result<()> {
+        debug_assert!(self.host.devices.brought.is_none(), "what is brought is not multiplied with elsewhere");
         self.pay()?;
         let side = &mut *self.side;
         let numbers = side.registers.get(x);
@@ -221,7 +222,7 @@ impl GpuPass<'_, '_> {
     }
 
     /// The products of a group whose matrices are brought here in their order, but for those that live here: run of rows by run of rows.
-    fn streamed(&mut self, group: &[&Linear], x: Part, out: Part, tokens: usize) -> Result<()> {
+    pub(super) fn streamed(&mut self, group: &[&Linear], x: Part, out: Part, tokens: usize) -> Result<()> {
         self.side.passage.works();
         for (linear, part) in shares(group, out, tokens) {
             if self.is_here(linear) {

@@ -323,3 +323,40 @@ fn what_cannot_come_is_refused() {
         assert!(matches!(&error, TierError::NotExpected { next: Some(next), .. } if *next == whole(1)), "{error}");
     }
 }
+
+#[test]
+fn matrices_that_came_together_are_leased_one_by_one() {
+    // Units 4 and 5 take 5,760 bytes each, unit 6 takes 8,400.
+    let expert = [whole(4), whole(5), whole(6)];
+    for slots in 1..4 {
+        let (mut schedule, mut device) = (schedule(20_736, slots), Device::new(slots as usize));
+        for _ in 0..2 {
+            for _ in 0..40 {
+                schedule.expect(&expert).unwrap();
+                schedule.pump(&mut device, false).unwrap();
+            }
+            for turn in 0..40 {
+                for part in &expert {
+                    let leased = use_all(&mut schedule, &mut device, std::slice::from_ref(part));
+                    assert_eq!(leased.unwrap(), [[part.clone()]], "{slots} slots, turn {turn}");
+                }
+            }
+        }
+        device.run(usize::MAX, true);
+        assert_eq!(device.used, 2 * 40 * 3);
+    }
+}
+
+#[test]
+fn a_matrix_that_nobody_takes_stands_in_the_way_of_what_follows() {
+    // The last matrices of three experts, of which somebody multiplies with the second one elsewhere.
+    let lasts = [slice(6, 0..10), slice(6, 10..20), slice(6, 20..30)];
+    let (mut schedule, mut device) = (schedule(20_736, 2), Device::new(2));
+    for last in &lasts {
+        schedule.expect(std::slice::from_ref(last)).unwrap();
+    }
+    use_all(&mut schedule, &mut device, &lasts[..1]).unwrap();
+    let error = schedule.lease(&mut device, &lasts[2..]).map(|_| ()).unwrap_err();
+    assert!(matches!(&error, TierError::NotExpected { next: Some(next), .. } if *next == lasts[1]), "{error}");
+    use_all(&mut schedule, &mut device, &lasts[1..]).unwrap();
+}
