@@ -42,6 +42,8 @@ pub enum Command {
     Chat(Box<ChatArgs>),
     /// Show where every byte of a model would live and what a token would cost, before anything is loaded
     Plan(Box<PlanArgs>),
+    /// List the parts of which plan --on makes machines
+    Hardware(HardwareArgs),
     /// Show what a model file holds
     Inspect(InspectArgs),
     /// Measure this machine: RAM, processor and drive (under 30 s), and keep the rates
@@ -170,7 +172,11 @@ pub struct ChatArgs {
 Examples:
   plimsoll plan -m model.gguf --ram 16GiB -o mine.yaml    then edit mine.yaml, and run with --profile mine.yaml
   plimsoll plan -m model.gguf --explain blk.12.ffn_down.weight
-  plimsoll plan -m moe.gguf --expert-stats use.json -o hot.yaml    the experts that were used most go nearest")]
+  plimsoll plan -m moe.gguf --expert-stats use.json -o hot.yaml    the experts that were used most go nearest
+  plimsoll plan -m hf:OWNER/REPO:Q4_K_M --on rtx3060+ddr4-3200x2:64GiB+nvme4    on a machine that nobody here owns
+
+A machine is parts with + between them: one memory with its size, one drive, any GPUs (2*rtx3090), and 16cores where that is not what the
+catalogue says. plimsoll hardware lists the parts. Of a model on the hub only the header is fetched then.")]
 pub struct PlanArgs {
     /// The model
     #[command(flatten)]
@@ -188,6 +194,10 @@ pub struct PlanArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub expert_stats: Option<PathBuf>,
 
+    /// Plan for a machine of the catalogue, in place of this one
+    #[arg(long, value_name = "MACHINE")]
+    pub on: Option<String>,
+
     /// Tell why this tensor lives where it does; `NAME[E]` asks for its expert E
     #[arg(long, value_name = "TENSOR", conflicts_with = "json")]
     pub explain: Option<String>,
@@ -195,6 +205,14 @@ pub struct PlanArgs {
     /// What may be used
     #[command(flatten)]
     pub placement: PlacementArgs,
+}
+
+/// Arguments of `hardware`.
+#[derive(Args, Debug)]
+pub struct HardwareArgs {
+    /// Print one JSON document, with the source of each figure
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `inspect`.

@@ -9,6 +9,7 @@ use engine::EngineError;
 use gguf::GgufError;
 #[cfg(feature = "cuda")]
 use kernels::cuda::CudaError;
+use plan::hardware::BuildError;
 use plan::report::UnknownTensor;
 use plan::{ExpertUseError, ProfileError, Refusal};
 use probe::ProbeError;
@@ -93,7 +94,11 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             Exit::Io
         });
     }
-    if cause.is::<ProfileError>() || cause.is::<ExpertUseError>() || cause.is::<UnknownTensor>() || cause.is::<Usage>()
+    if cause.is::<ProfileError>()
+        || cause.is::<ExpertUseError>()
+        || cause.is::<UnknownTensor>()
+        || cause.is::<BuildError>()
+        || cause.is::<Usage>()
     {
         return Some(Exit::Usage);
     }

@@ -9,6 +9,10 @@ use std::str::FromStr;
 
 #[cfg(feature = "fetch")]
 mod hub;
+#[cfg(feature = "fetch")]
+mod ranges;
+#[cfg(all(test, feature = "fetch"))]
+mod tiny;
 
 /// What can go wrong on the way to a model's file.
 #[derive(Debug, thiserror::Error)]
@@ -160,6 +164,31 @@ pub fn pull(model: &str, offline: bool) -> Result<PathBuf, FetchError> {
         return resolve(model, true);
     }
     download(&model.parse()?, &cache_folder()?)
+}
+
+/// The header of a model on the hub, without its weights: from the local cache if it is whole there, else by ranges of bytes, a few MiB for
+/// the largest models.
+///
+/// # Errors
+/// As [`resolve`], and where the header is wrong.
+pub(crate) fn header(model: &str, offline: bool) -> anyhow::Result<gguf::Model> {
+    let name: HubName = model.parse()?;
+    let cache = cache_folder()?;
+    match cached(&name, &cache) {
+        Some(path) => Ok(gguf::open(&path)?),
+        None if offline => Err(FetchError::Offline { model: name.to_string(), cache }.into()),
+        None => remote_header(&name, &cache),
+    }
+}
+
+#[cfg(feature = "fetch")]
+fn remote_header(name: &HubName, cache: &Path) -> anyhow::Result<gguf::Model> {
+    ranges::header(hub::Hub::from_environment(cache)?.look(name)?)
+}
+
+#[cfg(not(feature = "fetch"))]
+fn remote_header(name: &HubName, _cache: &Path) -> anyhow::Result<gguf::Model> {
+    Err(FetchError::NotBuilt(name.to_string()).into())
 }
 
 #[cfg(feature = "fetch")]

@@ -9,6 +9,7 @@ pub mod commands;
 mod expert_stats;
 pub mod failure;
 pub mod fetch;
+mod hardware;
 mod input;
 mod open;
 mod output;

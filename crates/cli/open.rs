@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use engine::{Engine, EngineError, Isa};
 use kernels::memory::{ByteSource, FileSource};
+use plan::hardware::Build;
 use plan::profile::Overrides;
 use plan::{Bytes, ExpertUse, Inventory, Machine, Plan, Profile, Tier};
 
@@ -47,6 +48,11 @@ pub(crate) fn header(args: &ModelArgs) -> anyhow::Result<gguf::Model> {
     Ok(gguf::open(&path(args)?)?)
 }
 
+/// Reads the model's header, and fetches nothing else of a model on the hub.
+pub(crate) fn header_alone(args: &ModelArgs) -> anyhow::Result<gguf::Model> {
+    if fetch::is_hub_name(&args.model) { fetch::header(&args.model, args.offline) } else { header(args) }
+}
+
 /// The model's file, fetched if it is named on the hub.
 fn path(args: &ModelArgs) -> anyhow::Result<PathBuf> {
     if fetch::is_hub_name(&args.model) {
@@ -57,17 +63,18 @@ fn path(args: &ModelArgs) -> anyhow::Result<PathBuf> {
 
 /// Plans the model on this machine: what the user allows, what the model is, what this machine has.
 pub(crate) fn planned(model: gguf::Model, placement: &PlacementArgs) -> anyhow::Result<Planned> {
-    planned_with(model, placement, None)
+    planned_on(model, placement, None, None)
 }
 
-/// [`planned`], with counts of how often each expert was chosen.
-pub(crate) fn planned_with(
+/// [`planned`], with counts of how often each expert was chosen, and on another machine than this one.
+pub(crate) fn planned_on(
     model: gguf::Model,
     placement: &PlacementArgs,
     experts: Option<&ExpertUse>,
+    build: Option<&Build>,
 ) -> anyhow::Result<Planned> {
     has_weights(&model)?;
-    let machine = machine(&model);
+    let machine = build.map_or_else(|| machine(&model), |build| build.machine(&model.inventory));
     let made = |machine: &Machine| -> anyhow::Result<Plan> {
         let profile = profile(placement, machine)?.with(&overrides(placement))?;
         Ok(plan::plan_with(&profile, &model.inventory, machine, experts)?)
@@ -81,7 +88,7 @@ pub(crate) fn planned_with(
         }
         plan.notes.push(why);
     }
-    if placement.profile.is_none() && placement.gpu_mem != Some(Bytes::ZERO) {
+    if build.is_none() && placement.profile.is_none() && placement.gpu_mem != Some(Bytes::ZERO) {
         plan.notes.extend(unused_gpus());
     }
     plan.notes.extend(not_runnable(&model));

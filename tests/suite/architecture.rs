@@ -25,6 +25,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("rustix", &["kernels", "probe", "plimsoll"]),
     ("clap", &["plimsoll"]),
     ("hf-hub", &["plimsoll"]),
+    ("ureq", &["plimsoll"]),
     ("tokenizers", &["plimsoll"]),
     ("minijinja", &["plimsoll"]),
 ];

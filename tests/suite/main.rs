@@ -23,3 +23,4 @@ mod split;
 mod streaming;
 mod support;
 mod synth;
+mod what_if;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod hardware;
 mod inspect;
 mod logits;
 mod perplexity;
@@ -34,6 +35,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(args) => run::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Hardware(args) => hardware::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Pull(args) => pull(&args),

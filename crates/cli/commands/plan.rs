@@ -4,15 +4,15 @@ use std::path::Path;
 
 use plan::report::HomeExperts;
 use plan::{
-    Bytes, Device, ExpertUse, Forecast, Inventory, KvPlan, LayerDevices, Placement, Plan, QuantType, Role, Staging,
-    TierPlan,
+    Bytes, Device, ExpertUse, Forecast, Inventory, KvPlan, LayerDevices, Machine, Placement, Plan, QuantType, Role,
+    Staging, TierPlan,
 };
 use serde::Serialize;
 
 use crate::args::PlanArgs;
 use crate::failure::Usage;
 use crate::open::{self, Planned};
-use crate::{output, show};
+use crate::{hardware, output, show};
 
 pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let to_stdout = args.output.as_deref() == Some(Path::new("-"));
@@ -21,8 +21,9 @@ pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
         return Err(Usage(format!("{text}\n\nhint: name a file for the profile, or leave out the other flag")).into());
     }
     let experts = args.expert_stats.as_deref().map(open::read_expert_stats).transpose()?;
-    let model = open::header(&args.model)?;
-    let Planned { model, plan, .. } = open::planned_with(model, &args.placement, experts.as_ref())?;
+    let build = args.on.as_deref().map(hardware::build).transpose()?;
+    let model = if build.is_some() { open::header_alone(&args.model)? } else { open::header(&args.model)? };
+    let Planned { model, plan, machine } = open::planned_on(model, &args.placement, experts.as_ref(), build.as_ref())?;
     let inventory = &model.inventory;
     if to_stdout {
         return show::product(&plan::profile::to_yaml(&plan, inventory));
@@ -31,12 +32,18 @@ pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
         show::note(&write(path, &plan::profile::to_yaml(&plan, inventory))?);
     }
     if args.json {
-        return show::json(&Document::new(&plan, inventory, experts.as_ref()));
+        let on = build.as_ref().map(|build| OnEntry {
+            name: build.to_string(),
+            price_usd: build.price_usd(),
+            machine: &machine,
+        });
+        return show::json(&Document { on, ..Document::new(&plan, inventory, experts.as_ref()) });
     }
     if let Some(tensor) = &args.explain {
         return show::product(&plan::report::explain_with(&plan, inventory, tensor, experts.as_ref())?);
     }
-    show::product(&plan::report::text_with(&plan, inventory, experts.as_ref()))
+    let on = build.as_ref().map(|build| plan::report::on(build, &machine)).unwrap_or_default();
+    show::product(&(on + &plan::report::text_with(&plan, inventory, experts.as_ref())))
 }
 
 /// Writes a profile; says so, and whether there was another one.
@@ -51,6 +58,8 @@ fn write(path: &Path, profile: &str) -> anyhow::Result<String> {
 #[derive(Serialize)]
 struct Document<'a> {
     model: ModelEntry<'a>,
+    /// The machine of the catalogue that it is for; none where it is for this one.
+    on: Option<OnEntry<'a>>,
     tiers: Vec<TierEntry<'a>>,
     placements: Vec<UnitEntry<'a>>,
     /// Routed experts by home; empty for dense models.
@@ -74,6 +83,14 @@ struct ModelEntry<'a> {
     /// The first file of a split set.
     file: &'a str,
     bytes: Bytes,
+}
+
+/// A machine that is not this one.
+#[derive(Serialize)]
+struct OnEntry<'a> {
+    name: String,
+    price_usd: Option<f64>,
+    machine: &'a Machine,
 }
 
 /// A tier, also in the words of a run's stats.
@@ -123,6 +140,7 @@ impl<'a> Document<'a> {
         let file = inventory.files.first().map_or("", |file| &file.path);
         Self {
             model: ModelEntry { name: &inventory.name, file, bytes: inventory.bytes() },
+            on: None,
             tiers: tiers.iter().map(tier).collect(),
             placements: units.collect(),
             experts: plan::report::experts(plan, inventory, counts),

@@ -6,6 +6,7 @@ use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo};
 use plan::Bytes;
 
+use super::ranges::RangedFile;
 use super::{FetchError, HubName, choose};
 use crate::show;
 
@@ -13,6 +14,7 @@ use crate::show;
 pub(super) struct Hub {
     api: Api,
     cache: PathBuf,
+    token: Option<String>,
 }
 
 /// One file to come.
@@ -30,16 +32,18 @@ impl Hub {
         Self::new(text("HF_ENDPOINT").as_deref(), text("HF_TOKEN"), cache)
     }
 
-    fn new(endpoint: Option<&str>, token: Option<String>, cache: &Path) -> Result<Self, FetchError> {
-        let mut builder = ApiBuilder::from_cache(Cache::new(cache.to_owned())).with_progress(false).with_retries(3);
+    pub(super) fn new(endpoint: Option<&str>, token: Option<String>, cache: &Path) -> Result<Self, FetchError> {
+        let local = Cache::new(cache.to_owned());
+        let token = token.or_else(|| local.token());
+        let mut builder = ApiBuilder::from_cache(local).with_progress(false).with_retries(3);
         if let Some(endpoint) = endpoint {
             builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
         }
         if token.is_some() {
-            builder = builder.with_token(token);
+            builder = builder.with_token(token.clone());
         }
         let api = builder.build().map_err(|error| transfer("the hub", &error))?;
-        Ok(Self { api, cache: cache.to_owned() })
+        Ok(Self { api, cache: cache.to_owned(), token })
     }
 
     /// Fetches every file of the model that is not here yet and returns the path of the first.
@@ -64,6 +68,19 @@ impl Hub {
         }
         let first = parts.into_iter().next().ok_or_else(|| FetchError::NoGguf { repo: name.repo.clone() })?;
         Ok(first.landed)
+    }
+
+    /// The model's files with their lengths and addresses, in the order of the split: nothing is fetched.
+    pub(super) fn look(&self, name: &HubName) -> Result<Vec<RangedFile>, FetchError> {
+        let repo = self.api.repo(Repo::model(name.repo.clone()));
+        let info = repo.info().map_err(|error| transfer(&name.repo, &error))?;
+        let files: Vec<String> = info.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
+        let look = |path: String| {
+            let part = self.ask(name, &repo, path)?;
+            let path = Path::new(&format!("hf:{}", name.repo)).join(&part.path);
+            Ok(RangedFile { path, bytes: Bytes(part.bytes), url: repo.url(&part.path), token: self.token.clone() })
+        };
+        choose(name, &files)?.into_iter().map(look).collect()
     }
 
     /// Asks the hub about one file. Names that come from the network become paths here, so they are checked.
@@ -125,66 +142,20 @@ fn transfer(what: &str, error: &ApiError) -> FetchError {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tiny::TinyHub;
     use super::*;
-    use std::io::{BufRead, BufReader, Write};
-    use std::net::{TcpListener, TcpStream};
-    use std::sync::{Arc, Mutex};
 
     const FILE: &[u8] = b"GGUF, or nearly";
 
-    /// A hub with one repository `o/r` of one file, on this machine. Returns its address and the ranges that were asked.
-    fn tiny_hub(etag: &'static str) -> (String, Arc<Mutex<Vec<String>>>) {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = format!("http://{}", listener.local_addr().expect("an address"));
-        let ranges = Arc::new(Mutex::new(Vec::new()));
-        let asked = ranges.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                // A client that goes away early fails this answer only.
-                let _ = answer(&stream, etag, &asked);
-            }
-        });
-        (address, ranges)
-    }
-
-    fn answer(mut stream: &TcpStream, etag: &str, asked: &Mutex<Vec<String>>) -> std::io::Result<()> {
-        let lines: Vec<String> =
-            BufReader::new(stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
-        let target = lines.first().and_then(|line| line.split(' ').nth(1)).unwrap_or("").to_owned();
-        if target.starts_with("/api/models/o/r") {
-            let body = r#"{"siblings":[{"rfilename":"m-Q4_0.gguf"},{"rfilename":"README.md"}],"sha":"c0ffee"}"#;
-            return write!(
-                stream,
-                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-                body.len()
-            );
-        }
-        if target != "/o/r/resolve/main/m-Q4_0.gguf" {
-            return write!(stream, "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-        }
-        let range =
-            lines.iter().find_map(|line| line.to_ascii_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
-        let range = range.unwrap_or_else(|| "0-".into());
-        asked.lock().expect("no panic").push(range.clone());
-        let (start, end) = range.split_once('-').unwrap_or(("0", ""));
-        let start: usize = start.parse().unwrap_or(0);
-        let end = end.parse().unwrap_or(FILE.len() - 1);
-        let body = &FILE[start..=end];
-        write!(
-            stream,
-            "HTTP/1.1 206 Partial Content\r\netag: \"{etag}\"\r\nx-repo-commit: c0ffee\r\n\
-             content-range: bytes {start}-{end}/{}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-            FILE.len(),
-            body.len()
-        )?;
-        stream.write_all(body)
+    fn hub_of_one(etag: &'static str) -> TinyHub {
+        TinyHub::new(vec![("m-Q4_0.gguf".to_owned(), FILE.to_vec())], etag)
     }
 
     #[test]
     fn a_model_is_fetched_once_and_resumed_where_it_stopped() {
-        let (address, asked) = tiny_hub("abc123");
+        let tiny = hub_of_one("abc123");
         let cache = tempfile::tempdir().expect("a folder");
-        let hub = Hub::new(Some(&address), None, cache.path()).expect("a hub");
+        let hub = Hub::new(Some(&tiny.address), None, cache.path()).expect("a hub");
         let blobs = cache.path().join("models--o--r/blobs");
         std::fs::create_dir_all(&blobs).expect("a folder");
         std::fs::write(blobs.join("abc123.part"), &FILE[..4]).expect("a part");
@@ -192,28 +163,28 @@ mod tests {
         let name = "hf:o/r".parse().expect("a name");
         let path = hub.pull(&name).expect("a model");
         assert_eq!(std::fs::read(&path).expect("a file"), FILE);
-        assert_eq!(asked.lock().expect("no panic").last().map(String::as_str), Some("4-"), "goes on where it stopped");
+        assert_eq!(tiny.asked().last().map(String::as_str), Some("4-"), "goes on where it stopped");
 
-        let before = asked.lock().expect("no panic").len();
+        let before = tiny.asked().len();
         assert_eq!(hub.pull(&name).expect("a model"), path);
-        assert_eq!(asked.lock().expect("no panic")[before..], ["0-0"], "only its size is asked again");
+        assert_eq!(tiny.asked()[before..], ["0-0"], "only its size is asked again");
         assert_eq!(super::super::cached(&name, cache.path()), Some(path));
     }
 
     #[test]
     fn a_tag_that_leaves_the_cache_is_refused() {
-        let (address, _) = tiny_hub("../../escape");
+        let tiny = hub_of_one("../../escape");
         let cache = tempfile::tempdir().expect("a folder");
-        let hub = Hub::new(Some(&address), None, cache.path()).expect("a hub");
+        let hub = Hub::new(Some(&tiny.address), None, cache.path()).expect("a hub");
         let error = hub.pull(&"hf:o/r".parse().expect("a name")).expect_err("a bad tag");
         assert!(matches!(error, FetchError::Answer { .. }), "{error}");
     }
 
     #[test]
     fn a_repository_that_is_not_there_is_named() {
-        let (address, _) = tiny_hub("abc");
+        let tiny = hub_of_one("abc");
         let cache = tempfile::tempdir().expect("a folder");
-        let hub = Hub::new(Some(&address), None, cache.path()).expect("a hub");
+        let hub = Hub::new(Some(&tiny.address), None, cache.path()).expect("a hub");
         let error = hub.pull(&"hf:o/other".parse().expect("a name")).expect_err("no repository");
         assert!(error.to_string().contains("o/other") && error.to_string().contains("404"), "{error}");
     }

@@ -21,5 +21,5 @@ mod vocabulary;
 
 pub use error::{GgufError, Lookalike};
 pub use metadata::{Metadata, Strings, Value};
-pub use split::{Model, open};
+pub use split::{Files, Model, open, open_among};
 pub use summary::{Share, Summary, TemplateMark, Unsupported, summary, template_mark, unsupported};

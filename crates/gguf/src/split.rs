@@ -4,6 +4,7 @@
 //! `split.tensors.count`, which is the sum over all parts. Metadata of the model lives in the first part.
 
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use plan::{Bytes, Inventory, ModelFile, Tensor};
@@ -26,6 +27,43 @@ pub struct Model {
     pub version: u32,
 }
 
+/// Where files of models are: on this machine, or elsewhere.
+pub trait Files {
+    /// What reads one file from its start.
+    type Reader: Read;
+
+    /// Opens a file, and tells its length.
+    ///
+    /// # Errors
+    /// [`GgufError::Io`] or [`GgufError::NotAFile`].
+    fn open(&self, path: &Path) -> Result<(Self::Reader, Bytes), GgufError>;
+
+    /// Whether there is a file of this name.
+    fn has(&self, path: &Path) -> bool;
+}
+
+/// Files of this machine.
+struct Local;
+
+impl Files for Local {
+    type Reader = File;
+
+    fn open(&self, path: &Path) -> Result<(File, Bytes), GgufError> {
+        let io = |source| GgufError::Io { path: path.to_owned(), source };
+        // Looked at before it is opened: opening a pipe would wait for a writer.
+        if !std::fs::metadata(path).map_err(io)?.is_file() {
+            return Err(GgufError::NotAFile { path: path.to_owned() });
+        }
+        let file = File::open(path).map_err(io)?;
+        let bytes = file.metadata().map_err(io)?.len();
+        Ok((file, Bytes(bytes)))
+    }
+
+    fn has(&self, path: &Path) -> bool {
+        path.exists()
+    }
+}
+
 /// Reads and checks the header of a model file, or of all files of a split set when given any of them.
 ///
 /// Reads headers only, and takes memory in proportion to them; never maps the file.
@@ -33,13 +71,22 @@ pub struct Model {
 /// # Errors
 /// The first thing that is wrong, with its file: see [`GgufError`].
 pub fn open(path: &Path) -> Result<Model, GgufError> {
+    open_among(&Local, path)
+}
+
+/// The same of files that may be elsewhere: no more of each is read than its header and what a reader reads ahead.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_among<F: Files>(among: &F, path: &Path) -> Result<Model, GgufError> {
+    let read = |path: &Path| read(among, path);
     let (header, file) = read(path)?;
     let part = Part::of(&header.metadata).map_err(|error| error.in_file(path))?;
     let Some(part) = part else {
         let model = model(vec![file], header);
         return model.map_err(|error| error.in_file(path));
     };
-    let paths = paths(path, &part)?;
+    let paths = paths(among, path, &part)?;
     let mut files = Vec::new();
     let mut whole: Option<(Header, Part)> = None;
     let mut given = Some((header, file));
@@ -74,17 +121,11 @@ fn model(files: Vec<ModelFile>, header: Header) -> Result<Model, GgufError> {
 }
 
 /// Reads one file's header.
-fn read(path: &Path) -> Result<(Header, ModelFile), GgufError> {
-    let io = |source| GgufError::Io { path: path.to_owned(), source };
-    // Looked at before it is opened: opening a pipe would wait for a writer.
-    if !std::fs::metadata(path).map_err(io)?.is_file() {
-        return Err(GgufError::NotAFile { path: path.to_owned() });
-    }
-    let file = File::open(path).map_err(io)?;
-    let bytes = file.metadata().map_err(io)?.len();
-    let mut reader = Reader::new(file, path.to_owned(), bytes);
+fn read<F: Files>(files: &F, path: &Path) -> Result<(Header, ModelFile), GgufError> {
+    let (file, bytes) = files.open(path)?;
+    let mut reader = Reader::new(file, path.to_owned(), bytes.0);
     let header = header::read(&mut reader).map_err(|error| error.in_file(path))?;
-    Ok((header, ModelFile { path: text(path)?, bytes: Bytes(bytes) }))
+    Ok((header, ModelFile { path: text(path)?, bytes }))
 }
 
 fn text(path: &Path) -> Result<String, GgufError> {
@@ -124,7 +165,7 @@ impl Part {
 }
 
 /// The paths of all parts, in order; names those that are not there.
-fn paths(path: &Path, part: &Part) -> Result<Vec<PathBuf>, GgufError> {
+fn paths<F: Files>(files: &F, path: &Path, part: &Part) -> Result<Vec<PathBuf>, GgufError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let Some((stem, number, count)) = split_name(&name) else {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
@@ -143,7 +184,7 @@ fn paths(path: &Path, part: &Part) -> Result<Vec<PathBuf>, GgufError> {
         return Err(foreign("split.no (from 0)", number.wrapping_sub(1), part.number));
     }
     let names: Vec<String> = (0..count).map(|number| part_name(stem, number, count)).collect();
-    let missing: Vec<String> = names.iter().filter(|name| !path.with_file_name(name).exists()).cloned().collect();
+    let missing: Vec<String> = names.iter().filter(|name| !files.has(&path.with_file_name(name))).cloned().collect();
     if !missing.is_empty() {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         return Err(GgufError::MissingShards { folder: folder.to_owned(), missing, count }.in_file(path));

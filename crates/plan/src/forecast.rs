@@ -39,7 +39,7 @@ mod passes;
 use passes::{Pass, Passes};
 
 use crate::traffic::Traffic;
-use crate::{Forecast, Inventory, Machine, Plan, Source, Tier};
+use crate::{Forecast, Inventory, Machine, Plan, Rate, Source, Tier};
 
 /// Tokens in the cache when decode is forecast.
 const DEPTH: u32 = 512;
@@ -88,7 +88,7 @@ pub(crate) fn fill(plan: &mut Plan, inventory: &Inventory, machine: &Machine, tr
         decode_tokens_per_s: per_second(1.0, decode_s),
         time_to_first_token_s: prompt_s,
         load_s: resident / machine.disk_read.rate.0.max(1.0),
-        measured: estimated_rates(plan, machine).is_empty(),
+        measured: rates(plan, machine).iter().all(|(_, rate)| rate.source == Source::Measured),
     };
     (plan.stream_from, plan.forecast) = (stream_from, forecast);
 }
@@ -103,22 +103,30 @@ pub fn forecast_notes(plan: &Plan, machine: &Machine) -> Vec<String> {
         let rates = estimated.join(", ");
         notes.push(format!("the forecast uses estimated rates of {rates}: `plimsoll probe` measures them"));
     }
+    if rates(plan, machine).iter().any(|(_, rate)| rate.source == Source::Catalogue) {
+        notes.push("the forecast is for parts of the catalogue: what data sheets say, times what kernels reached of that elsewhere".to_owned());
+    }
     if plan.threads < machine.cores {
         notes.push(format!("the forecast scales rates of {} cores down to {} threads", machine.cores, plan.threads));
     }
     notes
 }
 
-/// The rates behind the plan's forecast that nobody measured.
+/// The rates behind the plan's forecast that are guesses.
 fn estimated_rates(plan: &Plan, machine: &Machine) -> Vec<String> {
-    let mut sources = vec![("RAM and CPU", machine.ram_read), ("the model's drive", machine.disk_read)];
+    let rates = rates(plan, machine).into_iter().filter(|(_, rate)| rate.source == Source::Estimated);
+    rates.map(|(what, rate)| format!("{what} ({})", rate.rate)).collect()
+}
+
+/// The rates behind the plan's forecast.
+fn rates(plan: &Plan, machine: &Machine) -> Vec<(&'static str, Rate)> {
+    let mut rates = vec![("RAM and CPU", machine.ram_read), ("the model's drive", machine.disk_read)];
     for tier in &plan.tiers {
         if let Tier::Gpu(number) = tier.tier
             && let Some(gpu) = machine.gpus.get(number as usize)
         {
-            sources.extend([("GPU memory", gpu.read), ("the link to the GPU", gpu.link)]);
+            rates.extend([("GPU memory", gpu.read), ("the link to the GPU", gpu.link)]);
         }
     }
-    let estimated = sources.iter().filter(|(_, rate)| rate.source == Source::Estimated);
-    estimated.map(|(what, rate)| format!("{what} ({})", rate.rate)).collect()
+    rates
 }

@@ -9,6 +9,7 @@ pub mod cost;
 pub mod expert_use;
 mod forecast;
 pub mod gpu;
+pub mod hardware;
 mod inventory;
 mod machine;
 mod placement;

@@ -12,6 +12,8 @@ pub enum Source {
     Measured,
     /// A cautious guess, said to be one wherever it is used.
     Estimated,
+    /// Of a machine that is not this one: what a data sheet says, times what kernels reach of that elsewhere.
+    Catalogue,
 }
 
 /// A rate with where it comes from.

@@ -2,9 +2,11 @@
 
 mod experts;
 mod explain;
+mod machine;
 
 pub use experts::{ExpertHome, HomeExperts, experts};
 pub use explain::{UnknownTensor, explain, explain_with};
+pub use machine::on;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
