@@ -105,10 +105,10 @@ impl Isa {
     }
 
     /// Runs a kernel compiled for this instruction set.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
-            Level::Portable => kernel.run(simd::Portable),
+            Level::Portable => run_portable(kernel),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `all` and `named` are the only sources of these levels: `is_here` saw the features.
             Level::Avx2 | Level::AvxVnni => unsafe { run_avx2(kernel) },
@@ -119,10 +119,10 @@ impl Isa {
     }
 
     /// Runs a kernel over sixteen rows compiled for this instruction set.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn run_wide<K: WideKernel>(self, kernel: K) -> K::Output {
         match self.0 {
-            Level::Portable => kernel.run(integer::Portable),
+            Level::Portable => wide_portable(kernel),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `all` and `named` are the only sources of these levels: `is_here` saw the features.
             Level::Avx2 => unsafe { wide_avx2(kernel) },
@@ -160,6 +160,18 @@ pub(crate) trait WideKernel {
 
     /// Computes with the instructions that `w` proves.
     fn run<W: Wide>(self, w: W) -> Self::Output;
+}
+
+/// On its own: within callers its stack, tens of kilobytes, would be theirs with every instruction set.
+#[inline(never)]
+fn wide_portable<K: WideKernel>(kernel: K) -> K::Output {
+    kernel.run(integer::Portable)
+}
+
+/// On its own for the same reason.
+#[inline(never)]
+fn run_portable<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(simd::Portable)
 }
 
 #[cfg(target_arch = "x86_64")]

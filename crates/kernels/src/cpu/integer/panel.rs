@@ -17,7 +17,7 @@ pub(super) struct Rows<'a> {
     /// Of each row.
     bytes: usize,
     /// Where as many bytes lie, one after the other, that are needed soon.
-    soon: *const u8,
+    soon: Option<*const u8>,
     life: PhantomData<&'a [u8]>,
 }
 
@@ -26,21 +26,23 @@ impl<'a> Rows<'a> {
     #[inline(always)]
     pub(super) fn new(all: &'a [u8], stride: usize, bytes: usize) -> Self {
         assert!((ROWS - 1) * stride + bytes <= all.len(), "{bytes} bytes of 16 rows every {stride} in {}", all.len());
-        Self { start: all.as_ptr(), stride, bytes, soon: all.as_ptr(), life: PhantomData }
+        Self { start: all.as_ptr(), stride, bytes, soon: None, life: PhantomData }
     }
 
     /// Asks for these bytes as the rows are read: as many as they are themselves. They need not exist.
     #[inline(always)]
     pub(super) fn asking_for(self, soon: *const u8) -> Self {
-        Self { soon, ..self }
+        Self { soon: Some(soon), ..self }
     }
 
     /// Sixteen bytes of each row from `at`, four at a time.
     #[inline(always)]
     pub(super) fn sixteen<W: Wide>(self, w: W, at: usize) -> [W::V; 4] {
         assert!(at + 16 <= self.bytes);
-        for line in 0..4 {
-            w.prefetch(self.soon.wrapping_add(16 * at + 64 * line));
+        if let Some(soon) = self.soon {
+            for line in 0..4 {
+                w.prefetch(soon.wrapping_add(16 * at + 64 * line));
+            }
         }
         // SAFETY: `new` saw that `bytes` bytes of each row can be read, and 16 from `at` are within them.
         unsafe { w.sixteen(self.start.add(at), self.stride) }

@@ -5,13 +5,13 @@ use std::ops::Range;
 
 use plan::QuantType;
 
-use super::activations::{Activations, RUN, Run};
-use super::blocks::{Unpack, form};
+use super::activations::{Activations, Run};
+use super::blocks::{Source, Unpack};
+use super::lanes::{Lanes, Layout};
 use super::panel::{Rows, Tail, Unpacked};
 use super::tile::{MANY, Sums, multiply};
 use super::wide::{Column, ROWS, Wide};
 use crate::cpu::isa::{Isa, WideKernel};
-use crate::cpu::matmul::row_bytes;
 use crate::cpu::room::filled;
 
 /// Columns of one task, at most.
@@ -32,6 +32,9 @@ const PAIR_COLUMNS: usize = 16;
 
 /// Columns whose runs are listed at a time: a multiple of those that are multiplied at once.
 const LISTED: usize = 8 * MANY;
+
+/// Sums that few columns have at once, where rows are streams: so many outputs of a lane are written together.
+const STREAM_SUMS: usize = 64;
 
 /// Takes what a task has computed.
 pub(crate) trait Finish {
@@ -57,41 +60,61 @@ pub(crate) struct Task<'a, F> {
 impl<F: Finish> Task<'_, F> {
     #[allow(clippy::large_stack_arrays)] // 128 KiB, which the plan counts for each thread.
     pub(crate) fn run(&self) {
+        let Some(layout) = Layout::new(self.quant, self.row_elements) else { return };
         let Range { start, end } = self.rows;
         if self.columns.len() < PAIR_COLUMNS {
-            return self.panels::<1>(start..end, &mut [MaybeUninit::uninit(); PAIR_COLUMNS]);
+            let each = layout.streamed(end - start, self.columns.len());
+            self.streams(layout, each);
+            return self.panels::<1>(layout, start + ROWS * each..end, &mut [MaybeUninit::uninit(); PAIR_COLUMNS]);
         }
         // The last panel is alone where they are odd.
         let single = end.min(start + (end - start).div_ceil(ROWS) / 2 * 2 * ROWS);
-        self.panels::<2>(start..single, &mut [MaybeUninit::uninit(); PAIRS * TASK_COLUMNS]);
-        self.panels::<1>(single..end, &mut [MaybeUninit::uninit(); TASK_COLUMNS]);
+        self.panels::<2>(layout, start..single, &mut [MaybeUninit::uninit(); PAIRS * TASK_COLUMNS]);
+        self.panels::<1>(layout, single..end, &mut [MaybeUninit::uninit(); TASK_COLUMNS]);
     }
 
-    fn blocks(&self) -> usize {
-        self.row_elements.div_ceil(RUN)
-    }
-
-    /// How many blocks of the columns are taken at a time.
-    fn part(&self) -> usize {
-        (PART_BYTES / (self.columns.len() * size_of::<Run>())).max(1)
+    /// Few columns times the first `16 · each` rows, of which each lane goes through `each`.
+    fn streams(&self, layout: Layout, each: usize) {
+        let columns = self.columns.len();
+        let mut panels = [Unpacked::ZERO];
+        let mut room = [[Column([0.0; ROWS])]; STREAM_SUMS];
+        let most = STREAM_SUMS / columns.max(1);
+        for first in (0..each).step_by(most) {
+            let count = most.min(each - first);
+            let sums = &mut room[..count * columns];
+            sums.fill([Column([0.0; ROWS])]);
+            let first = self.rows.start + first;
+            for (index, sums) in sums.chunks_exact_mut(columns).enumerate() {
+                let lanes = [Lanes { first: first + index, apart: each, count: ROWS }];
+                let panels = &mut panels;
+                self.isa.run_wide(Multiply { task: self, layout, lanes, blocks: 0..layout.blocks, panels, sums });
+            }
+            for (column, lane) in (0..columns).flat_map(|column| (0..ROWS).map(move |lane| (column, lane))) {
+                let mut products = [0.0; STREAM_SUMS];
+                for (product, [sums]) in products.iter_mut().zip(sums[column..].iter().step_by(columns)) {
+                    *product = sums.0[lane];
+                }
+                self.finish.finish(column, first + lane * each, &products[..count]);
+            }
+        }
     }
 
     /// `P` panels at a time, and as many such sets side by side as there is room for their sums.
-    fn panels<const P: usize>(&self, rows: Range<usize>, room: &mut [MaybeUninit<[Sums; P]>]) {
+    fn panels<const P: usize>(&self, layout: Layout, rows: Range<usize>, room: &mut [MaybeUninit<[Sums; P]>]) {
         let mut panels = [const { Unpacked::ZERO }; P];
         let columns = self.columns.len();
+        // How many blocks of the columns are taken at a time.
+        let part = (PART_BYTES / (columns * size_of::<Run>())).max(1);
         let sets = (room.len() / columns).min(rows.len().div_ceil(P * ROWS));
         for first in rows.clone().step_by((sets * P * ROWS).max(1)) {
             let sums = filled(room, sets * columns, [Column([0.0; ROWS]); P]);
-            for part in (0..self.blocks()).step_by(self.part()) {
+            for start in (0..layout.blocks).step_by(part) {
                 let firsts = (first..rows.end).step_by(P * ROWS);
                 for (first, sums) in firsts.zip(sums.chunks_exact_mut(columns)) {
-                    for block in part..self.blocks().min(part + self.part()) {
-                        for (p, panel) in panels.iter_mut().enumerate() {
-                            self.unpack(first + p * ROWS, block, panel);
-                        }
-                        self.isa.run_wide(Multiply { task: self, block, panels: &panels, sums });
-                    }
+                    let blocks = start..layout.blocks.min(start + part);
+                    let lanes = std::array::from_fn(|p| Lanes::neighbours(&self.rows, first + p * ROWS));
+                    let panels = &mut panels;
+                    self.isa.run_wide(Multiply { task: self, layout, lanes, blocks, panels, sums });
                 }
             }
             self.finish(first..rows.end, sums);
@@ -109,32 +132,42 @@ impl<F: Finish> Task<'_, F> {
     }
 
     /// A block of a panel.
-    fn unpack(&self, first: usize, block: usize, out: &mut Unpacked) {
-        let quant = self.quant;
-        let stride = row_bytes(quant, self.row_elements);
-        let numbers = RUN.min(self.row_elements - block * RUN);
-        let (from, bytes) = (first * stride + row_bytes(quant, block * RUN), row_bytes(quant, numbers));
-        let count = ROWS.min(self.rows.end - first);
-        let groups = numbers / form(quant).map_or(RUN, |form| form.group);
-        let mut tail;
-        let rows = if count == ROWS {
-            Rows::new(&self.weights[from..], stride, bytes)
-        } else {
-            tail = Tail::EMPTY;
-            tail.fill(&self.weights[from..], stride, count, bytes)
-        };
-        // Sixteen rows are one run of memory, but they are not read in its order. So the next sixteen are asked for in theirs.
-        let next = self.weights.as_ptr().wrapping_add((first + ROWS) * stride + ROWS * block * row_bytes(quant, RUN));
-        let rows = rows.asking_for(next);
-        self.isa.run_wide(Unpack { quant, rows, groups, out });
+    #[inline(always)]
+    fn unpack(&self, layout: Layout, lanes: Lanes, block: usize, out: &mut Unpacked) {
+        let Lanes { first, apart, count } = lanes;
+        if count < ROWS {
+            return self.unpack_last(layout, lanes, block, out);
+        }
+        let (from, bytes) = layout.place(first, block);
+        let mut rows = Rows::new(&self.weights[from..], apart * layout.stride, bytes);
+        if apart == 1 {
+            // These rows are one run of memory, but they are not read in its order. So the next sixteen are asked for in theirs.
+            let next = (first + ROWS) * layout.stride + ROWS * block * layout.run_bytes;
+            rows = rows.asking_for(self.weights.as_ptr().wrapping_add(next));
+        }
+        let source = &Source { quant: self.quant, rows, groups: layout.groups(block) };
+        self.isa.run_wide(Unpack { source, out });
+    }
+
+    /// A block of the last rows, which are fewer than sixteen: of a copy, which is room that other blocks need not have.
+    #[inline(never)]
+    fn unpack_last(&self, layout: Layout, lanes: Lanes, block: usize, out: &mut Unpacked) {
+        let (from, bytes) = layout.place(lanes.first, block);
+        let mut tail = Tail::EMPTY;
+        let rows = tail.fill(&self.weights[from..], layout.stride, lanes.count, bytes);
+        let source = &Source { quant: self.quant, rows, groups: layout.groups(block) };
+        self.isa.run_wide(Unpack { source, out });
     }
 }
 
-/// A block of some panels times all columns.
+/// Some blocks of some panels times all columns.
 struct Multiply<'a, 'b, F, const P: usize> {
     task: &'b Task<'a, F>,
-    block: usize,
-    panels: &'b [Unpacked; P],
+    layout: Layout,
+    /// Of each panel.
+    lanes: [Lanes; P],
+    blocks: Range<usize>,
+    panels: &'b mut [Unpacked; P],
     sums: &'b mut [[Sums; P]],
 }
 
@@ -143,16 +176,65 @@ impl<F: Finish, const P: usize> WideKernel for Multiply<'_, '_, F, P> {
 
     #[inline(always)]
     fn run<W: Wide>(self, w: W) {
-        let Self { task, block, panels, sums } = self;
-        let Some(form) = form(task.quant) else { return };
-        let groups = RUN.min(task.row_elements - block * RUN) / form.group;
-        for (columns, sums) in task.columns.chunks(LISTED).zip(sums.chunks_mut(LISTED)) {
-            let all = task.activations.block(block);
-            let mut runs = [&all[columns[0] as usize]; LISTED];
-            for (run, column) in runs.iter_mut().zip(columns) {
-                *run = &all[*column as usize];
+        let Self { task, layout, lanes, blocks, panels, sums } = self;
+        for block in blocks {
+            for (lanes, panel) in lanes.into_iter().zip(&mut *panels) {
+                task.unpack(layout, lanes, block, panel);
             }
-            multiply(w, form, groups, panels, &runs[..columns.len()], sums);
+            for (columns, sums) in task.columns.chunks(LISTED).zip(sums.chunks_mut(LISTED)) {
+                let all = task.activations.block(block);
+                let mut runs = [&all[columns[0] as usize]; LISTED];
+                for (run, column) in runs.iter_mut().zip(columns) {
+                    *run = &all[*column as usize];
+                }
+                multiply(w, layout.form, layout.groups(block), panels, &runs[..columns.len()], sums);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::super::blocks::tests::blocks;
+    use super::*;
+    use crate::cpu::Pool;
+
+    /// Keeps the products, column by column.
+    struct Kept<'a>(&'a Mutex<Vec<Vec<f32>>>);
+
+    impl Finish for Kept<'_> {
+        fn finish(&self, column: usize, first: usize, products: &[f32]) {
+            self.0.lock().expect("no panic")[column][first..first + products.len()].copy_from_slice(products);
+        }
+    }
+
+    #[test]
+    fn streams_have_the_bits_of_single_rows() {
+        // 41 rows of a lane, the first row and the last ones in no stream.
+        let (row_elements, rows, start) = (1024, 1 + 42 * ROWS + 7, 1);
+        let pool = Pool::new(1, Isa::PORTABLE).expect("a pool");
+        let x: Vec<f32> = (0..4 * row_elements).map(|i| (i * 29 % 97) as f32 - 48.0).collect();
+        let mut activations = Activations::default();
+        activations.quantize(&pool, &x, row_elements);
+        for quant in QuantType::ALL.iter().copied() {
+            let Some(layout) = Layout::new(quant, row_elements) else { continue };
+            let mut weights = vec![0; rows * layout.stride];
+            blocks(quant, 1, &mut weights);
+            for (isa, columns) in Isa::all().flat_map(|isa| [&[2][..], &[3, 0, 1]].map(|columns| (isa, columns))) {
+                let products = |pieces: &mut dyn Iterator<Item = Range<usize>>| {
+                    let kept = Mutex::new(vec![vec![0.0; rows]; columns.len()]);
+                    for rows in pieces {
+                        let (weights, activations, finish) = (&weights, &activations, Kept(&kept));
+                        Task { isa, quant, weights, row_elements, rows, activations, columns, finish }.run();
+                    }
+                    kept.into_inner().expect("no panic").into_iter().flatten().map(f32::to_bits).collect::<Vec<_>>()
+                };
+                let all = products(&mut std::iter::once(start..rows));
+                let single = products(&mut (start..rows).map(|row| row..row + 1));
+                assert!(all == single, "{quant}, {} columns, {}", columns.len(), isa.name());
+            }
         }
     }
 }

@@ -183,7 +183,9 @@ fn task_rows(pool: &Pool, integers: bool, rows: usize, columns: usize, row_eleme
         rows.div_ceil(TASKS * pool.threads()).next_multiple_of(least).min(most)
     } else {
         let work = columns.saturating_mul(row_elements).max(1);
-        rows.div_ceil(TASKS * pool.threads()).clamp(TASK_WORK.0 / work, TASK_WORK.1 / work)
+        // In integers few columns cost little beside reading the row, and the longer a run of rows the better it is read.
+        let longest = TASK_WORK.1 / if integers { work.min(row_elements.max(1)) } else { work };
+        rows.div_ceil(TASKS * pool.threads()).clamp(TASK_WORK.0 / work, longest)
     };
     task_rows.max(1).next_multiple_of(if integers { integer::ROWS } else { TOGETHER })
 }

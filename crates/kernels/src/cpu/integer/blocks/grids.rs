@@ -226,7 +226,7 @@ mod tests {
 
     use super::super::super::activations::RUN;
     use super::super::super::panel::{Rows, Unpacked};
-    use super::super::{Unpack, form};
+    use super::super::{Source, Unpack, form};
     use crate::cpu::Isa;
     use crate::cpu::integer::ROWS;
     use crate::reference;
@@ -267,7 +267,8 @@ mod tests {
                 for isa in Isa::all() {
                     let mut out = Unpacked::ZERO;
                     let rows = Rows::new(&all[1..], stride, bytes);
-                    isa.run_wide(Unpack { quant, rows, groups: RUN / form.group, out: &mut out });
+                    let source = &Source { quant, rows, groups: RUN / form.group };
+                    isa.run_wide(Unpack { source, out: &mut out });
                     for row in 0..ROWS {
                         let block = &all[1 + row * stride..][..bytes];
                         for i in 0..RUN {

@@ -15,7 +15,7 @@ mod split;
 mod ternary;
 mod ternary_grids;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use plan::QuantType;
 
@@ -72,11 +72,37 @@ pub(super) const fn form(quant: QuantType) -> Option<Form> {
     })
 }
 
-/// Unpacks the first `groups` groups of up to 256 numbers of sixteen rows.
-pub(super) struct Unpack<'a, 'b> {
+/// Up to how many columns a type's rows are better read as sixteen streams than as neighbours, as measured: nearly always where
+/// they are read at the rate of memory, never where unpacking takes longer than reading.
+pub(super) const fn streamed_columns(quant: QuantType) -> usize {
+    match quant {
+        QuantType::Q1_0
+        | QuantType::Tq1_0
+        | QuantType::Tq2_0
+        | QuantType::Iq1S
+        | QuantType::Iq1M
+        | QuantType::Iq2Xxs
+        | QuantType::Iq2Xs
+        | QuantType::Iq2S
+        | QuantType::Iq3Xxs
+        | QuantType::Iq3S => 0,
+        QuantType::Q2_0 | QuantType::Q2K | QuantType::Q3K => 1,
+        QuantType::Mxfp4 => 4,
+        _ => usize::MAX,
+    }
+}
+
+/// The first `groups` groups of up to 256 numbers of sixteen rows.
+pub(super) struct Source<'a> {
     pub(super) quant: QuantType,
     pub(super) rows: Rows<'a>,
     pub(super) groups: usize,
+}
+
+/// Unpacks them. A reference, since copies would cost more than it seems: a processor that loads together what was just stored in
+/// pieces waits until all that came before is done, and with it the products of the block before.
+pub(super) struct Unpack<'a, 'b> {
+    pub(super) source: &'a Source<'a>,
     pub(super) out: &'b mut Unpacked,
 }
 
@@ -85,7 +111,7 @@ impl WideKernel for Unpack<'_, '_> {
 
     #[inline(always)]
     fn run<W: Wide>(self, w: W) {
-        let Self { quant, rows, groups, out } = self;
+        let Self { source: &Source { quant, rows, groups }, out } = self;
         match quant {
             QuantType::Q1_0 => small::unpack::<W, plain::Q1_0>(w, rows, 32 * groups, out),
             QuantType::Q2_0 => small::unpack::<W, plain::Q2_0>(w, rows, 32 * groups, out),

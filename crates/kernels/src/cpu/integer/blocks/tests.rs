@@ -4,7 +4,7 @@ use plan::QuantType;
 
 use super::super::panel::{Rows, Tail, Unpacked};
 use super::super::wide::ROWS;
-use super::{Form, Unpack, form};
+use super::{Form, Source, Unpack, form};
 use crate::cpu::isa::Isa;
 use crate::reference;
 
@@ -32,7 +32,7 @@ fn halves(quant: QuantType) -> &'static [usize] {
 }
 
 /// Random blocks with finite scales.
-fn blocks(quant: QuantType, seed: u64, out: &mut [u8]) {
+pub(in crate::cpu::integer) fn blocks(quant: QuantType, seed: u64, out: &mut [u8]) {
     noise(seed, out);
     for block in out.chunks_exact_mut(quant.block_bytes()) {
         for at in halves(quant) {
@@ -88,7 +88,8 @@ fn unpacked_numbers_are_the_references() {
                     let what = format!("{quant}, {elements} numbers, {}", isa.name());
                     let mut out = Box::new(Unpacked::ZERO);
                     let rows = Rows::new(all, stride, bytes);
-                    isa.run_wide(Unpack { quant, rows, groups: elements / form.group, out: &mut out });
+                    let source = &Source { quant, rows, groups: elements / form.group };
+                    isa.run_wide(Unpack { source, out: &mut out });
                     for row in 0..ROWS {
                         check(quant, form, &out, row, &all[row * stride..][..bytes], elements, &what);
                     }
@@ -124,7 +125,8 @@ fn last_rows_are_unpacked_from_a_copy() {
             for isa in Isa::all() {
                 let (mut tail, mut out) = (Tail::EMPTY, Box::new(Unpacked::ZERO));
                 let rows = tail.fill(&all, stride, count, stride);
-                isa.run_wide(Unpack { quant, rows, groups: elements / form.group, out: &mut out });
+                let source = &Source { quant, rows, groups: elements / form.group };
+                isa.run_wide(Unpack { source, out: &mut out });
                 for row in 0..count {
                     let what = format!("{quant}, {count} rows, {}", isa.name());
                     check(quant, form, &out, row, &all[row * stride..][..stride], elements, &what);
