@@ -194,6 +194,10 @@ pub struct PlanArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub expert_stats: Option<PathBuf>,
 
+    /// Show the choice beside simple placements: layer by layer as -ngl, and experts on the CPU as -cmoe
+    #[arg(long, conflicts_with_all = ["output", "explain"])]
+    pub compare: bool,
+
     /// Plan for a machine of the catalogue, in place of this one
     #[arg(long, value_name = "MACHINE")]
     pub on: Option<String>,

@@ -74,9 +74,9 @@ pub(crate) fn planned_on(
     build: Option<&Build>,
 ) -> anyhow::Result<Planned> {
     has_weights(&model)?;
-    let machine = build.map_or_else(|| machine(&model), |build| build.machine(&model.inventory));
+    let machine = machine_for(&model, build);
     let made = |machine: &Machine| -> anyhow::Result<Plan> {
-        let profile = profile(placement, machine)?.with(&overrides(placement))?;
+        let profile = profile_for(placement, machine)?;
         Ok(plan::plan_with(&profile, &model.inventory, machine, experts)?)
     };
     let mut plan = made(&machine)?;
@@ -99,7 +99,7 @@ pub(crate) fn planned_on(
 }
 
 /// A file with a vocabulary only can be read, and neither planned nor run.
-fn has_weights(model: &gguf::Model) -> Result<(), NoWeights> {
+pub(crate) fn has_weights(model: &gguf::Model) -> Result<(), NoWeights> {
     if model.inventory.tensors.is_empty() {
         let file = model.inventory.files.first().map_or(&model.inventory.name, |file| &file.path);
         return Err(NoWeights(file.clone()));
@@ -217,6 +217,16 @@ fn exactly_on_cpu(plan: &Plan) -> anyhow::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// This machine, or one that somebody names.
+pub(crate) fn machine_for(model: &gguf::Model, build: Option<&Build>) -> Machine {
+    build.map_or_else(|| machine(model), |build| build.machine(&model.inventory))
+}
+
+/// What the user allows and asks, flags included.
+pub(crate) fn profile_for(placement: &PlacementArgs, machine: &Machine) -> anyhow::Result<Profile> {
+    Ok(profile(placement, machine)?.with(&overrides(placement))?)
 }
 
 /// The profile that the user wrote, or the automatic one.

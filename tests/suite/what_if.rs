@@ -30,6 +30,18 @@ fn a_plan_for_another_machine_says_for_which() {
 }
 
 #[test]
+fn the_choice_stands_beside_simple_placements() {
+    let output = plimsoll(&["plan", "-m", &model(), "--on", DESKTOP, "--compare"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("the planner's choice") && text.contains("by layer (-ngl)"), "{text}");
+    let output = plimsoll(&["plan", "-m", &model(), "--on", DESKTOP, "--compare", "--json"]);
+    let rows: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let seconds: Vec<f64> = rows.as_array().unwrap().iter().map(|row| row["seconds"].as_f64().unwrap()).collect();
+    assert!(rows[0]["chosen"] == true && seconds.iter().all(|other| seconds[0] <= other * (1.0 + 1e-9)), "{rows}");
+}
+
+#[test]
 fn words_that_are_no_machine_are_usage_errors() {
     for (machine, expected) in [
         ("rtx3600+ddr4-3200x2:64GiB+nvme4", "did you mean rtx3060?"),

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use plan::hardware::Build;
 use plan::report::HomeExperts;
 use plan::{
-    Bytes, Device, ExpertUse, Forecast, Inventory, KvPlan, LayerDevices, Machine, Placement, Plan, QuantType, Role,
-    Staging, TierPlan,
+    Bytes, Compared, Device, ExpertUse, Forecast, Inventory, KvPlan, LayerDevices, Machine, Placement, Plan, QuantType,
+    Role, Scheme, Staging, TierPlan,
 };
 use serde::Serialize;
 
@@ -23,6 +24,9 @@ pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let experts = args.expert_stats.as_deref().map(open::read_expert_stats).transpose()?;
     let build = args.on.as_deref().map(hardware::build).transpose()?;
     let model = if build.is_some() { open::header_alone(&args.model)? } else { open::header(&args.model)? };
+    if args.compare {
+        return compare(args, &model, experts.as_ref(), build.as_ref());
+    }
     let Planned { model, plan, machine } = open::planned_on(model, &args.placement, experts.as_ref(), build.as_ref())?;
     let inventory = &model.inventory;
     if to_stdout {
@@ -44,6 +48,48 @@ pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
     }
     let on = build.as_ref().map(|build| plan::report::on(build, &machine)).unwrap_or_default();
     show::product(&(on + &plan::report::text_with(&plan, inventory, experts.as_ref())))
+}
+
+/// The choice beside simple placements.
+fn compare(
+    args: &PlanArgs,
+    model: &gguf::Model,
+    experts: Option<&ExpertUse>,
+    build: Option<&Build>,
+) -> anyhow::Result<()> {
+    open::has_weights(model)?;
+    let machine = open::machine_for(model, build);
+    let profile = open::profile_for(&args.placement, &machine)?;
+    let rows = plan::compare(&profile, &model.inventory, &machine, experts)?;
+    if args.json {
+        return show::json(&rows.iter().map(ComparedEntry::new).collect::<Vec<_>>());
+    }
+    let on = build.map(|build| plan::report::on(build, &machine)).unwrap_or_default();
+    show::product(&(on + &plan::report::compare(&rows, &profile)))
+}
+
+/// One way of placing as JSON.
+#[derive(Serialize)]
+struct ComparedEntry<'a> {
+    scheme: Scheme,
+    chosen: bool,
+    /// Of the conversation and by the aim that the profile names; none where it does not fit.
+    seconds: Option<f64>,
+    forecast: Option<&'a Forecast>,
+    tiers: &'a [TierPlan],
+}
+
+impl<'a> ComparedEntry<'a> {
+    fn new(row: &'a Compared) -> Self {
+        let plan = row.plan.as_ref();
+        Self {
+            scheme: row.scheme,
+            chosen: row.chosen,
+            seconds: plan.map(|_| row.seconds),
+            forecast: plan.map(|plan| &plan.forecast),
+            tiers: plan.map_or(&[], |plan| &plan.tiers),
+        }
+    }
 }
 
 /// Writes a profile; says so, and whether there was another one.
@@ -72,6 +118,7 @@ struct Document<'a> {
     stream_from: Option<u32>,
     micro_batch: u32,
     threads: u32,
+    scheme: Scheme,
     forecast: &'a Forecast,
     notes: &'a [String],
 }
@@ -152,6 +199,7 @@ impl<'a> Document<'a> {
             stream_from: plan.stream_from,
             micro_batch: plan.micro_batch,
             threads: plan.threads,
+            scheme: plan.scheme,
             forecast,
             notes,
         }

@@ -39,7 +39,7 @@ mod passes;
 use passes::{Pass, Passes};
 
 use crate::traffic::Traffic;
-use crate::{Forecast, Inventory, Machine, Plan, Rate, Source, Tier};
+use crate::{Aim, Forecast, Inventory, Lengths, Machine, Plan, Rate, Source, Tier};
 
 /// Tokens in the cache when decode is forecast.
 const DEPTH: u32 = 512;
@@ -91,6 +91,26 @@ pub(crate) fn fill(plan: &mut Plan, inventory: &Inventory, machine: &Machine, tr
         measured: rates(plan, machine).iter().all(|(_, rate)| rate.source == Source::Measured),
     };
     (plan.stream_from, plan.forecast) = (stream_from, forecast);
+}
+
+/// Seconds of a prompt in micro-batches and of an answer, as an aim counts them. A prompt's passes are counted as its first, each token of the answer at [`depth`].
+pub(crate) fn seconds(
+    plan: &Plan,
+    inventory: &Inventory,
+    machine: &Machine,
+    traffic: Traffic<'_>,
+    aim: Aim,
+    lengths: Lengths,
+) -> f64 {
+    let passes = Passes::new(plan, inventory, machine, traffic);
+    let pass = |tokens: u32| match plan.stream_from {
+        _ if tokens == 0 => 0.0,
+        Some(from) if tokens >= from => passes.seconds(Pass::Streamed(tokens)),
+        _ => passes.seconds(Pass::Prompt(tokens)),
+    };
+    let batch = plan.micro_batch.max(1);
+    let prompt_s = f64::from(lengths.prompt / batch) * pass(batch) + pass(lengths.prompt % batch);
+    Lengths::seconds(aim, prompt_s, f64::from(lengths.answer) * passes.seconds(Pass::Decode))
 }
 
 /// Those of the plan's notes that are about its forecast alone: rates that nobody measured, or that were scaled down.

@@ -3,6 +3,7 @@
 //! Owns the project's nouns: [`Inventory`] and its [`Unit`]s and [`Role`]s, [`Machine`], [`Tier`], [`Plan`].
 //! Pure: text in, values out. Must never know a file, clock, environment, thread, random number or device.
 
+mod aim;
 mod blocks;
 mod bytes;
 pub mod cost;
@@ -23,6 +24,7 @@ mod suggest;
 pub mod testing;
 mod traffic;
 
+pub use aim::{Aim, Lengths, Scheme};
 pub use bytes::{Bytes, BytesPerSecond, NotASize};
 pub use expert_use::{ExpertUse, ExpertUseError, ExpertUseWriter};
 pub use forecast::forecast_notes;
@@ -31,6 +33,6 @@ pub use machine::{GPU_CAPABILITY_MIN, Gpu, Machine, Rate, Source};
 pub use placement::{
     Device, Forecast, KvPlan, KvType, LayerDevices, Load, NotATier, Placement, Plan, Staging, Tier, TierPlan,
 };
-pub use planner::{DoesNotFit, Refusal, plan, plan_for, plan_with};
+pub use planner::{Compared, DoesNotFit, Refusal, compare, compare_for, plan, plan_for, plan_with};
 pub use profile::{Overrides, Profile, ProfileError};
 pub use quant::{NotAQuantType, QuantType};

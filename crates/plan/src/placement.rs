@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, UnitId};
+use crate::{Bytes, Scheme, UnitId};
 
 /// A place for bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -249,6 +249,9 @@ pub struct Plan {
     pub micro_batch: u32,
     /// CPU threads.
     pub threads: u32,
+    /// The way in which that was placed which no rule names.
+    #[serde(default)]
+    pub scheme: Scheme,
     /// What it will cost.
     pub forecast: Forecast,
     /// What differs from what was asked, and every estimate used: nothing falls back silently.

@@ -1,9 +1,11 @@
 //! Plans as text for people: the table of `plimsoll plan`, and the story of one tensor or expert.
 
+mod compare;
 mod experts;
 mod explain;
 mod machine;
 
+pub use compare::compare;
 pub use experts::{ExpertHome, HomeExperts, experts};
 pub use explain::{UnknownTensor, explain, explain_with};
 pub use machine::on;
@@ -12,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::profile::Ranges;
-use crate::{Bytes, Device, ExpertUse, Inventory, Plan, Role, Tier, TierPlan, cost};
+use crate::{Bytes, Device, ExpertUse, Inventory, Plan, Role, Scheme, Tier, TierPlan, cost};
 
 /// Columns that a report keeps within.
 pub const COLUMNS: usize = 100;
@@ -159,6 +161,9 @@ fn settings(out: &mut String, plan: &Plan, inventory: &Inventory) {
     });
     if let (Some(number), Some(from)) = (streamed, plan.stream_from) {
         parts.push(format!("prompts from {from} tokens on streamed to gpu:{number}"));
+    }
+    if plan.scheme != Scheme::ByUse {
+        parts.push(format!("placed {}, the fastest way by the forecast", plan.scheme));
     }
     if plan.staging.slots > 0 {
         parts.push(format!("ring {} × {}", plan.staging.slots, plan.staging.slot));

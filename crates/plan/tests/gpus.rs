@@ -4,7 +4,7 @@ mod common;
 
 use plan::gpu::Abilities;
 use plan::profile::parse;
-use plan::{Bytes, Device, Inventory, LayerDevices, Machine, Overrides, Plan, Profile, Role, Tier, plan_for};
+use plan::{Bytes, Device, Inventory, LayerDevices, Machine, Overrides, Plan, Profile, Role, Scheme, Tier, plan_for};
 
 const GPU: Device = Device::Gpu(0);
 /// GPUs that compute dense models only.
@@ -62,7 +62,10 @@ fn dense_models_go_to_a_gpu_by_whole_layers_from_the_last_one_down() {
         // Layers are not all of one size: what has no room for one may have it for a smaller one further down.
         let gpu = |layer: &&LayerDevices| **layer == LayerDevices { attention: GPU, ffn: GPU };
         assert!(plan.blocks.iter().rev().take_while(gpu).count() + 1 >= whole, "{mib} MiB: {:?}", plan.blocks);
-        // What is left has no room for anything more.
+        // What is left has no room for anything more, unless whole layers alone are faster: a block by itself costs two crossings.
+        if plan.scheme != Scheme::ByUse {
+            continue;
+        }
         let left = plan.tier(Tier::Gpu(0)).map_or(0, |tier| (mib << 20) - tier.bytes().0);
         for (layer, devices) in plan.blocks.iter().enumerate() {
             let cache = 2048 * 2 * 512 * 2;

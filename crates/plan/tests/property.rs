@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 use plan::gpu::{Abilities, NOW};
 use plan::profile::{parse, to_yaml};
 use plan::{
-    Bytes, Device, Inventory, Machine, ModelShape, Plan, QuantType, Refusal, Role, Tier, VocabularySize, plan_for,
+    Bytes, Device, Inventory, Machine, ModelShape, Plan, QuantType, Refusal, Role, Tier, VocabularySize, compare_for,
+    plan_for,
 };
 use proptest::prelude::*;
 
@@ -130,6 +131,43 @@ fn planned(text: &str, model: &Inventory, abilities: &Abilities) -> Option<Plan>
             None
         }
         Err(Refusal::Profile(_) | Refusal::Experts(_)) => None,
+    }
+}
+
+/// The test's machine with rates of any kind: a drive faster than a link, a card slower than RAM.
+fn machines() -> impl Strategy<Value = Machine> {
+    let rate = || (0.0_f64..4.0).prop_map(|digits| 1e8 * 10.0_f64.powf(digits));
+    (rate(), rate(), rate(), rate(), 0.0_f64..4.0).prop_map(|(ram, disk, card, link, operations)| {
+        let mut machine = machine();
+        (machine.ram_read.rate.0, machine.disk_read.rate.0) = (ram, disk);
+        (machine.gpus[0].read.rate.0, machine.gpus[0].link.rate.0) = (card, link);
+        machine.gpus[0].ops_per_second = 1e10 * 10.0_f64.powf(operations);
+        machine
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_simple_placement_is_faster_by_the_forecast(
+        model in models(),
+        text in profiles(),
+        machine in machines(),
+        abilities in abilities(),
+        aim in proptest::sample::select(vec!["", "aim: decode\n", "aim: prefill\n", "aim: balanced\nlengths: { prompt: 3000, answer: 7 }\n"]),
+    ) {
+        let profile = parse(&format!("{text}{aim}"), "p.yaml").unwrap();
+        let Ok(rows) = compare_for(&profile, &model, &machine, None, &abilities) else { return Ok(()) };
+        prop_assert!(rows[0].chosen && rows[0].plan.is_some() && rows[0].seconds.is_finite());
+        for row in &rows[1..] {
+            prop_assert!(!row.chosen && rows[0].seconds <= row.seconds * (1.0 + 1e-9), "{text}{aim}{rows:?}");
+            // Simple placements keep to the same ceilings and rules.
+            for tier in row.plan.iter().flat_map(|plan| &plan.tiers) {
+                prop_assert!(tier.ceiling.is_none_or(|ceiling| tier.bytes() <= ceiling), "{text}\n{tier:?}");
+            }
+        }
+        prop_assert_eq!(rows.len(), if model.shape.experts > 0 { 3 } else { 2 });
     }
 }
 

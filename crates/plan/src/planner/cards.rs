@@ -16,7 +16,7 @@ use crate::blocks::{Block, block_of};
 use crate::gpu::{CACHE_IN_RAM, Obstacle, Obstacles};
 use crate::profile::Ranges;
 use crate::traffic::Traffic;
-use crate::{Inventory, Role, Tier, cost};
+use crate::{Inventory, Role, Scheme, Tier, cost};
 
 /// Units that go to a GPU together or not at all.
 #[derive(Clone, Debug, Default)]
@@ -140,7 +140,7 @@ impl Cards {
     ///
     /// What rules want comes first. Then whole layers, as many as fit; of those that do not, the feed-forward part, which brings nothing along,
     /// or attention. Experts come last, those of rules before others, which go only where their layer's router is.
-    pub(super) fn fill(&self, rooms: CardRooms, kept: Kept<'_>) -> Vec<Option<Tier>> {
+    pub(super) fn fill(&self, rooms: CardRooms, kept: Kept<'_>, scheme: Scheme) -> Vec<Option<Tier>> {
         let mut filling = Filling { rooms, on: BTreeMap::new(), homes: vec![None; self.units], kept };
         for (unit, block, gpu, bytes) in &self.pinned {
             filling.fix(*block, *gpu, *bytes);
@@ -148,6 +148,11 @@ impl Cards {
         }
         self.asked.iter().for_each(|asked| filling.ask(asked));
         let gpus = self.allowed(&filling);
+        if scheme != Scheme::ByUse {
+            self.fill_by_layer(&mut filling, &gpus, scheme == Scheme::Layers);
+            self.asked_experts.iter().for_each(|asked| filling.ask(asked));
+            return filling.homes;
+        }
         let mut rest = Vec::new();
         for parts in &self.whole {
             let all: Vec<&Group> = parts.iter().collect();
@@ -168,6 +173,23 @@ impl Cards {
             }
         }
         filling.homes
+    }
+
+    /// Whole layers from the last one down, with their experts or without, until one does not fit; and then the output, as llama.cpp counts.
+    fn fill_by_layer(&self, filling: &mut Filling<'_>, gpus: &[u32], with_experts: bool) {
+        let mut experts: BTreeMap<Option<Block>, Vec<&Group>> = BTreeMap::new();
+        for expert in self.experts.iter().filter(|_| with_experts) {
+            experts.entry(expert.block).or_default().push(expert);
+        }
+        let is_output = |parts: &&Vec<Group>| parts.iter().any(|part| part.block == Some(Block::Output));
+        let (output, layers): (Vec<_>, Vec<_>) = self.whole.iter().partition(is_output);
+        for parts in layers.into_iter().chain(output).filter(|parts| !parts.is_empty()) {
+            let with = parts.iter().filter_map(|part| experts.get(&part.block)).flatten().copied();
+            let all: Vec<&Group> = parts.iter().chain(with).collect();
+            if !filling.put_first(&all, gpus) {
+                break;
+            }
+        }
     }
 
     /// Why blocks stay off GPUs, and which they are: `attention of layers 0..=60`.

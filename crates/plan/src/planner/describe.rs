@@ -46,6 +46,7 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
         stream_from: None,
         micro_batch: setup.micro_batch,
         threads: planner.threads,
+        scheme: planner.scheme,
         forecast: forecast::NONE,
         notes,
     };

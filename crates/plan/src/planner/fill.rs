@@ -10,7 +10,7 @@ use std::cmp::Reverse;
 
 use super::rules::Wish;
 use crate::traffic::Traffic;
-use crate::{Inventory, Role, Tier, Unit, cost};
+use crate::{Inventory, Role, Scheme, Tier, Unit, cost};
 
 /// The class of experts that a router chooses.
 const ROUTED: u8 = 5;
@@ -44,6 +44,8 @@ struct Open {
     wish: Wish,
     /// Layer and number, of the matrices of an expert: it is used whole, and they stay together.
     expert: Option<(Option<u32>, u32)>,
+    /// Its place in a pass: tables, then layers, then the output.
+    stage: u32,
 }
 
 impl Open {
@@ -88,7 +90,11 @@ impl Cargo {
                 Wish::Either(..) | Wish::Open => {
                     let class = class(unit, inventory, tied);
                     let expert = unit.expert.filter(|_| class == ROUTED).map(|expert| (unit.layer, expert));
-                    cargo.open.push(Open { unit: index as u32, class, bytes, wish: *wish, expert });
+                    let stage = match (unit.role, unit.layer) {
+                        (Role::Embedding, _) => 0,
+                        (_, layer) => layer.map_or(u32::MAX, |layer| layer + 1),
+                    };
+                    cargo.open.push(Open { unit: index as u32, class, bytes, wish: *wish, expert, stage });
                 }
             }
         }
@@ -118,7 +124,7 @@ impl Cargo {
     ///
     /// What every token reads comes first, and RAM takes of it what fits, class by class; or the largest unit that would be left (as a rule the output) and then the others, if at
     /// least half as many bytes less as that unit has stay on disk: less is not worth tearing layers. Then experts and tables have the room that is left.
-    pub(super) fn fill(&self, mut rooms: Rooms, on_gpus: &[Option<Tier>]) -> Vec<Tier> {
+    pub(super) fn fill(&self, mut rooms: Rooms, on_gpus: &[Option<Tier>], scheme: Scheme) -> Vec<Tier> {
         let mut homes = self.homes.clone();
         for (home, on_gpu) in homes.iter_mut().zip(on_gpus) {
             *home = on_gpu.unwrap_or(*home);
@@ -130,6 +136,10 @@ impl Cargo {
             }
         }
         let open: Vec<&Open> = self.open.iter().filter(|open| on_gpus[open.unit as usize].is_none()).collect();
+        if scheme != Scheme::ByUse {
+            fill_by_layer(open, rooms, &mut homes, scheme == Scheme::ExpertsOnCpu);
+            return homes;
+        }
         let (each_token, rest) = open.split_at(open.partition_point(|open| open.class < ROUTED));
         let mut waiting = Vec::new();
         for open in each_token {
@@ -139,9 +149,10 @@ impl Cargo {
                 homes[open.unit as usize] = place(&mut rooms, open.wish, open.bytes);
             }
         }
-        let together = |a: &&Open, b: &&Open| a.expert.is_some() && (a.expert, a.wish) == (b.expert, b.wish);
         let fill_rest = |rooms: &mut Rooms, homes: &mut [Tier], may_be_on_disk: bool| {
-            for group in rest.chunk_by(together).filter(|group| group[0].may_be_on_disk() == may_be_on_disk) {
+            for group in
+                rest.chunk_by(|a, b| together(a, b)).filter(|group| group[0].may_be_on_disk() == may_be_on_disk)
+            {
                 let bytes = group.iter().map(|open| open.bytes).sum();
                 let home = place(rooms, group[0].wish, bytes);
                 for open in group {
@@ -156,6 +167,25 @@ impl Cargo {
         }
         fill_rest(&mut packed.rooms, &mut homes, true);
         homes
+    }
+}
+
+/// Matrices of one expert.
+fn together(a: &Open, b: &Open) -> bool {
+    a.expert.is_some() && (a.expert, a.wish) == (b.expert, b.wish)
+}
+
+/// From the first layer on, each unit in the first tier with room; experts behind everything else, or in their layers.
+fn fill_by_layer(mut open: Vec<&Open>, mut rooms: Rooms, homes: &mut [Tier], experts_last: bool) {
+    open.sort_by_key(|open| {
+        let late = experts_last && open.expert.is_some();
+        (open.may_be_on_disk(), late, open.stage, open.expert, open.wish, open.unit)
+    });
+    for group in open.chunk_by(|a, b| together(a, b)) {
+        let home = place(&mut rooms, group[0].wish, group.iter().map(|open| open.bytes).sum());
+        for open in group {
+            homes[open.unit as usize] = home;
+        }
     }
 }
 
@@ -264,7 +294,7 @@ mod tests {
         };
         let open = |(unit, (class, bytes, asked)): (usize, &(u8, u64, u8))| {
             let expert = (*class == ROUTED).then_some((Some(0), unit as u32));
-            Open { unit: unit as u32, class: *class, bytes: *bytes, wish: wish(*asked), expert }
+            Open { unit: unit as u32, class: *class, bytes: *bytes, wish: wish(*asked), expert, stage: 0 }
         };
         let mut open: Vec<Open> = units.iter().enumerate().map(open).collect();
         open.sort_by_key(|open| (open.class, open.unit));
@@ -285,10 +315,10 @@ mod tests {
         // Two layers, an output of 60 and experts, in 95 bytes of RAM.
         let cargo =
             cargo(&[(1, 20, 3), (1, 20, 3), (3, 10, 3), (3, 10, 3), (4, 60, 3), (ROUTED, 5, 3), (ROUTED, 5, 3)]);
-        let homes = cargo.fill(vec![(Tier::Ram, Some(95)), (Tier::Disk, None)], &[None; 7]);
+        let homes = cargo.fill(vec![(Tier::Ram, Some(95)), (Tier::Disk, None)], &[None; 7], Scheme::ByUse);
         assert_eq!(homes, [Ram, Disk, Ram, Disk, Ram, Ram, Disk]);
         // With room for the layers and little more it would take the place of as much as it has.
-        let homes = cargo.fill(vec![(Tier::Ram, Some(62)), (Tier::Disk, None)], &[None; 7]);
+        let homes = cargo.fill(vec![(Tier::Ram, Some(62)), (Tier::Disk, None)], &[None; 7], Scheme::ByUse);
         assert_eq!(homes, [Ram, Ram, Ram, Ram, Disk, Disk, Disk]);
     }
 
@@ -296,7 +326,7 @@ mod tests {
     fn what_stays_on_disk_is_spread_over_the_layers() {
         // Sixteen layers of three matrices, of which RAM has room for 30 of 48.
         let cargo = cargo(&[(3, 10, 3); 48]);
-        let homes = cargo.fill(vec![(Tier::Ram, Some(300)), (Tier::Disk, None)], &[None; 48]);
+        let homes = cargo.fill(vec![(Tier::Ram, Some(300)), (Tier::Disk, None)], &[None; 48], Scheme::ByUse);
         let on_disk = |homes: &[Tier]| homes.iter().filter(|home| **home == Disk).count();
         assert_eq!(on_disk(&homes), 18);
         for layers in homes.chunks(12) {
@@ -323,7 +353,7 @@ mod tests {
             }
             // Over: refused either way.
             prop_assume!(sums(&cargo, &by_class, Tier::Ram).1 <= ram);
-            let homes = cargo.fill(rooms, &on_gpus[..units.len()]);
+            let homes = cargo.fill(rooms, &on_gpus[..units.len()], Scheme::ByUse);
             prop_assert!(sums(&cargo, &homes, Tier::Ram).1 <= ram, "{homes:?}");
             let (found, before) = (sums(&cargo, &homes, Tier::Disk).0, sums(&cargo, &by_class, Tier::Disk).0);
             prop_assert!(found <= before + before / 32, "{found} bytes on disk, and {before} class by class");

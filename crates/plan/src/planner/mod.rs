@@ -5,6 +5,7 @@
 
 mod blocks;
 mod cards;
+mod choose;
 mod describe;
 mod draft;
 mod fill;
@@ -13,18 +14,21 @@ mod rules;
 mod settings;
 mod ways_out;
 
+pub use choose::{Compared, compare, compare_for};
 pub use refusal::{DoesNotFit, Refusal};
 
 use cards::Cards;
+use choose::Ways;
 use fill::Cargo;
 use rules::Wishes;
+use settings::Fixed;
 
 use crate::cost::Widths;
 use crate::gpu::{self, Abilities, Obstacles};
 use crate::machine::GPU_CAPABILITY_MIN;
 use crate::profile::{Fault, Origin, Profile, ProfileError, StreamTo};
 use crate::traffic::Traffic;
-use crate::{Bytes, ExpertUse, Inventory, Machine, Plan, Tier, Unit};
+use crate::{Bytes, ExpertUse, Inventory, Machine, Plan, Scheme, Tier, Unit};
 
 /// Decides where every byte of the model lives.
 ///
@@ -64,8 +68,8 @@ pub fn plan_for(
     abilities: &Abilities,
 ) -> Result<Plan, Refusal> {
     experts.map_or(Ok(()), |experts| experts.check(inventory))?;
-    let given = Given { inventory, machine, abilities, traffic: Traffic::new(inventory, experts) };
-    attempt(profile, given).map_err(|refusal| ways_out::add(refusal, profile, given))
+    let given = Given::new(inventory, machine, abilities, experts);
+    choose::best(profile, given).map_err(|refusal| ways_out::add(refusal, profile, given))
 }
 
 /// What a plan is made for, and no profile changes.
@@ -77,22 +81,26 @@ struct Given<'a> {
     traffic: Traffic<'a>,
 }
 
-/// The plan, or a refusal that shows no ways out yet.
-fn attempt(profile: &Profile, given: Given<'_>) -> Result<Plan, Refusal> {
+impl<'a> Given<'a> {
+    fn new(
+        inventory: &'a Inventory,
+        machine: &'a Machine,
+        abilities: &'a Abilities,
+        experts: Option<&'a ExpertUse>,
+    ) -> Self {
+        Self { inventory, machine, abilities, traffic: Traffic::new(inventory, experts) }
+    }
+}
+
+/// A planner for this profile, or a refusal that shows no ways out yet.
+fn way_planner<'a>(profile: &'a Profile, given: Given<'a>) -> Result<Ways<'a>, Refusal> {
     let Given { inventory, machine, .. } = given;
     let mut notes = profile.notes.clone();
     let limits = limits(profile, machine, &mut notes)?;
     let mut wishes = rules::resolve(profile, inventory)?;
     blocks::check(&mut wishes, profile, inventory)?;
     notes.extend(rules::without_effect(profile, inventory));
-    let mut planner = Planner::new(profile, given, limits, wishes);
-    let plan = describe::finish(&planner, settings::search(&planner)?, notes.clone());
-    if plan.device_staging.is_empty() || plan.stream_from.is_some() {
-        return Ok(plan);
-    }
-    // No pass gains by streaming: its ring makes room.
-    planner.streams = false;
-    Ok(describe::finish(&planner, settings::search(&planner)?, notes))
+    Ok(Ways { planner: Planner::new(profile, given, limits, wishes), notes })
 }
 
 /// A tier that may be used, with the ceiling that holds on this machine.
@@ -154,6 +162,10 @@ struct Planner<'a> {
     obstacles: Obstacles,
     /// Whether prompts may be streamed to a GPU.
     streams: bool,
+    /// How that is placed which no rule names.
+    scheme: Scheme,
+    /// What the settings' search may not choose.
+    fixed: Fixed,
     cards: Cards,
     cargo: Cargo,
     widths: Widths,
@@ -179,6 +191,8 @@ impl<'a> Planner<'a> {
             limits,
             abilities,
             streams: abilities.streams,
+            scheme: Scheme::ByUse,
+            fixed: Fixed::default(),
             cards: Cards::new(inventory, &wishes.wish, traffic, &kept_off, abilities.gpus),
             obstacles,
             cargo: Cargo::new(inventory, &wishes.wish, traffic),

@@ -18,6 +18,17 @@ pub(super) struct Setup {
     pub(super) stream: Option<u32>,
 }
 
+/// What is fixed before settings are searched.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fixed {
+    /// Tokens of context.
+    pub(super) context: Option<u32>,
+    /// Tokens of a micro-batch.
+    pub(super) micro_batch: Option<u32>,
+    /// Whether no weights are streamed to a GPU.
+    pub(super) still: bool,
+}
+
 const NO_RING: Staging = Staging { slot: Bytes::ZERO, slots: 0 };
 
 /// The best settings that fit: the largest context and micro-batch that are not greedy, else the largest that fit.
@@ -47,8 +58,8 @@ pub(super) fn within(micro_batch: u32, tokens: u32) -> u32 {
 
 /// Tokens of context to try, the most wanted first.
 fn contexts(planner: &Planner) -> Vec<u32> {
-    if let Some(tokens) = planner.profile.context.tokens.value() {
-        return vec![*tokens];
+    if let Some(tokens) = planner.fixed.context.or(planner.profile.context.tokens.value().copied()) {
+        return vec![tokens];
     }
     let most = cost::CONTEXTS[0].min(planner.inventory.shape.context_train.max(1));
     let mut tokens = vec![most];
@@ -58,8 +69,8 @@ fn contexts(planner: &Planner) -> Vec<u32> {
 
 /// Micro-batches to try, the most wanted first.
 fn micro_batches(planner: &Planner) -> Vec<u32> {
-    match planner.profile.prefill.micro_batch.value() {
-        Some(tokens) => vec![*tokens],
+    match planner.fixed.micro_batch.or(planner.profile.prefill.micro_batch.value().copied()) {
+        Some(tokens) => vec![tokens],
         None if planner.stream_wished().is_some() => cost::MICRO_BATCHES_STREAMED.to_vec(),
         None => cost::MICRO_BATCHES.to_vec(),
     }

@@ -1,7 +1,7 @@
 //! What would make a plan possible: each way is tried on the whole planner before it is offered.
 
 use super::refusal::{DoesNotFit, Refusal};
-use super::{Given, attempt};
+use super::{Given, choose};
 use crate::profile::{Choice, Origin, Profile, TierLimit};
 use crate::{Bytes, Inventory, KvType, Machine, Tier, cost};
 
@@ -14,7 +14,7 @@ struct Way {
 /// Changes of which each alone gives a plan, the gentlest first; where no gentle one does, all of them together.
 pub(super) fn ways_out(profile: &Profile, refusal: &DoesNotFit, given: Given<'_>) -> Vec<String> {
     let inventory = given.inventory;
-    let fits = |profile: &Profile| attempt(profile, given).is_ok();
+    let fits = |profile: &Profile| choose::is_possible(profile, given);
     let first = |ways: Vec<Way>| ways.into_iter().find(|way| fits(&way.profile));
     let gentle = [
         quantized_cache(profile).into_iter().collect(),

@@ -2,7 +2,7 @@
 
 use super::{Choice, Context, Origin, Prefill, Profile, TierLimit};
 use crate::machine::GPU_CAPABILITY_MIN;
-use crate::{Bytes, Machine, Tier};
+use crate::{Bytes, Lengths, Machine, Tier};
 
 impl Profile {
     /// Everything this machine has: RAM that is available less a margin, the model's drive, and every GPU that is new
@@ -34,6 +34,8 @@ impl Profile {
             rules: Vec::new(),
             default: Choice::Auto,
             prefill: Prefill::default(),
+            aim: Choice::Auto,
+            lengths: Lengths::default(),
             notes,
         }
     }

@@ -3,6 +3,7 @@
 //! A profile is typed twice: as written (`raw`) and as proved ([`Profile`]), where every value has been checked and
 //! remembers who asked for it. Must never know a file: texts come in, with a name for messages.
 
+mod aim;
 mod automatic;
 mod error;
 mod overrides;
@@ -17,7 +18,7 @@ pub(crate) use prove::compile;
 pub use ranges::{NotARange, Range, Ranges};
 pub use write::to_yaml;
 
-use crate::{Bytes, KvType, Role, Tier};
+use crate::{Aim, Bytes, KvType, Lengths, Role, Tier};
 
 /// A value that somebody asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,6 +155,10 @@ pub struct Profile {
     pub default: Choice<Tier>,
     /// How prompts are computed.
     pub prefill: Prefill,
+    /// What is to be fast. Where nobody says, plans are compared by both, and settings are not searched for it.
+    pub aim: Choice<Aim>,
+    /// The conversation by which that is measured.
+    pub lengths: Lengths,
     /// What was left out or changed on the way here, to be said in the plan.
     pub notes: Vec<String>,
 }

@@ -17,7 +17,7 @@ const TEXT_BYTES_MAX: usize = 256 << 10;
 const RULES_MAX: usize = 1024;
 /// A compiled pattern may take this much, so that a "regex bomb" is refused and not built.
 const PATTERN_BYTES_MAX: usize = 256 << 10;
-const TOKENS_MAX: u32 = 1 << 24;
+pub(super) const TOKENS_MAX: u32 = 1 << 24;
 const MICRO_BATCH_MAX: u32 = 1 << 16;
 const THREADS_MAX: u32 = 4096;
 
@@ -76,14 +76,14 @@ pub(super) fn either(words: &[&str]) -> String {
     }
 }
 
-fn did_you_mean(word: &str, known: &[&str]) -> String {
+pub(super) fn did_you_mean(word: &str, known: &[&str]) -> String {
     match closest(word, known.iter().copied()) {
         Some(meant) => format!("did you mean `{meant}`? Here stand {}", either(known)),
         None => format!("here stand {}", either(known)),
     }
 }
 
-struct Prover<'a> {
+pub(super) struct Prover<'a> {
     lines: Lines<'a>,
 }
 
@@ -156,7 +156,7 @@ impl Prover<'_> {
         self.lines.at(text.referenced.line(), text.referenced.column())
     }
 
-    fn bad(&self, text: &Text, message: impl Into<String>, hint: impl Into<String>) -> ProfileError {
+    pub(super) fn bad(&self, text: &Text, message: impl Into<String>, hint: impl Into<String>) -> ProfileError {
         ProfileError::new(Fault::BadValue, &self.at(text), message, hint)
     }
 
@@ -187,6 +187,10 @@ impl Prover<'_> {
             rules: Vec::new(),
             default: Choice::Auto,
             prefill: Prefill::default(),
+            aim: self
+                .optional(raw.aim.as_ref(), Self::aim)?
+                .map_or(Choice::Auto, |aim| Choice::asked(aim, Origin::Automatic)),
+            lengths: self.lengths(&raw.lengths.unwrap_or_default())?,
             notes: Vec::new(),
         };
         profile.context = self.context(&profile, &raw.context.unwrap_or_default())?;
@@ -286,7 +290,7 @@ impl Prover<'_> {
     }
 
     /// `auto`, or a whole number from 1 to `max`.
-    fn number(&self, text: &Text, what: &str, max: u32) -> Result<Choice<u32>, ProfileError> {
+    pub(super) fn number(&self, text: &Text, what: &str, max: u32) -> Result<Choice<u32>, ProfileError> {
         if text.value == "auto" {
             return Ok(Choice::Auto);
         }

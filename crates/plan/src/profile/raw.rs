@@ -34,6 +34,26 @@ pub(super) struct RawProfile {
     pub(super) default: Option<Text>,
     /// How prompts are computed.
     pub(super) prefill: Option<RawPrefill>,
+    /// What is to be fast: `decode` (answers), `prefill` (prompts) or `balanced` (a prompt and its answer).
+    #[schemars(with = "Option<crate::Aim>")]
+    pub(super) aim: Option<Text>,
+    /// The lengths of prompt and answer by which that is measured: 512 and 128 tokens where they are not given.
+    pub(super) lengths: Option<RawLengths>,
+}
+
+/// A conversation.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Lengths")]
+pub(super) struct RawLengths {
+    /// Tokens of a prompt.
+    #[schemars(schema_with = "auto_or_number")]
+    #[serde(default)]
+    pub(super) prompt: Option<Text>,
+    /// Tokens of an answer.
+    #[schemars(schema_with = "auto_or_number")]
+    #[serde(default)]
+    pub(super) answer: Option<Text>,
 }
 
 /// One tier's ceiling.

@@ -111,6 +111,7 @@ pub(crate) fn plan(on_disk: OnDisk, slot: u64, slots: u32) -> Plan {
         stream_from: None,
         micro_batch: 1,
         threads: 1,
+        scheme: plan::Scheme::ByUse,
         forecast: Forecast {
             prompt_tokens_per_s: 0.0,
             decode_tokens_per_s: 0.0,

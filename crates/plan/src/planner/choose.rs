@@ -1,0 +1,140 @@
+//! The choice among plans: the planner's own way of placing, and the simple ones that it must never be worse than.
+//!
+//! Owns the candidates. Where a profile states an aim, they are the planner's own way with every micro-batch that it may choose, with and without
+//! streaming; and in any case the simple ways, with the context that the planner's own way has. The candidate with the fewest seconds for the aim is
+//! taken, the planner's own where nothing is faster.
+
+use super::settings::Fixed;
+use super::{Given, Planner, Refusal, describe, settings, way_planner};
+use crate::gpu::Abilities;
+use crate::profile::{Choice, Profile};
+use crate::{ExpertUse, Inventory, Machine, Plan, Scheme, cost, forecast, gpu};
+
+/// How much faster a candidate must be to be taken: sums in another order differ by less.
+const GAIN: f64 = 1.0 - 1e-9;
+
+/// One way of placing, as `plan --compare` shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compared {
+    /// The way; of the planner's choice the one that it took.
+    pub scheme: Scheme,
+    /// Its plan; none where it does not fit under the ceilings.
+    pub plan: Option<Plan>,
+    /// Seconds of the conversation that the profile names, by its aim.
+    pub seconds: f64,
+    /// Whether this is the planner's choice.
+    pub chosen: bool,
+}
+
+/// The planner's choice, and beside it every simple way with the same context.
+///
+/// # Errors
+/// As [`plan_with`](crate::plan_with).
+pub fn compare(
+    profile: &Profile,
+    inventory: &Inventory,
+    machine: &Machine,
+    experts: Option<&ExpertUse>,
+) -> Result<Vec<Compared>, Refusal> {
+    compare_for(profile, inventory, machine, experts, &gpu::NOW)
+}
+
+/// The same for an engine whose GPUs compute so much.
+///
+/// # Errors
+/// As [`compare`].
+pub fn compare_for(
+    profile: &Profile,
+    inventory: &Inventory,
+    machine: &Machine,
+    experts: Option<&ExpertUse>,
+    abilities: &Abilities,
+) -> Result<Vec<Compared>, Refusal> {
+    let chosen = super::plan_for(profile, inventory, machine, experts, abilities)?;
+    let given = Given::new(inventory, machine, abilities, experts);
+    let seconds = |plan: &Plan| seconds(plan, profile, given);
+    let fixed = Fixed { context: Some(chosen.kv.tokens), ..Fixed::default() };
+    let mut rows =
+        vec![Compared { scheme: chosen.scheme, seconds: seconds(&chosen), plan: Some(chosen), chosen: true }];
+    let mut planner = way_planner(profile, given)?;
+    for scheme in simple(inventory) {
+        let plan = planner.plan(scheme, fixed).ok();
+        let seconds = plan.as_ref().map_or(f64::INFINITY, seconds);
+        rows.push(Compared { scheme, plan, seconds, chosen: false });
+    }
+    Ok(rows)
+}
+
+/// The simple ways that differ for this model.
+fn simple(inventory: &Inventory) -> impl Iterator<Item = Scheme> {
+    let mixture = inventory.shape.experts > 0;
+    Scheme::ALL.into_iter().skip(1).filter(move |scheme| mixture || *scheme != Scheme::ExpertsOnCpu)
+}
+
+/// Seconds of the conversation that a profile names, by its aim.
+fn seconds(plan: &Plan, profile: &Profile, given: Given<'_>) -> f64 {
+    let aim = profile.aim.value().copied().unwrap_or_default();
+    forecast::seconds(plan, given.inventory, given.machine, given.traffic, aim, profile.lengths)
+}
+
+/// The best of all candidates.
+pub(super) fn best(profile: &Profile, given: Given<'_>) -> Result<Plan, Refusal> {
+    let mut ways = way_planner(profile, given)?;
+    let mut best = ways.plan(Scheme::ByUse, Fixed::default())?;
+    let mut least = seconds(&best, profile, given);
+    let context = Some(best.kv.tokens);
+    let mut consider = |ways: &mut Ways<'_>, scheme: Scheme, fixed: Fixed| {
+        let Ok(plan) = ways.plan(scheme, fixed) else { return };
+        let seconds = seconds(&plan, profile, given);
+        if seconds < least * GAIN {
+            (best, least) = (plan, seconds);
+        }
+    };
+    if matches!(profile.aim, Choice::Asked(_)) {
+        for micro_batch in batches(&ways.planner, context) {
+            for still in [false, true] {
+                consider(&mut ways, Scheme::ByUse, Fixed { context, micro_batch: Some(micro_batch), still });
+            }
+        }
+    }
+    for scheme in simple(given.inventory) {
+        consider(&mut ways, scheme, Fixed { context, ..Fixed::default() });
+    }
+    Ok(best)
+}
+
+/// Micro-batches that the planner may choose, if it may choose.
+fn batches(planner: &Planner<'_>, context: Option<u32>) -> Vec<u32> {
+    if planner.profile.prefill.micro_batch.value().is_some() {
+        return Vec::new();
+    }
+    let within = |tokens: &&u32| context.is_none_or(|context| **tokens <= context);
+    cost::MICRO_BATCHES_STREAMED.iter().filter(within).copied().collect()
+}
+
+/// A planner that makes plans in several ways.
+pub(super) struct Ways<'a> {
+    pub(super) planner: Planner<'a>,
+    pub(super) notes: Vec<String>,
+}
+
+impl Ways<'_> {
+    /// The plan of one way, with what is fixed for it.
+    pub(super) fn plan(&mut self, scheme: Scheme, fixed: Fixed) -> Result<Plan, Refusal> {
+        let planner = &mut self.planner;
+        (planner.scheme, planner.fixed) = (scheme, fixed);
+        planner.streams = planner.abilities.streams && !fixed.still;
+        let plan = describe::finish(planner, settings::search(planner)?, self.notes.clone());
+        if plan.device_staging.is_empty() || plan.stream_from.is_some() {
+            return Ok(plan);
+        }
+        // No pass gains by streaming: its ring makes room.
+        planner.streams = false;
+        Ok(describe::finish(planner, settings::search(planner)?, self.notes.clone()))
+    }
+}
+
+/// Whether there is a plan at all.
+pub(super) fn is_possible(profile: &Profile, given: Given<'_>) -> bool {
+    way_planner(profile, given).and_then(|mut ways| ways.plan(Scheme::ByUse, Fixed::default())).is_ok()
+}
