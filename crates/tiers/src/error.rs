@@ -99,8 +99,8 @@ pub enum TierError {
         /// What was asked for.
         slice: RowSlice,
     },
-    /// The thread that reads from disk is gone. A defect of the ring.
-    #[error("the disk reader stopped")]
+    /// Reads from disk were lost: whoever reads is gone. A defect of the ring or of a source.
+    #[error("reads from disk were lost")]
     ReaderGone,
 }
 

@@ -60,9 +60,9 @@ impl Progress {
     }
 }
 
-/// Whether a second try may succeed: the device failed, or the kernel had no room for the request.
+/// Whether a second try may succeed: the device failed, the kernel had no room for the request, or the thread that made it has ended.
 fn may_pass(error: &io::Error) -> bool {
-    [Errno::IO, Errno::AGAIN].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    [Errno::IO, Errno::AGAIN, Errno::CANCELED].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 #[cfg(test)]

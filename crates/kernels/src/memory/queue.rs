@@ -1,6 +1,6 @@
 //! Reads under way: ranges of files asked for together, which come in any order into buffers that the queue owns meanwhile.
 //!
-//! On Linux one thread keeps many direct reads under way with `io_uring` (see `uring`). Where the kernel refuses that, or a
+//! On Linux the kernel keeps many direct reads under way, asked through `io_uring` (see `uring`). Where the kernel refuses that, or a
 //! file is not read past the page cache, threads read one range each (see `readers`). Both go by the same rules
 //! about short, interrupted and failed reads.
 
@@ -137,7 +137,7 @@ impl Queue {
         length.next_multiple_of(PAGE) + PAGE
     }
 
-    /// Begins a read.
+    /// Adds a read to those that the next [`Self::begin`], [`Self::look`] or [`Self::step`] begins.
     ///
     /// # Panics
     /// Where the buffer has no room for it, or there is no such source.
@@ -147,6 +147,30 @@ impl Queue {
             #[cfg(target_os = "linux")]
             Inner::Uring(uring) => uring.add(reading),
             Inner::Threads(readers) => readers.add(reading),
+        }
+    }
+
+    /// Begins what was added, as much of it as may be under way at once, and does not wait.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn begin(&mut self) -> Result<(), QueueGone> {
+        match &mut self.inner {
+            #[cfg(target_os = "linux")]
+            Inner::Uring(uring) => uring.begin(),
+            Inner::Threads(_) => Ok(()),
+        }
+    }
+
+    /// Takes what has come without waiting, as [`Self::step`] does where it need not wait.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn look(&mut self, landed: &mut Vec<Landed>) -> Result<(), QueueGone> {
+        match &mut self.inner {
+            #[cfg(target_os = "linux")]
+            Inner::Uring(uring) => uring.look(landed),
+            Inner::Threads(readers) => readers.look(landed),
         }
     }
 

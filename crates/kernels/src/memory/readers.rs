@@ -89,7 +89,20 @@ impl Readers {
         if self.under_way == 0 {
             return Ok(());
         }
-        if let Ok(Some(one)) = self.done.recv() {
+        let one = self.done.recv().ok().flatten();
+        self.land(one, landed)
+    }
+
+    pub(super) fn look(&mut self, landed: &mut Vec<Landed>) -> Result<(), QueueGone> {
+        while let Ok(one) = self.done.try_recv() {
+            self.land(one, landed)?;
+        }
+        self.gone.as_ref().map_or(Ok(()), |gone| Err(QueueGone(gone.clone())))
+    }
+
+    /// Takes what a thread came to, which is nothing where it was lost.
+    fn land(&mut self, one: Option<Landed>, landed: &mut Vec<Landed>) -> Result<(), QueueGone> {
+        if let Some(one) = one {
             self.under_way -= 1;
             landed.push(one);
             return Ok(());

@@ -1,4 +1,4 @@
-//! Direct reads by `io_uring` (`man 7 io_uring`): one thread keeps as many under way as a drive likes.
+//! Direct reads by `io_uring` (`man 7 io_uring`): as many under way as a drive likes, and no thread waits for them but who needs them.
 //!
 //! A range is cut into reads of [`Depth::bytes`], each with a [`Progress`] of its own, so that ranges follow each other without a
 //! gap and a long one is read at full depth by itself.
@@ -90,11 +90,14 @@ impl Uring {
         });
         self.ranges[place] = Some(under);
         self.asking.push_back(place);
-        self.ask();
     }
 
     /// Has as many reads under way as there may be.
-    fn ask(&mut self) {
+    ///
+    /// Each is handed over by itself: reads that follow each other in the file and are handed over together are joined by the kernel, and
+    /// the drive of a virtual machine gave 2.8 GB/s in requests of 2 MiB where it gave 3.5 in those of 512 KiB.
+    fn ask(&mut self) -> io::Result<()> {
+        self.submit()?;
         while let Some(&place) = self.asking.front() {
             let Some(free) = self.reads.iter().position(Option::is_none) else { break };
             let Some(under) = &mut self.ranges[place] else { break };
@@ -108,8 +111,10 @@ impl Uring {
             }
             let progress = Progress::new(under.pages.offset + start as u64, needed.min(end) - start, PAGE);
             self.push(free, Read { range: place, start, end, progress });
+            self.deepest = self.deepest.max(self.submitted);
+            self.submit()?;
         }
-        self.deepest = self.deepest.max(self.submitted);
+        Ok(())
     }
 
     /// Hands a read, or what is left of it, to the kernel's queue under the name `place`.
@@ -137,15 +142,19 @@ impl Uring {
     }
 
     pub(super) fn step(&mut self, landed: &mut Vec<Landed>) -> Result<(), QueueGone> {
+        self.begin()?;
+        if self.submitted > 0 && self.empty.is_empty() && self.ring.completion().is_empty() {
+            self.wait().map_err(|error| QueueGone(error.to_string()))?;
+        }
+        self.look(landed)
+    }
+
+    pub(super) fn look(&mut self, landed: &mut Vec<Landed>) -> Result<(), QueueGone> {
         for reading in self.empty.drain(..) {
             self.under_way -= 1;
             let Reading { tag, source, buffer, .. } = reading;
             landed.push(Landed { tag, source, buffer, range: 0..0, outcome: Ok(()) });
         }
-        if self.submitted == 0 {
-            return Ok(());
-        }
-        self.wait().map_err(|error| QueueGone(error.to_string()))?;
         let mut longest = None;
         loop {
             let entry = self.ring.completion().next();
@@ -158,12 +167,18 @@ impl Uring {
             // A drive in trouble: nothing else is read from it meanwhile either.
             thread::sleep(pause);
         }
-        self.ask();
-        // Without this they would begin at the next wait only.
-        self.submit().map_err(|error| QueueGone(error.to_string()))
+        self.begin()
     }
 
+    pub(super) fn begin(&mut self) -> Result<(), QueueGone> {
+        self.ask().map_err(|error| QueueGone(error.to_string()))
+    }
+
+    /// Has the kernel begin what is in its queue.
     fn submit(&mut self) -> io::Result<()> {
+        if self.ring.submission().is_empty() {
+            return Ok(());
+        }
         match self.ring.submit() {
             Err(error) if !passes(&error) => Err(error),
             _ => Ok(()),
