@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use engine::Engine;
-use plan::{Bytes, Inventory, Role, Tier, Unit};
+use plan::cost::{self, Widths};
+use plan::{Bytes, Fetch, Inventory, Load, Role, Tier, Unit, streaming};
 
 use crate::gpu::{all_logits, engines_agree, gpu, mean_divergence};
 use crate::oracle::{MIXTURES, ROUNDING_DIVERGENCE};
@@ -117,6 +118,50 @@ fn bits(path: &Path, micro_batch: usize, homes: &[Tier]) -> Vec<Vec<f32>> {
 fn bits_of(engine: &mut Engine) -> Vec<Vec<f32>> {
     let prompt: Vec<u32> = (0..20).map(|i| 5 + i * 11 % 190).collect();
     all_logits(engine, &prompt, &[5, 6, 7, 8])
+}
+
+/// The plan for homes with so many of a token's experts fetched.
+fn fetching(path: &Path, micro_batch: usize, homes: &[Tier], experts: u32) -> Engine {
+    let model = gguf::open(path).unwrap();
+    let inventory = &model.inventory;
+    let mut plan = with_homes(planned(&model, &profile("f32", micro_batch)), inventory, homes);
+    let of = inventory.shape.experts_used;
+    let fetch = Fetch { gpu: 0, experts: experts.min(of), of, slot: streaming::fetch_slot(inventory) };
+    plan.fetch = Some(fetch);
+    let rooms = fetch.slot.times(u64::from(fetch.experts)) + cost::gpu::fetched(&Widths::of(inventory));
+    let card = plan.tiers.iter_mut().find(|tier| tier.tier == GPU).unwrap();
+    card.loads.push(Load { what: "fetched experts".to_owned(), bytes: rooms });
+    open_plan(&model, plan)
+}
+
+#[test]
+fn fetched_experts_agree_and_disk_changes_no_bit() {
+    every_fixture("fetched_experts_agree_and_disk_changes_no_bit", |name, path, golden| {
+        for (what, home) in [EVERYWHERE[1], EVERYWHERE[2], EVERYWHERE[3]] {
+            let homes = homes_of(path, home);
+            let all = |homes: &[Tier], experts| {
+                let mut engine = fetching(path, 8, homes, experts);
+                let bits = bits_of(&mut engine);
+                (bits, engine.stats(Bytes(0)).links.iter().map(|link| link.bytes).sum::<u64>())
+            };
+            let (apart, crossed) = all(&homes, 0);
+            for experts in [1, 2, 99] {
+                let what = format!("{name}, {what}, {experts} fetched");
+                if !name.contains("mxfp4") {
+                    engines_agree(path, golden, &what, &mut |micro_batch| fetching(path, micro_batch, &homes, experts));
+                }
+                let (first, fetched) = all(&homes, experts);
+                assert!(mean_divergence(&apart, &first) <= ROUNDING_DIVERGENCE, "{what}");
+                assert!(first == all(&homes, experts).0, "{what}: a second run differs");
+                let moved: Vec<Tier> = homes.iter().map(|home| moved(*home)).collect();
+                assert!(first == all(&moved, experts).0, "{what}: moving experts changed the answer");
+                println!("{what}: {fetched} bytes over links, {crossed} without");
+                // Experts with biases, or of floats, do not come.
+                let comes = ["kq", "mixtral/", "qwen3_moe/"].iter().any(|known| name.contains(known));
+                assert!(!name.contains("_moe-kq") || !comes || fetched > crossed, "{what}: nothing came");
+            }
+        }
+    });
 }
 
 #[test]

@@ -19,6 +19,7 @@ pub(crate) fn with_homes(mut plan: Plan, inventory: &Inventory, homes: &[Tier]) 
     let output = inventory.units.iter().any(|unit| unit.role == Role::Output && !inventory.is_vector(unit));
     for ((placement, unit), home) in plan.placements.iter_mut().zip(&inventory.units).zip(homes) {
         placement.home = *home;
+        placement.decode = if *home == GPU { Device::Gpu(0) } else { Device::Cpu };
         if *home != GPU || inventory.is_vector(unit) {
             continue;
         }

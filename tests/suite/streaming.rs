@@ -209,3 +209,55 @@ fn a_conversation_goes_on_between_streamed_prompts_and_the_processor() {
         }
     }
 }
+
+/// Every second layer's feed-forward part on the card, whose matrices live there or come in every pass.
+fn every_second(path: &Path, home: Tier, passing: Passing) -> Engine {
+    let model = gguf::open(path).unwrap();
+    let inventory = &model.inventory;
+    let is_second = |unit: &Unit| {
+        unit.layer.is_some_and(|layer| layer % 2 == 1) && unit.role == Role::DenseFfn && !inventory.is_vector(unit)
+    };
+    let on_card: Vec<Tier> = inventory.units.iter().map(|u| if is_second(u) { GPU } else { Tier::Ram }).collect();
+    let mut plan = with_homes(planned(&model, &profile("f16", 8)), inventory, &on_card);
+    for (placement, _) in plan.placements.iter_mut().zip(&inventory.units).filter(|(_, unit)| is_second(unit)) {
+        (placement.home, placement.prefill) = (home, Device::Gpu(0));
+    }
+    plan.device_staging = vec![(0, Staging { slot: slot(inventory, passing.more), slots: passing.slots })];
+    plan.stream_from = (passing.from < u32::MAX).then_some(passing.from);
+    open_plan(&model, plan)
+}
+
+#[test]
+fn feed_forward_matrices_that_come_in_every_pass_are_as_good_as_those_that_stay() {
+    let test = "feed_forward_matrices_that_come_in_every_pass_are_as_good_as_those_that_stay";
+    let Some(fixtures) = gpu(test).then(|| all_fixtures(test)).flatten() else { return };
+    let prompt: Vec<u32> = (0..30).map(|i| 3 + i * 7 % 200).collect();
+    for (folder, file, _) in VARIED {
+        let path = fixtures.join(folder).join(file);
+        if !path.exists() {
+            println!("{folder}/{file}: not here");
+            continue;
+        }
+        let run = |home: Tier, passing| {
+            let mut engine = every_second(&path, home, passing);
+            let first = all_logits(&mut engine, &prompt, &[5, 6, 7]);
+            assert!(all_logits(&mut engine, &prompt, &[5, 6, 7]) == first, "{folder}: the same again, {passing:?}");
+            (first, engine.stats(Bytes(0)).links.iter().map(|link| link.bytes).sum::<u64>())
+        };
+        let never = u32::MAX;
+        let (stays, crossed) = run(GPU, Passing { from: never, ..WIDE });
+        for (home, passing) in [
+            (Tier::Ram, Passing { from: never, ..WIDE }),
+            (Tier::Ram, Passing { from: never, ..NARROW }),
+            (Tier::Disk, Passing { from: never, more: 5000, slots: 3 }),
+        ] {
+            let (comes, more) = run(home, passing);
+            assert!(comes == stays, "{folder}: {home}, {passing:?}");
+            assert!(more > crossed, "{folder}: {more} bytes over links, {crossed} where nothing comes");
+        }
+        // Prompts of four tokens and more come as a whole, and decode after them does as before.
+        let (mixed, _) = run(Tier::Ram, Passing { from: 4, ..NARROW });
+        let mean = mean_divergence(&stays, &mixed);
+        assert!(mean <= ROUNDING_DIVERGENCE, "{folder}: {mean:.1e}");
+    }
+}

@@ -79,7 +79,8 @@ mod cuda {
 
         /// Keeps the processor's threads awake where it computes between the steps of a GPU.
         pub(crate) fn keep_awake(&self, pool: &Pool) -> Option<Awake> {
-            self.gpu.as_ref().filter(|gpu| gpu.takes_turns()).map(|_| pool.stay_awake())
+            let turns = |gpu: &GpuSide| gpu.takes_turns() || self.route.any_comes();
+            self.gpu.as_ref().filter(|gpu| turns(gpu)).map(|_| pool.stay_awake())
         }
 
         /// Ends what a pass that failed left on the GPU. What fails there again is said by the next pass.

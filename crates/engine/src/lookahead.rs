@@ -105,6 +105,10 @@ fn expect_layers(
         let streamed = route.is_streamed(told.layers).map(|block| brought.filter(|_| block));
         let mut expect = |brought: Option<Brought>, used: Use| {
             if expected.is_ok() {
+                let brought = brought.or(match used {
+                    Use::Matrix(slice) => route.comes(slice.unit),
+                    Use::Bias(..) | Use::Vector(_) => None,
+                });
                 expected = match (brought, used) {
                     (Some(brought), Use::Matrix(slice)) => expect_on(tiers, route, brought, [slice]),
                     // A card has copies of all vectors.

@@ -5,7 +5,7 @@
 //! not count: each device has copies of those that it uses. What no card computes is refused by name, before anything is loaded. Must
 //! never know how a device computes.
 
-use plan::{Device, Inventory, LayerDevices, Plan, Tier, UnitId};
+use plan::{Device, Inventory, LayerDevices, Placement, Plan, Tier, Unit, UnitId};
 use tiers::RowSlice;
 
 use crate::EngineError;
@@ -23,6 +23,8 @@ pub(crate) struct Route {
     copied: Vec<bool>,
     /// By layer: whether one card computes all of it without a part of the processor's.
     alone: Vec<bool>,
+    /// By unit: matrices of a card's blocks that live elsewhere, and are brought to it in every pass.
+    comes: Vec<bool>,
 }
 
 /// Passes for which a card computes whatever it can, with weights that are brought to it.
@@ -71,8 +73,14 @@ impl Route {
     /// [`EngineError::NotOnGpu`] for a plan that this version cannot run, with the first thing that stands in the way.
     pub(crate) fn new(plan: &Plan, spec: &Spec, inventory: &Inventory) -> Result<Self, EngineError> {
         let copied = vec![false; inventory.units.len()];
-        let mut route =
-            Self { layers: plan.blocks.clone(), streamed: None, output: plan.output, copied, alone: Vec::new() };
+        let mut route = Self {
+            layers: plan.blocks.clone(),
+            streamed: None,
+            output: plan.output,
+            copied,
+            alone: Vec::new(),
+            comes: plan.placements.iter().zip(&inventory.units).map(|(p, unit)| comes_always(p, unit)).collect(),
+        };
         let checked = route.check(&plan.kv.homes, &spec.layers).and_then(|()| route.check_rows(plan, &spec.layers));
         checked.map_err(|(number, obstacle)| {
             let why = match obstacle {
@@ -98,10 +106,22 @@ impl Route {
         Some(Brought { card: streamed.gpu, all: tokens >= streamed.all_from })
     }
 
+    /// The card that this matrix is brought to in every pass, if it is.
+    pub(crate) fn comes(&self, unit: UnitId) -> Option<Brought> {
+        let card = self.gpu().filter(|_| self.comes[unit.0 as usize])?;
+        Some(Brought { card, all: false })
+    }
+
+    /// Whether any matrix is brought to a card in every pass.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn any_comes(&self) -> bool {
+        self.comes.contains(&true)
+    }
+
     /// Whether a card to which weights are brought has a copy of this unit in any case.
     #[cfg(feature = "cuda")]
     pub(crate) fn needs_no_bringing(&self, unit: UnitId) -> bool {
-        self.streamed.as_ref().is_none_or(|streamed| streamed.copied[unit.0 as usize])
+        self.streamed.as_ref().is_some_and(|streamed| streamed.copied[unit.0 as usize])
     }
 
     /// Whether a block of such a pass is this card's: a layer's attention, or what follows it.
@@ -248,6 +268,11 @@ fn comes(layer: &Layer, card: Device, plan: &Plan, multiplies: &dyn Fn(&RowSlice
     [0, 1].map(|block| (can[block] && missing[block].is_none(), shall[block]))
 }
 
+/// Whether a plan has a card compute with what lives elsewhere, in decode too.
+fn comes_always(placement: &Placement, unit: &Unit) -> bool {
+    matches!(placement.decode, Device::Gpu(_)) && device(placement.home) == Device::Cpu && unit.expert.is_none()
+}
+
 /// Tokens from which on all experts of every layer are brought.
 fn all_from(spec: &Spec) -> usize {
     let shares = spec.layers.iter().filter_map(|layer| match &layer.ffn {
@@ -358,7 +383,8 @@ mod tests {
         ] {
             let [a, b, c, d] = blocks;
             let layers = vec![LayerDevices { attention: a, ffn: b }, LayerDevices { attention: c, ffn: d }];
-            let route = Route { layers, streamed: None, output, copied: Vec::new(), alone: Vec::new() };
+            let route =
+                Route { layers, streamed: None, output, copied: Vec::new(), alone: Vec::new(), comes: Vec::new() };
             let found = route.check(&memories, &[]).map(|()| route.gpu());
             assert_eq!(found, expected, "{blocks:?} {output:?} {memories:?}");
         }

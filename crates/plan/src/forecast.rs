@@ -6,8 +6,9 @@
 //! mixture, routed experts outside a GPU's memory are computed by the processor beside what the GPU has of it. Hence, for decode,
 //!
 //! ```text
-//! seconds per token = Σ stages  max( disk bytes / disk rate , cpu + gpu + max( cpu beside , gpu beside ) + crossings )
+//! seconds per token = Σ stages  max( disk bytes / disk rate , cpu + gpu + max( cpu beside , gpu beside , fetch ) + crossings )
 //! cpu  =  max( (ram + disk bytes) / ram rate , operations / CPU rate )
+//! fetch       =  max( copied bytes / link + gpu , (RAM's bytes of both) / ( 1.1 × RAM's rate with all cores ) )
 //! gpu  =  Σ units max( bytes / gpu rate , operations / its rate )  +  kernels × seconds of a launch
 //! operations = 2 × weights  +  2 × heads × widths × positions  (attention)
 //! crossing   = its latency  +  4 × embedding × tokens / link
@@ -19,7 +20,8 @@
 //! forecast at [`depth`], a short one: the keys and values of so many positions are read where a layer's cache lives, and
 //! attended to there. `widths` are those of a head's key and value together; a layer with latents of rank r and t rotated
 //! numbers works in their space, where a key has r + t numbers and a value r (DeepSeek-V2, arXiv 2405.04434, section
-//! 2.1). RAM's rate is the one that the CPU kernels reach with all cores, scaled down where
+//! 2.1). Of the experts that a token chooses and no GPU holds, a plan has as many copied to one (fetch) as make a token fastest; the processor
+//! has the others. RAM's rate is the one that the CPU kernels reach with all cores, scaled down where
 //! fewer threads are asked for. A prompt of one micro-batch of m tokens is the same with other numbers; where its weights are streamed to a
 //! GPU, that computes all blocks:
 //!
@@ -35,11 +37,14 @@
 //! pass. Windows and indexers, which make attention cheaper, are not counted, nor are keys and values that pass the link.
 
 mod passes;
+mod streams;
 
 use passes::{Pass, Passes};
 
+use crate::blocks::{Block, block_of};
+use crate::profile::Decode;
 use crate::traffic::Traffic;
-use crate::{Aim, Forecast, Inventory, Lengths, Machine, Plan, Rate, Source, Tier};
+use crate::{Aim, Device, Fetch, Forecast, Inventory, Lengths, Machine, Plan, Rate, Source, Tier, Unit};
 
 /// Tokens in the cache when decode is forecast.
 const DEPTH: u32 = 512;
@@ -58,9 +63,13 @@ pub(crate) const NONE: Forecast = Forecast {
     measured: false,
 };
 
-/// Fills in the tokens from which prompts are streamed, if a ring is there for it, and the forecast.
-pub(crate) fn fill(plan: &mut Plan, inventory: &Inventory, machine: &Machine, traffic: Traffic<'_>) {
-    let passes = Passes::new(plan, inventory, machine, traffic);
+/// Fills in the tokens from which prompts are streamed, if a ring is there for it, what is copied to a GPU in decode, as far as that was not
+/// asked, and the forecast.
+pub(crate) fn fill(plan: &mut Plan, inventory: &Inventory, machine: &Machine, traffic: Traffic<'_>, asked: &Decode) {
+    let mut passes = Passes::new(plan, inventory, machine, traffic);
+    let is_open = asked.fetch_experts.value().is_none();
+    let fetch = plan.fetch.filter(|_| is_open).map(|fetch| Fetch { experts: passes.best_fetch(fetch), ..fetch });
+    let come = streamed_layers(&mut passes, asked.stream_layers.value().copied());
     let gains = |tokens: u32| passes.seconds(Pass::Streamed(tokens)) < passes.seconds(Pass::Prompt(tokens));
     let streams = !plan.device_staging.is_empty();
     let stream_from = (streams && gains(plan.micro_batch)).then(|| {
@@ -91,6 +100,49 @@ pub(crate) fn fill(plan: &mut Plan, inventory: &Inventory, machine: &Machine, tr
         measured: rates(plan, machine).iter().all(|(_, rate)| rate.source == Source::Measured),
     };
     (plan.stream_from, plan.forecast) = (stream_from, forecast);
+    plan.fetch = fetch.or(plan.fetch);
+    if let Some((gpu, _)) = plan.device_staging.first() {
+        let device = Device::Gpu(*gpu);
+        for layer in &come {
+            plan.blocks[*layer as usize].ffn = device;
+        }
+        let comes = |unit: &Unit| {
+            let block = block_of(inventory, unit, traffic.tied());
+            matches!(block, Some(Block::Ffn(layer)) if come.binary_search(&layer).is_ok())
+        };
+        for (placement, _) in plan.placements.iter_mut().zip(&inventory.units).filter(|(_, unit)| comes(unit)) {
+            placement.decode = device;
+        }
+    }
+}
+
+/// The layers whose feed-forward matrices are copied to a GPU in decode, spread evenly: as many as are asked, or the fewest with which no other
+/// number makes a token faster.
+fn streamed_layers(passes: &mut Passes<'_>, asked: Option<u32>) -> Vec<u32> {
+    let may = passes.may_come();
+    let spread = |count: usize| {
+        let picked =
+            may.iter().enumerate().filter(|(place, _)| (place + 1) * count / may.len() > place * count / may.len());
+        picked.map(|(_, layer)| *layer).collect::<Vec<u32>>()
+    };
+    let count = asked.map_or_else(
+        || {
+            let mut best = (f64::INFINITY, 0);
+            for count in 0..=may.len() {
+                passes.come(&spread(count));
+                let seconds = passes.seconds(Pass::Decode);
+                // Less than a hundredth is no gain.
+                if seconds < best.0 * 0.99 {
+                    best = (seconds, count);
+                }
+            }
+            best.1
+        },
+        |asked| may.len().min(asked as usize),
+    );
+    let layers = spread(count);
+    passes.come(&layers);
+    layers
 }
 
 /// Seconds of a prompt in micro-batches and of an answer, as an aim counts them. A prompt's passes are counted as its first, each token of the answer at [`depth`].

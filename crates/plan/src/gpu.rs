@@ -8,6 +8,7 @@ use crate::{Inventory, QuantType, Role, Unit};
 
 /// Parts of models that the engine computes on GPUs, beside dense layers with attention over heads, or does not yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an ability of its own")]
 pub struct Abilities {
     /// Mixtures: the router and what every token passes, and those experts that live there.
     pub mixtures: bool,
@@ -15,12 +16,14 @@ pub struct Abilities {
     pub latents: bool,
     /// Prompts with weights that are streamed to a GPU.
     pub streams: bool,
+    /// Chosen experts that are copied to a GPU, without being asked for: where a profile asks, they are in any case.
+    pub fetches: bool,
     /// GPUs that a plan uses at one time.
     pub gpus: usize,
 }
 
 /// What this version computes.
-pub const NOW: Abilities = Abilities { mixtures: false, latents: true, streams: true, gpus: 1 };
+pub const NOW: Abilities = Abilities { mixtures: true, latents: true, streams: true, fetches: false, gpus: 1 };
 
 /// Why a block stays with the processor: it has something that no GPU computes.
 pub type Obstacle = &'static str;

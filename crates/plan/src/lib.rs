@@ -31,7 +31,7 @@ pub use forecast::forecast_notes;
 pub use inventory::{DeltaSizes, Inventory, Latent, ModelFile, ModelShape, Role, Tensor, Unit, UnitId, VocabularySize};
 pub use machine::{GPU_CAPABILITY_MIN, Gpu, Machine, Rate, Source};
 pub use placement::{
-    Device, Forecast, KvPlan, KvType, LayerDevices, Load, NotATier, Placement, Plan, Staging, Tier, TierPlan,
+    Device, Fetch, Forecast, KvPlan, KvType, LayerDevices, Load, NotATier, Placement, Plan, Staging, Tier, TierPlan,
 };
 pub use planner::{Compared, DoesNotFit, Refusal, compare, compare_for, plan, plan_for, plan_with};
 pub use profile::{Overrides, Profile, ProfileError};

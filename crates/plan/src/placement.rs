@@ -164,12 +164,35 @@ impl Staging {
     }
 }
 
+/// Chosen experts that are copied to a GPU when a token needs them: it computes them while the processor computes the others of the choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetch {
+    /// The GPU: the one that has the routers.
+    pub gpu: u32,
+    /// How many come of a token's whole choice, where all of it lives elsewhere; there is room for as many.
+    pub experts: u32,
+    /// Experts of a token's whole choice.
+    pub of: u32,
+    /// Bytes of the room of one.
+    pub slot: Bytes,
+}
+
+impl Fetch {
+    /// How many of `away` experts come that were chosen and live elsewhere: the same share of them, rounded, as far as there is room.
+    #[must_use]
+    pub const fn share(&self, away: u32) -> u32 {
+        let share = (2 * away * self.experts + self.of) / (2 * self.of);
+        if share < self.experts { share } else { self.experts }
+    }
+}
+
 /// Where one unit lives and what computes with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
     /// The tier that holds its bytes between uses.
     pub home: Tier,
-    /// The device that computes with it in decode.
+    /// The device that computes with it in decode. A GPU computes with feed-forward matrices that live elsewhere too, where the plan has them copied
+    /// to it for each token.
     pub decode: Device,
     /// The device that computes with it in prefill.
     pub prefill: Device,
@@ -245,6 +268,8 @@ pub struct Plan {
     pub device_staging: Vec<(u32, Staging)>,
     /// Tokens of a pass from which on units of layers outside a GPU's memory are streamed to it and computed there; never if none.
     pub stream_from: Option<u32>,
+    /// Chosen experts that are copied to a GPU in decode; none where none are.
+    pub fetch: Option<Fetch>,
     /// Prompt tokens computed in one pass.
     pub micro_batch: u32,
     /// CPU threads.
@@ -263,6 +288,19 @@ impl Plan {
     #[must_use]
     pub fn home(&self, unit: UnitId) -> Tier {
         self.placements[unit.0 as usize].home
+    }
+
+    /// Whether this unit is copied to a GPU in every pass, to be computed with there.
+    #[must_use]
+    pub fn comes(&self, unit: UnitId) -> bool {
+        let placement = &self.placements[unit.0 as usize];
+        matches!(placement.decode, Device::Gpu(_)) && !matches!(placement.home, Tier::Gpu(_))
+    }
+
+    /// Whether any unit is.
+    #[must_use]
+    pub fn streams_in_decode(&self) -> bool {
+        (0..self.placements.len()).any(|unit| self.comes(UnitId(unit as u32)))
     }
 
     /// The tier's part of the plan, if it is used.

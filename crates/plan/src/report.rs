@@ -165,6 +165,9 @@ fn settings(out: &mut String, plan: &Plan, inventory: &Inventory) {
     if plan.scheme != Scheme::ByUse {
         parts.push(format!("placed {}, the fastest way by the forecast", plan.scheme));
     }
+    if let Some(fetch) = plan.fetch {
+        parts.push(format!("{} of {} chosen experts fetched to gpu:{}", fetch.experts, fetch.of, fetch.gpu));
+    }
     if plan.staging.slots > 0 {
         parts.push(format!("ring {} × {}", plan.staging.slots, plan.staging.slot));
     }

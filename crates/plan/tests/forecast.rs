@@ -211,7 +211,7 @@ fn mixture() -> Inventory {
 
 #[test]
 fn experts_in_ram_are_computed_beside_those_on_the_gpu() {
-    let rules = "placement: [{ role: routed_expert, experts: 1-3, home: ram }]\nprefill: { stream_to: none }";
+    let rules = "placement: [{ role: routed_expert, experts: 1-3, home: ram }]\nprefill: { stream_to: none }\ndecode: { fetch_experts: 0 }";
     let plan = planned_on_gpu(&mixture(), rules, 2e10);
     let gpu = plan.placements.iter().filter(|placement| placement.home == plan::Tier::Gpu(0)).count();
     assert_eq!(gpu, 4, "attention, router, an expert, the output");
@@ -222,18 +222,76 @@ fn experts_in_ram_are_computed_beside_those_on_the_gpu() {
 }
 
 #[test]
+fn as_many_experts_are_fetched_as_make_a_token_fastest() {
+    // The processor takes 1 ms for each of the two experts of a token, and so does a link of 4 GB/s; but RAM gives 4.4 GB/s to both, 8 MB in
+    // 1.82 ms. The GPU takes 0.1 ms for each, and 6 µs to start.
+    for (link, asked, expected, expert_s) in [
+        (2e9, "auto", 0, 0.002),
+        (4e9, "auto", 1, 0.008 / 4.4),
+        (1e12, "auto", 1, 0.008 / 4.4),
+        (1e12, "2", 2, 0.008 / 4.4),
+        (1e12, "0", 0, 0.002),
+        (2e9, "9", 2, 0.004 + 0.000_2 + 6e-6),
+    ] {
+        let mut machine = with_gpu(2e10);
+        machine.gpus[0].link = Rate { rate: BytesPerSecond(link), source: Source::Measured };
+        let text = format!(
+            "version: 1\ntiers: {{ gpu:0: {{ memory: 4GiB }}, ram: {{ memory: 1GiB }} }}\n\
+             placement: [{{ role: routed_expert, home: ram }}]\nprefill: {{ stream_to: none }}\ndecode: {{ fetch_experts: {asked} }}\n"
+        );
+        let plan = plan_for(&parse(&text, "p.yaml").unwrap(), &mixture(), &machine, None, &common::ALL).unwrap();
+        let fetch = plan.fetch.map_or(0, |fetch| fetch.experts);
+        assert_eq!(fetch, expected, "{link} {asked}");
+        let has_room = plan.tiers[0].loads.iter().any(|load| load.what == "fetched experts");
+        assert_eq!(has_room, expected > 0, "{link} {asked}");
+        let crossing = 10e-6 + 4000.0 / link;
+        let layer = 0.000_1 + 0.000_102_4 + 0.4e-6 + expert_s + 3.0 * crossing + 20e-6;
+        let output = 0.000_1 + 3e-6 + crossing + 1e-6;
+        near(plan.forecast.decode_tokens_per_s, 1.0 / (layer + output));
+    }
+}
+
+#[test]
+fn feed_forward_matrices_come_in_decode_while_the_processor_computes() {
+    let rules =
+        "placement: [{ role: attention, home: ram }, { role: dense_ffn, home: ram }, { role: output, home: ram }]\n";
+    let with = |asked: &str| {
+        let rules =
+            format!("{rules}prefill: {{ stream_to: gpu:0, micro_batch: 1 }}\ndecode: {{ stream_layers: {asked} }}");
+        planned_on_gpu(&model(), &rules, 2e10)
+    };
+    let comes = |plan: &Plan| plan.blocks.iter().map(|layer| layer.ffn == plan::Device::Gpu(0)).collect::<Vec<_>>();
+    // Attention takes 2.024 ms; a matrix comes in 1 ms meanwhile, and the GPU has it in 0.1 ms: 5 launches, there and back.
+    let attention = LAYER_S - 0.001;
+    let layer = attention + 0.000_1 + 5e-6 + 2.0 * CROSSING_S;
+    let plan = with("auto");
+    assert_eq!(comes(&plan), [true, true]);
+    // Both layers would take 5.30 ms, but RAM gives 4.4 GB/s to both sides: five matrices, a row, keys and values.
+    let bytes = 5.0 * 4e6 + 4e3 + 2.0 * 512.0 * 4e3;
+    assert!(2.0 * layer + 0.001_001 < bytes / 4.4e9);
+    near(plan.forecast.decode_tokens_per_s, 4.4e9 / bytes);
+    assert_eq!(plan.device_staging[0].1.slots, plan::streaming::SLOTS_DECODE);
+    assert!(model().iter().all(|(id, unit)| plan.comes(id) == (unit.role == plan::Role::DenseFfn)));
+    let plan = with("1");
+    assert_eq!(comes(&plan), [false, true]);
+    near(plan.forecast.decode_tokens_per_s, 1.0 / (LAYER_S + layer + 0.001_001));
+    let plan = with("0");
+    assert_eq!((comes(&plan), plan.device_staging.len()), (vec![false, false], 0));
+}
+
+#[test]
 fn prompts_are_streamed_from_where_the_link_is_faster_than_the_processor() {
     let rules = "placement: [{ role: attention, home: ram }, { role: dense_ffn, home: ram }, { role: output, home: ram }]\n\
-                 prefill: { stream_to: gpu:0, micro_batch: 100 }";
+                 prefill: { stream_to: gpu:0, micro_batch: 100 }\ndecode: { stream_layers: 0 }";
     let plan = planned_on_gpu(&model(), rules, 1e13);
     // Two matrices over the link hide the GPU's 0.2 ms and the prompt's way there; the output as on the processor, and a row's way back.
     near(plan.forecast.time_to_first_token_s, 2.0 * 0.002 + 0.0011 + CROSSING_S);
     // One token takes 2.001 ms a layer where it is; two take 4.
     assert_eq!(plan.stream_from, Some(2));
-    assert_eq!(plan.device_staging, [(0, plan::streaming::ring(&model()))]);
+    assert_eq!(plan.device_staging, [(0, plan::streaming::ring(&model(), plan::streaming::SLOTS))]);
     // A link that is slower than the processor for the whole batch is not used, and its ring not there.
     let slow = "placement: [{ role: attention, home: ram }, { role: dense_ffn, home: ram }, { role: output, home: ram }]\n\
-                prefill: { stream_to: gpu:0, micro_batch: 1 }";
+                prefill: { stream_to: gpu:0, micro_batch: 1 }\ndecode: { stream_layers: 0 }";
     let plan = planned_on_gpu(&model(), slow, 1e13);
     assert_eq!((plan.stream_from, plan.device_staging.len()), (None, 0));
 }

@@ -8,7 +8,7 @@ use plan::{Bytes, Device, Inventory, LayerDevices, Machine, Overrides, Plan, Pro
 
 const GPU: Device = Device::Gpu(0);
 /// GPUs that compute dense models only.
-const DENSE: Abilities = Abilities { mixtures: false, latents: false, streams: false, gpus: 1 };
+const DENSE: Abilities = Abilities { mixtures: false, latents: false, streams: false, fetches: false, gpus: 1 };
 
 fn machine(gpus: usize) -> Machine {
     let machine = common::desktop(Bytes(64 << 30));
@@ -91,7 +91,10 @@ fn vectors_stay_in_ram_and_decide_nothing() {
         let expected = if model.is_vector(unit) { Tier::Ram } else { Tier::Gpu(0) };
         assert_eq!(plan.home(id), expected, "{}", model.tensor_of(unit).name);
     }
-    let plan = planned(&model, &one(4096, "default: ram\nplacement: [{ role: norm, home: gpu:0 }]"));
+    let plan = planned(
+        &model,
+        &one(4096, "default: ram\nplacement: [{ role: norm, home: gpu:0 }]\ndecode: { stream_layers: 0 }"),
+    );
     assert_eq!((on_gpu(&plan), plan.output, crossings(&plan)), (0, Device::Cpu, 0));
 }
 
@@ -146,7 +149,8 @@ fn attention_goes_where_the_cache_is_asked_for() {
 
 #[test]
 fn a_block_of_which_rules_keep_a_part_is_left_to_the_processor() {
-    let plan = planned(&llama(), &one(4096, "placement: [{ tensors: 'ffn_up', home: ram }]"));
+    let plan =
+        planned(&llama(), &one(4096, "placement: [{ tensors: 'ffn_up', home: ram }]\ndecode: { stream_layers: 0 }"));
     assert!(plan.blocks.iter().all(|layer| *layer == LayerDevices { attention: GPU, ffn: Device::Cpu }));
 }
 
@@ -174,7 +178,7 @@ fn of_mixtures_what_every_token_reads_goes_first_and_experts_go_where_their_rout
     for (mib, all) in [(4 << 10, false), (12 << 10, true)] {
         let text = format!(
             "version: 1\ntiers: {{ gpu:0: {{ memory: {mib}MiB }}, ram: {{ memory: 56GiB }}, disk: {{}} }}\n\
-             context: {{ tokens: 4096 }}\n"
+             context: {{ tokens: 4096 }}\ndecode: {{ fetch_experts: 0, stream_layers: 0 }}\n"
         );
         let plan = planned(&model, &text);
         assert_eq!(on_gpu(&plan) == 61, all, "{mib} MiB: {}", on_gpu(&plan));

@@ -340,53 +340,10 @@ fn on_cards(
     fallbacks: &mut Vec<String>,
 ) -> Result<(Arena, Vec<vram::Vram>), TierError> {
     let cards = vram::Vram::load_all(plan, inventory, places, loader)?;
-    if let Some(card) = cards.iter().find(|card| card.streams()) {
+    if let Some(card) = cards.iter().find(|card| card.streams() || card.fetches()) {
         fallbacks.extend(arena.register(card.gpu())?);
     }
     Ok((arena, cards))
-}
-
-/// What passes through cards.
-#[cfg(feature = "cuda")]
-impl Tiers {
-    /// Whether the plan streams what lives elsewhere to the card `gpu:number`.
-    #[must_use]
-    pub fn streams_to(&self, number: u32) -> bool {
-        self.cards.iter().any(|card| card.gpu().info().ordinal == number && card.streams())
-    }
-
-    /// Says that rows which live elsewhere will be leased on the card `gpu:number` after all that was expected there before. Copies start
-    /// as soon as there is room. Several slices come side by side, to be used together; one alone is cut by rows where it is longer than a
-    /// slot of the card's ring. Expected through a card and not, rows from disk are leased in one order.
-    ///
-    /// # Errors
-    /// As [`Self::expect`], [`TierError::SlotTooSmall`], and where the card fails.
-    pub fn expect_on(&mut self, number: u32, together: &[RowSlice]) -> Result<(), TierError> {
-        let (card, sources) = self.passage(number, together)?;
-        card.expect(together, sources)
-    }
-
-    /// Rows at hand on the card `gpu:number`: those at the front of `next`, which must be what was expected there next, as far as they lie
-    /// in one slot of its ring, and what follows them in `next` as far as it lies in the same slot as a whole. Nobody waits but the card.
-    ///
-    /// # Errors
-    /// [`TierError::NotExpected`] where something else comes next, and as [`Self::lease`] and [`Self::expect_on`].
-    pub fn lease_on(&mut self, number: u32, next: &[RowSlice]) -> Result<DeviceLease<'_>, TierError> {
-        let (card, sources) = self.passage(number, next)?;
-        card.lease(next, sources)
-    }
-
-    fn passage(&mut self, number: u32, asked: &[RowSlice]) -> Result<(&mut vram::Vram, vram::Sources<'_>), TierError> {
-        let card = self.cards.iter_mut().find(|card| card.gpu().info().ordinal == number);
-        let sources = vram::Sources {
-            arena: &self.arena,
-            disk: self.ring.as_mut(),
-            places: &self.places,
-            counts: &mut self.counts,
-            ram_bytes: &self.ram_bytes,
-        };
-        card.map(|card| (card, sources)).ok_or_else(|| vram::no_ring(asked))
-    }
 }
 
 /// What the system refused, in words.

@@ -6,10 +6,11 @@ use kernels::cuda::{
     Arena, CHOICES_MAX, Crossing, DeviceBuffer, EXPERTS_MAX, ExpertTable, Gpu, JOB_COLUMNS, JobRoom, Pinned, Quantized,
     RouteMail, SENT_TOKENS_MAX, in_integers,
 };
-use plan::{Bytes, Device, QuantType, Tier};
+use plan::{Bytes, Device, Plan, QuantType, Tier};
 use tiers::{RowSlice, Tiers};
 
 use super::Result;
+use super::fetched::Fetching;
 use super::lists::{Run, WORDS_OF_PAIR};
 use crate::blocks::Quants;
 use crate::pairs::Pairs;
@@ -50,6 +51,8 @@ pub(super) struct Tables {
 pub(super) struct Mixtures {
     /// First, since a stream that waits for the processor is let go when this is dropped. None where no expert is away.
     pub(super) way: Option<Way>,
+    /// For those that are copied here as they are chosen, if any are.
+    pub(super) fetching: Option<Fetching>,
     pub(super) layers: Layers,
     /// Experts and weights of each token, in the order of choice.
     pub(super) chosen: DeviceBuffer<u32>,
@@ -68,8 +71,13 @@ pub(super) struct Layers(Vec<Option<Experts>>);
 
 impl Layers {
     pub(super) fn at(&self, index: usize) -> &Experts {
-        let Some(Some(experts)) = self.0.get(index) else { unreachable!("layer {index} has no mixture here") };
+        let Some(experts) = self.get(index) else { unreachable!("layer {index} has no mixture here") };
         experts
+    }
+
+    /// Those of a layer, if its mixture is here.
+    pub(super) fn get(&self, index: usize) -> Option<&Experts> {
+        self.0.get(index)?.as_ref()
     }
 }
 
@@ -159,7 +167,7 @@ fn home(here: [bool; 3]) -> Home {
 }
 
 /// The types that all have, where one pair of kernels multiplies with them.
-fn common(mut all: impl Iterator<Item = [QuantType; 3]>) -> Option<[QuantType; 3]> {
+pub(super) fn common(mut all: impl Iterator<Item = [QuantType; 3]>) -> Option<[QuantType; 3]> {
     let first = all.next()?;
     let [gate, up, _] = first;
     (gate == up && first.into_iter().all(in_integers) && all.all(|types| types == first)).then_some(first)
@@ -180,7 +188,7 @@ impl Mixtures {
         arena: &mut Arena,
         (spec, quants, tiers): (&Spec, &Quants, &Tiers),
         counts: Counts,
-        route: &Route,
+        (plan, route): (&Plan, &Route),
     ) -> Result<Self> {
         let number = gpu.info().ordinal;
         let always = |index: usize| route.layers[index].ffn == Device::Gpu(number);
@@ -194,9 +202,12 @@ impl Mixtures {
         let away = layers.iter().enumerate().filter_map(|(index, layer)| Some((index, layer.as_ref()?))).any(owes);
         let way = away.then(|| Way::new(gpu, arena, FEW.min(counts.tokens) * spec.width)).transpose()?;
         let (entries, columns) = counts.jobs();
+        let layers = Layers(layers);
+        let fetching = Fetching::of(gpu, (spec, quants, tiers), plan, &layers, counts)?;
         Ok(Self {
             way,
-            layers: Layers(layers),
+            fetching: fetching.filter(|_| away),
+            layers,
             chosen: arena.take(counts.choices())?,
             weights: arena.take(counts.choices())?,
             inner: Quantized::new(arena, counts.inner, counts.inner_columns())?,
@@ -286,6 +297,16 @@ impl Counts {
             tokens,
             run: (room / spec.width).min(tokens * used).min(ROWS_MAX),
         })
+    }
+
+    /// The most experts of a token.
+    pub(super) const fn used(&self) -> usize {
+        self.used
+    }
+
+    /// The most numbers between an expert's matrices.
+    pub(super) const fn inner(&self) -> usize {
+        self.inner
     }
 
     const fn pairs(&self) -> usize {

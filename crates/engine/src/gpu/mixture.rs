@@ -5,14 +5,15 @@
 //! next is put into the card's stream first, up to the next choice, and then the processor pays.
 //!
 //! The order of sums depends on homes in this way alone: the card's experts in the order of choice (grouped tokens: ascending), then the sum
-//! of the processor's, ascending, from RAM and disk alike.
+//! of the processor's, ascending, from RAM and disk alike, and then the sum of those that were fetched, where the plan has some come.
 
 use std::time::Instant;
 
 use kernels::cuda::{self, Change, Chosen, Joining, Matrix, matmul_floats, route};
-use plan::{QuantType, UnitId};
+use plan::{QuantType, Tier, UnitId};
 
 use super::experts::{FEW, Home, Tables, Untold, mixture, parts};
+use super::fetched::Fetching;
 use super::{GpuPass, GpuSide, Result};
 use crate::arch::Activation;
 use crate::blocks::Pass;
@@ -58,7 +59,9 @@ impl GpuPass<'_, '_> {
         };
         route(stream, &f.routing, scores, bias, &mut chosen, &mut weights, Some(&mut way.mail))?;
         way.crossing.leave(side.registers.get(normed))?;
-        self.pay()
+        self.pay()?;
+        // Behind what was paid: the copies of the layer before wait for its mark.
+        self.side.mark_choice(layer)
     }
 
     /// block = the chosen experts' outputs for `x`, or that added to it.
@@ -66,7 +69,7 @@ impl GpuPass<'_, '_> {
         if !self.are_few(layer) {
             return self.add_grouped(f, x, block, add);
         }
-        let (width, side) = (self.host.spec.width, &mut *self.side);
+        let (width, tokens, side) = (self.host.spec.width, self.host.tokens, &mut *self.side);
         side.writes(block);
         let mut added = add;
         if side.mixtures.as_ref().is_some_and(|m| m.layers.at(layer).tables.is_some()) {
@@ -82,6 +85,9 @@ impl GpuPass<'_, '_> {
                 way.crossing.arrive_and_add(&mut block)?;
             } else {
                 way.crossing.arrive(&mut block)?;
+            }
+            if let Some(fetching) = m.fetching.as_ref().filter(|fetching| fetching.serves(layer)) {
+                cuda::add(side.gpu.compute(), &mut block, fetching.sums(tokens * width))?;
             }
             m.owed = Some(layer);
         }
@@ -111,16 +117,32 @@ impl GpuPass<'_, '_> {
         normed.with_mut(|numbers| numbers.copy_from_slice(arrived))?;
         side.passage.arrived(arrived.len() + 2 * tokens * f.routing.used, started);
         let experts = m.layers.at(layer);
-        self.host.count_choice(layer, f, &|expert| experts.home(expert) == Home::Away);
+        let away = |expert: usize| experts.home(expert) == Home::Away;
         let chosen = std::mem::take(&mut self.host.scratch.pairs.chosen);
         let here = |expert: &usize| experts.home(*expert) == Home::Here;
         count_on_card(self.host, side.number, f, distinct(&chosen).filter(here));
+        if let Some(fetching) = &mut m.fetching {
+            fetching.choose(layer, &chosen, away);
+            fetching.coming().try_for_each(|expert| expect_fetched(self.host, f, expert))?;
+        }
         self.host.scratch.pairs.chosen = chosen;
+        let fetched = |expert| m.fetching.as_ref().is_some_and(|fetching| fetching.has(expert));
+        self.host.count_choice(layer, f, &|expert| away(expert) && !fetched(expert));
         self.host.expect_experts(f)?;
+        if let Some(fetching) = &mut m.fetching {
+            let x = side.registers.get(now.rows(Register::Normed, spec.width));
+            let chosen = &self.host.scratch.pairs.chosen;
+            let weights = m.weights.slice().range(..chosen.len());
+            fetching.start(&side.gpu, self.host.tiers, (layer, f), chosen, weights, x)?;
+        }
         self.host.go_on()?;
         block.with_mut(|numbers| numbers.fill(0.0))?;
-        self.host.join_experts(f, &normed, &block)?;
+        if self.host.scratch.pairs.len() > 0 {
+            self.host.join_experts(f, &normed, &block)?;
+        }
         let Some(way) = &mut m.way else { unreachable!("{NO_ROOM}") };
+        // The stream is let go when both halves are done.
+        m.fetching.as_ref().map_or(Ok(()), Fetching::finish)?;
         block.with(|numbers| way.crossing.room()[..numbers.len()].copy_from_slice(numbers))?;
         way.crossing.send();
         side.passage.sent(tokens * spec.width);
@@ -165,9 +187,22 @@ pub(super) fn count_on_card(host: &mut Pass, number: u32, f: &Mixture, experts: 
     }
 }
 
+/// Counts an expert that comes, and has what lives on disk read.
+fn expect_fetched(host: &mut Pass, f: &Mixture, expert: usize) -> Result<()> {
+    let parts = parts(&f.experts[expert]);
+    host.experts.used(parts.iter().all(|part| host.tiers.home(part.unit) != Tier::Disk));
+    Ok(parts.into_iter().try_for_each(|part| host.tiers.expect(part))?)
+}
+
 pub(super) const NO_ROOM: &str = "a card with a mixture has room for it";
 
 impl GpuSide {
+    /// Marks that the choice of a layer, and what its experts are to read, is on the card.
+    fn mark_choice(&self, layer: usize) -> Result<()> {
+        let fetching = self.mixtures.as_ref().and_then(|m| m.fetching.as_ref());
+        fetching.filter(|fetching| fetching.serves(layer)).map_or(Ok(()), |fetching| fetching.mark(&self.gpu))
+    }
+
     /// Makes and adds the outputs of the experts that are found by tables. The input is rounded.
     fn add_by_table(&mut self, layer: usize, f: &Mixture, block: Part, add: bool) -> Result<()> {
         let Some(m) = &mut self.mixtures else { unreachable!("{NO_ROOM}") };

@@ -5,6 +5,7 @@
 
 mod brought;
 mod experts;
+mod fetched;
 mod guests;
 mod heads;
 mod latent;
@@ -122,7 +123,7 @@ impl GpuSide {
         });
         let turns = turns.collect::<Result<_>>()?;
         let mixtures =
-            sizes.mixtures.map(|counts| Mixtures::new(&gpu, &mut arena, (spec, quants, tiers), counts, route));
+            sizes.mixtures.map(|counts| Mixtures::new(&gpu, &mut arena, (spec, quants, tiers), counts, (plan, route)));
         Ok(Self {
             mixtures: mixtures.transpose()?,
             number,

@@ -165,19 +165,33 @@ impl GpuPass<'_, '_> {
         home == Tier::Gpu(self.side.number) || self.side.vectors.copy(linear.weight.unit).is_some()
     }
 
-    /// The products of a group, each made where its matrix lives.
+    /// Whether a matrix is brought here in every pass.
+    fn comes(&self, linear: &Linear) -> bool {
+        self.host.devices.route.comes(linear.weight.unit).is_some()
+    }
+
+    /// The products of a group, each made where its matrix lives or is brought to.
     pub(super) fn where_they_live(&mut self, group: &[&Linear], x: Part, out: Part, tokens: usize) -> Result<()> {
-        let foreign = group.iter().any(|linear| !self.is_here(linear));
+        let comes = group.iter().any(|linear| self.comes(linear));
+        let foreign = group.iter().any(|linear| !self.is_here(linear) && !self.comes(linear));
         if foreign {
             self.side.passage.leave(self.side.registers.get(x))?;
         }
         for (linear, part) in shares(group, out, tokens) {
             if self.is_here(linear) {
                 self.product(linear, x, part)?;
-                self.add_bias(linear, part)?;
+            } else if self.comes(linear) {
+                self.by_runs(linear, x, part)?;
+            } else {
+                continue;
             }
+            self.add_bias(linear, part)?;
         }
         self.side.writes(out);
+        if comes {
+            // What was given back is filled again while the processor computes.
+            self.host.tiers.expect_on(self.side.number, &[])?;
+        }
         if foreign { self.foreign(group, x, out, tokens) } else { Ok(()) }
     }
 
@@ -191,9 +205,10 @@ impl GpuPass<'_, '_> {
         self.host.span(x).with_mut(|to| side.passage.down(&side.gpu, numbers, to))??;
         let (mut start, mut rest) = (0, group);
         while let Some(first) = rest.first() {
-            let here = self.is_here(first);
+            let mine = |linear: &Linear| self.is_here(linear) || self.comes(linear);
+            let here = mine(first);
             let run;
-            (run, rest) = rest.split_at(rest.iter().take_while(|linear| self.is_here(linear) == here).count());
+            (run, rest) = rest.split_at(rest.iter().take_while(|linear| mine(linear) == here).count());
             let part = out.part(start, tokens * run.iter().map(|linear| linear.outputs).sum::<usize>());
             start += part.count;
             if !here {

@@ -44,6 +44,24 @@ pub fn vectors(inventory: &Inventory) -> Bytes {
     inventory.units.iter().filter(run).map(|unit| Bytes((4 * numbers(unit)).next_multiple_of(ALIGNMENT))).sum()
 }
 
+/// Tokens of a pass whose experts may be fetched, at most.
+pub const FETCH_TOKENS: u64 = 8;
+
+/// What fetched experts are computed with, besides their rooms, for [`FETCH_TOKENS`] tokens each:
+///
+/// ```text
+///   4 × embedding                     the sum of their outputs
+/// + 40 B for each 32 of embedding     the input in 8 bits
+/// + 40 B for each 32 of feed_forward  what their second matrices read, a column for each expert of a token
+/// + 4 B × used                        which of them lies where
+/// + 32 KiB                            tables of addresses; each buffer starts at a multiple of 256 bytes
+/// ```
+#[must_use]
+pub fn fetched(widths: &Widths) -> Bytes {
+    let runs = widths.embedding.div_ceil(32) + widths.feed_forward.div_ceil(32) + 4 * widths.experts_used;
+    Bytes(FETCH_TOKENS * (4 * widths.embedding + 40 * runs + 4 * widths.experts_used) + (32 << 10))
+}
+
 /// Buffers of activations, in 32-bit floats unless said, but for latents' ([`gpu_latent`](super::gpu_latent)):
 ///
 /// ```text

@@ -1,9 +1,10 @@
 //! The seconds of one pass, layer by layer.
 
 use super::depth;
+use super::streams::{self, Coming, Ring};
 use crate::blocks::{Block, Devices, block_of};
 use crate::traffic::Traffic;
-use crate::{Device, Gpu, Inventory, Machine, Placement, Plan, Role, Tier, Unit, cost};
+use crate::{Device, Fetch, Gpu, Inventory, Machine, Placement, Plan, Role, Tier, Unit, cost};
 
 /// Kernels of a block on a GPU: norm, products, heads, attention in splits and their sum, output.
 const ATTENTION_KERNELS: f64 = 8.0;
@@ -13,6 +14,11 @@ const LATENT_KERNELS: f64 = 14.0;
 const FFN_KERNELS: f64 = 5.0;
 /// The same with a router, its choice, and experts beside what every token passes.
 const MIXTURE_KERNELS: f64 = 12.0;
+/// What fetched experts cost beside their bytes: the input in 8 bits, two products, and marks between streams.
+const FETCH_KERNELS: f64 = 6.0;
+/// How much more RAM gives to the processor and a link together than the processor's kernels read by themselves, at least: those reach 85 to 90 %
+/// of what plain reads do.
+const RAM_SHARED: f64 = 1.1;
 /// Norm, product, soft cap.
 const OUTPUT_KERNELS: f64 = 3.0;
 
@@ -49,6 +55,8 @@ struct Stage {
     disk_bytes: f64,
     /// Streamed to a GPU.
     link_s: f64,
+    /// Streamed to a GPU in decode too: what it does with them, behind all else.
+    comes: Coming,
     /// One after the other: the processor's blocks, GPUs' blocks, and crossings between them.
     cpu: Work,
     gpu_s: f64,
@@ -56,6 +64,9 @@ struct Stage {
     /// At the same time: routed experts outside a GPU's memory, and those inside with what every token passes.
     cpu_beside: Work,
     gpu_beside_s: f64,
+    /// And of the first those that are copied to a GPU: seconds of link and products, and bytes.
+    fetch_s: f64,
+    fetched_bytes: f64,
 }
 
 /// A plan with what its passes need to know.
@@ -66,11 +77,19 @@ pub(super) struct Passes<'a> {
     traffic: Traffic<'a>,
     /// Rates of the processor, none of them zero.
     ram: f64,
+    /// What RAM gives to all cores' kernels.
+    ram_together: f64,
     disk: f64,
     operations: f64,
+    /// The ring of the first GPU that has one.
+    ring: Ring,
     /// Devices of blocks in decode, and in prompts with streamed weights.
     decode: Devices,
+    /// By layer, whether its feed-forward matrices are copied to a GPU in decode too.
+    comes: Vec<bool>,
     streamed: Devices,
+    /// The share of a token's experts outside a GPU's memory that are copied to one.
+    fetched: f64,
     /// By layer, whether some of its routed experts live outside a GPU's memory; none for dense layers.
     mixtures: Vec<Option<bool>>,
 }
@@ -97,12 +116,31 @@ impl<'a> Passes<'a> {
             machine,
             traffic,
             ram: (machine.ram_read.rate.0 * share).max(1.0),
+            ram_together: machine.ram_read.rate.0.max(1.0),
             disk: machine.disk_read.rate.0.max(1.0),
             operations: (machine.cpu_ops_per_second * share).max(1.0),
+            comes: comes(plan, inventory),
             decode,
             streamed,
+            ring: Ring::of(plan, machine),
+            fetched: plan.fetch.map_or(0.0, share_of),
             mixtures,
         }
+    }
+
+    /// The fewest experts of a token to copy to a GPU in decode with which no other number makes a token faster.
+    pub(super) fn best_fetch(&mut self, fetch: Fetch) -> u32 {
+        let mut best = (f64::INFINITY, 0);
+        for experts in 0..=fetch.experts {
+            self.fetched = share_of(Fetch { experts, ..fetch });
+            let seconds = self.seconds(Pass::Decode);
+            // Less than a hundredth is no gain.
+            if seconds < best.0 * 0.99 {
+                best = (seconds, experts);
+            }
+        }
+        self.fetched = share_of(Fetch { experts: best.1, ..fetch });
+        best.1
     }
 
     /// The seconds of a pass.
@@ -118,12 +156,51 @@ impl<'a> Passes<'a> {
             self.launch(stage, layer, pass);
         }
         self.cross(&mut stages, pass);
-        stages.iter().map(|stage| self.stage_seconds(stage)).sum()
+        if !self.comes.contains(&true) || matches!(pass, Pass::Streamed(_)) {
+            return stages.iter().map(|stage| self.stage_seconds(stage)).sum();
+        }
+        let row: Vec<_> = stages.iter().map(|stage| (self.stage_seconds(stage), stage.comes)).collect();
+        let bytes: f64 = stages.iter().map(|stage| stage.cpu.bytes + stage.cpu_beside.bytes + stage.comes.bytes).sum();
+        streams::seconds(&row, self.ring).max(bytes / (self.ram_together * RAM_SHARED))
+    }
+
+    /// Layers whose feed-forward matrices may be copied to a GPU in decode: the processor's, all of them in RAM and handed to that GPU for prompts.
+    pub(super) fn may_come(&self) -> Vec<u32> {
+        let Some((gpu, _)) = self.plan.device_staging.first() else { return Vec::new() };
+        let mut may: Vec<bool> = self.decode.layers.iter().map(|layer| layer.ffn == Device::Cpu).collect();
+        let mut any = vec![false; may.len()];
+        for (unit, placement) in self.inventory.units.iter().zip(&self.plan.placements) {
+            let Some(layer) = unit.layer.map(|layer| layer as usize).filter(|layer| *layer < may.len()) else {
+                continue;
+            };
+            let block = block_of(self.inventory, unit, self.traffic.tied());
+            if block == Some(Block::Ffn(layer as u32)) {
+                any[layer] = true;
+                may[layer] &= unit.role == Role::DenseFfn
+                    && placement.home == Tier::Ram
+                    && placement.prefill == Device::Gpu(*gpu);
+            }
+        }
+        (0..).zip(may.into_iter().zip(any)).filter(|(_, (may, any))| *may && *any).map(|(layer, _)| layer).collect()
+    }
+
+    /// Has these layers' feed-forward matrices copied to the GPU in decode.
+    pub(super) fn come(&mut self, layers: &[u32]) {
+        let Some((gpu, _)) = self.plan.device_staging.first() else { return };
+        self.comes.fill(false);
+        self.decode.layers.clone_from(&self.plan.blocks);
+        for layer in layers {
+            self.comes[*layer as usize] = true;
+            self.decode.layers[*layer as usize].ffn = Device::Gpu(*gpu);
+        }
     }
 
     fn stage_seconds(&self, stage: &Stage) -> f64 {
         let cpu = |work: Work| (work.bytes / self.ram).max(work.operations / self.operations);
-        let beside = cpu(stage.cpu_beside).max(stage.gpu_beside_s);
+        let together = stage.cpu_beside.bytes + stage.fetched_bytes;
+        let ram = together / (self.ram_together * RAM_SHARED);
+        let fetch = if stage.fetched_bytes > 0.0 { stage.fetch_s.max(ram) } else { 0.0 };
+        let beside = cpu(stage.cpu_beside).max(stage.gpu_beside_s).max(fetch);
         let computing = cpu(stage.cpu) + stage.gpu_s + beside + stage.crossings_s;
         computing.max(stage.disk_bytes / self.disk).max(stage.link_s)
     }
@@ -161,7 +238,19 @@ impl<'a> Passes<'a> {
                 stage.link_s += self.gpu(number).map_or(0.0, |gpu| bytes / gpu.link.rate.0.max(1.0));
                 stage.gpu_s += self.on_gpu(number, work);
             }
-            (_, _, Some(Device::Gpu(_))) if unit.role == Role::RoutedExpert => add(&mut stage.cpu_beside, work),
+            (_, _, Some(Device::Gpu(number))) if block.is_some_and(|block| self.block_comes(block)) => {
+                stage.comes.bytes += bytes;
+                stage.comes.gpu_s += self.on_gpu(number, work);
+            }
+            (_, _, Some(Device::Gpu(number))) if unit.role == Role::RoutedExpert => {
+                let fetched = if pass == Pass::Decode { self.fetched } else { 0.0 };
+                add(&mut stage.cpu_beside, work.times(1.0 - fetched));
+                if let Some(gpu) = self.gpu(number).filter(|_| fetched > 0.0) {
+                    let work = work.times(fetched);
+                    stage.fetched_bytes += work.bytes;
+                    stage.fetch_s += work.bytes / gpu.link.rate.0.max(1.0) + self.on_gpu(number, work);
+                }
+            }
             (_, _, Some(Device::Gpu(number))) => {
                 // There for the processor, back for the GPU.
                 stage.crossings_s += 2.0 * self.crossing(number, tokens);
@@ -171,6 +260,10 @@ impl<'a> Passes<'a> {
             _ if block.is_none() && self.layer_on_gpu(unit, pass) => {}
             _ => add(&mut stage.cpu, work),
         }
+    }
+
+    fn block_comes(&self, block: Block) -> bool {
+        matches!(block, Block::Ffn(layer) if self.comes[layer as usize])
     }
 
     fn layer_on_gpu(&self, unit: &Unit, pass: Pass) -> bool {
@@ -228,6 +321,9 @@ impl<'a> Passes<'a> {
             && !matches!(pass, Pass::Streamed(_))
         {
             stage.crossings_s += 2.0 * self.crossing(number, pass.tokens());
+            if stage.fetched_bytes > 0.0 {
+                stage.fetch_s += self.launches(devices.ffn, FETCH_KERNELS);
+            }
         }
     }
 
@@ -262,6 +358,28 @@ impl<'a> Passes<'a> {
         last.gpu_s += self.launches(devices.output, OUTPUT_KERNELS);
         to(last, Device::Cpu, 1);
     }
+}
+
+impl Work {
+    fn times(self, share: f64) -> Self {
+        Self { bytes: self.bytes * share, operations: self.operations * share }
+    }
+}
+
+/// By layer, whether the plan has its feed-forward matrices copied to a GPU in decode.
+fn comes(plan: &Plan, inventory: &Inventory) -> Vec<bool> {
+    let mut comes = vec![false; plan.blocks.len()];
+    for (_, unit) in inventory.iter().filter(|(id, _)| plan.comes(*id)) {
+        if let Some(layer) = unit.layer.and_then(|layer| comes.get_mut(layer as usize)) {
+            *layer = true;
+        }
+    }
+    comes
+}
+
+/// The share of a token's choice that comes.
+fn share_of(fetch: Fetch) -> f64 {
+    f64::from(fetch.experts) / f64::from(fetch.of)
 }
 
 fn add(work: &mut Work, more: Work) {

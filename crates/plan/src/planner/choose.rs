@@ -123,13 +123,22 @@ impl Ways<'_> {
     pub(super) fn plan(&mut self, scheme: Scheme, fixed: Fixed) -> Result<Plan, Refusal> {
         let planner = &mut self.planner;
         (planner.scheme, planner.fixed) = (scheme, fixed);
+        let asked = &planner.profile.decode;
         planner.streams = planner.abilities.streams && !fixed.still;
+        planner.brings = planner.abilities.streams && asked.stream_layers.value() != Some(&0);
+        planner.fetches =
+            planner.abilities.mixtures && (planner.abilities.fetches || asked.fetch_experts.value().is_some());
         let plan = describe::finish(planner, settings::search(planner)?, self.notes.clone());
-        if plan.device_staging.is_empty() || plan.stream_from.is_some() {
+        let decode_serves = !planner.brings || plan.streams_in_decode();
+        let ring_serves = plan.device_staging.is_empty() || plan.stream_from.is_some() || plan.streams_in_decode();
+        let fetch_serves = plan.fetch.is_none_or(|fetch| fetch.experts > 0);
+        if ring_serves && fetch_serves && decode_serves {
             return Ok(plan);
         }
-        // No pass gains by streaming: its ring makes room.
-        planner.streams = false;
+        // Where no pass gains by copies, what they pass through makes room.
+        planner.streams &= ring_serves;
+        planner.brings &= decode_serves;
+        planner.fetches &= fetch_serves;
         Ok(describe::finish(planner, settings::search(planner)?, self.notes.clone()))
     }
 }

@@ -7,7 +7,7 @@ use super::settings::{Setup, within};
 use crate::blocks::Devices;
 use crate::profile::{Choice, StreamTo};
 use crate::traffic::Traffic;
-use crate::{Bytes, Device, Placement, Plan, Role, Tier, TierPlan, Unit, cost, forecast, streaming};
+use crate::{Bytes, Device, Fetch, Placement, Plan, Role, Tier, TierPlan, Unit, cost, forecast, streaming};
 
 pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) -> Plan {
     let placements = placements(planner, &draft);
@@ -34,7 +34,7 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
     say_settings(planner, &setup, &mut notes);
     say_gpus(planner, &devices, &mut notes);
     say_memory(planner, &tiers, &mut notes);
-    let device_staging = setup.stream.map(|number| (number, streaming::ring(planner.inventory)));
+    let device_staging = setup.stream.map(|number| (number, streaming::ring(planner.inventory, planner.ring_slots())));
     let mut plan = Plan {
         tiers,
         placements,
@@ -44,13 +44,19 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
         staging: setup.staging,
         device_staging: device_staging.into_iter().collect(),
         stream_from: None,
+        fetch: setup.fetch.map(|gpu| Fetch {
+            gpu,
+            experts: planner.fetch_most(),
+            of: planner.inventory.shape.experts_used.max(1),
+            slot: streaming::fetch_slot(planner.inventory),
+        }),
         micro_batch: setup.micro_batch,
         threads: planner.threads,
         scheme: planner.scheme,
         forecast: forecast::NONE,
         notes,
     };
-    forecast::fill(&mut plan, planner.inventory, planner.machine, planner.traffic);
+    forecast::fill(&mut plan, planner.inventory, planner.machine, planner.traffic, &planner.profile.decode);
     plan.notes.extend(forecast::forecast_notes(&plan, planner.machine));
     plan
 }

@@ -8,7 +8,7 @@ use super::{Limit, Planner};
 use crate::blocks::{Devices, block_of};
 use crate::cost::{self, gpu};
 use crate::gpu::Obstacle;
-use crate::{Bytes, KvPlan, Load, Role, Staging, Tier, streaming};
+use crate::{Bytes, Device, KvPlan, Load, Role, Staging, Tier, streaming};
 
 /// One way to set what the profile leaves open, with the homes that follow from it.
 pub(super) struct Draft {
@@ -129,16 +129,42 @@ impl Planner<'_> {
         let (shape, kv) = (&self.inventory.shape, &setup.kv);
         match tier {
             Tier::Ram if setup.staging.slots > 0 => vec![load("ring", setup.staging.bytes())],
-            Tier::Gpu(number) if setup.stream == Some(number) => {
+            Tier::Gpu(number) => {
+                let mut loads = self.fetched(setup, number);
+                if setup.stream != Some(number) {
+                    return loads;
+                }
                 // All of them, before homes are known.
                 let elsewhere = |layer: &usize| kv.homes.get(*layer) != Some(&tier);
                 let layers = (0..shape.layers as usize).filter(elsewhere);
                 let passing = streaming::caches(shape, layers, kv.tokens, kv.k_type, kv.v_type);
-                let rings = [load("ring", streaming::ring(self.inventory).bytes()), load("KV of a layer", passing)];
-                rings.into_iter().filter(|load| load.bytes > Bytes::ZERO).collect()
+                loads.extend([
+                    load("ring", streaming::ring(self.inventory, self.ring_slots()).bytes()),
+                    load("KV of a layer", passing),
+                ]);
+                loads.retain(|load| load.bytes > Bytes::ZERO);
+                loads
             }
             _ => Vec::new(),
         }
+    }
+
+    /// Rooms for the experts of a token that are copied to a GPU in decode, and what they are computed with.
+    fn fetched(&self, setup: &Setup, number: u32) -> Vec<Load> {
+        if setup.fetch != Some(number) {
+            return Vec::new();
+        }
+        let slots = streaming::fetch_slot(self.inventory).times(u64::from(self.fetch_most()));
+        vec![load("fetched experts", slots + gpu::fetched(&self.widths))]
+    }
+
+    /// Whether a router on a GPU chooses among experts that live elsewhere.
+    pub(super) fn fetches_any(&self, draft: &Draft) -> bool {
+        self.inventory.units.iter().zip(&draft.homes).any(|(unit, home)| {
+            let ffn = unit.layer.and_then(|layer| draft.devices.layers.get(layer as usize)).map(|layer| layer.ffn);
+            let expert = unit.role == Role::RoutedExpert && unit.rows > 1 && !matches!(home, Tier::Gpu(_));
+            expert && ffn.is_some_and(|device| device != Device::Cpu)
+        })
     }
 
     /// What a tier's layers keep of a conversation.

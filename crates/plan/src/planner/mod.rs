@@ -27,6 +27,7 @@ use crate::cost::Widths;
 use crate::gpu::{self, Abilities, Obstacles};
 use crate::machine::GPU_CAPABILITY_MIN;
 use crate::profile::{Fault, Origin, Profile, ProfileError, StreamTo};
+use crate::streaming::{SLOTS, SLOTS_DECODE};
 use crate::traffic::Traffic;
 use crate::{Bytes, ExpertUse, Inventory, Machine, Plan, Scheme, Tier, Unit};
 
@@ -166,6 +167,10 @@ struct Planner<'a> {
     scheme: Scheme,
     /// What the settings' search may not choose.
     fixed: Fixed,
+    /// Whether chosen experts may be copied to a GPU.
+    fetches: bool,
+    /// Whether feed-forward matrices may be streamed to a GPU in decode.
+    brings: bool,
     cards: Cards,
     cargo: Cargo,
     widths: Widths,
@@ -193,6 +198,8 @@ impl<'a> Planner<'a> {
             streams: abilities.streams,
             scheme: Scheme::ByUse,
             fixed: Fixed::default(),
+            fetches: abilities.fetches,
+            brings: abilities.streams,
             cards: Cards::new(inventory, &wishes.wish, traffic, &kept_off, abilities.gpus),
             obstacles,
             cargo: Cargo::new(inventory, &wishes.wish, traffic),
@@ -217,6 +224,22 @@ impl<'a> Planner<'a> {
             Tier::Gpu(number) => Some(number),
             Tier::Ram | Tier::Disk => None,
         })
+    }
+
+    /// Slots of the ring that weights are streamed through.
+    const fn ring_slots(&self) -> u32 {
+        if self.brings { SLOTS_DECODE } else { SLOTS }
+    }
+
+    /// How many of a token's experts are copied to a GPU at most.
+    fn fetch_most(&self) -> u32 {
+        let used = self.inventory.shape.experts_used;
+        self.profile.decode.fetch_experts.value().map_or(used, |asked| used.min(*asked))
+    }
+
+    /// The GPU that chosen experts are copied to in decode, where that may be.
+    fn fetch_wished(&self) -> Option<u32> {
+        self.first_gpu().filter(|_| self.fetches && self.fetch_most() > 0)
     }
 
     /// The GPU that weights are streamed to in prefill, where that is wanted.

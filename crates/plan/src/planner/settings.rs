@@ -16,6 +16,8 @@ pub(super) struct Setup {
     pub(super) staging: Staging,
     /// The GPU that weights are streamed to in prefill.
     pub(super) stream: Option<u32>,
+    /// The GPU that chosen experts are copied to in decode.
+    pub(super) fetch: Option<u32>,
 }
 
 /// What is fixed before settings are searched.
@@ -102,14 +104,20 @@ fn greedy(planner: &Planner, draft: &Draft) -> bool {
 /// Reservations are tried from none at all to the usual ring, then smaller rings, of which the last is taken wherever
 /// it fits; a larger one only while it takes at most a quarter of what is left for it and weights.
 fn settle(planner: &Planner, kv: &KvPlan, micro_batch: u32) -> Draft {
-    let stream = planner.stream_wished();
-    let setup = |stream: Option<u32>, staging: Staging| Setup { kv: kv.clone(), micro_batch, staging, stream };
-    let bare = planner.draft(setup(None, NO_RING));
+    let copies = (planner.stream_wished(), planner.fetch_wished());
+    let setup = |(stream, fetch): (Option<u32>, Option<u32>), staging: Staging| Setup {
+        kv: kv.clone(),
+        micro_batch,
+        staging,
+        stream,
+        fetch,
+    };
+    let bare = planner.draft(setup((None, None), NO_RING));
     if covers(planner, &bare) {
         return trimmed(planner, bare);
     }
-    if stream.is_some() {
-        let streamed = planner.draft(setup(stream, NO_RING));
+    if copies != (None, None) {
+        let streamed = planner.draft(setup(copies, NO_RING));
         if covers(planner, &streamed) {
             return trimmed(planner, streamed);
         }
@@ -125,7 +133,7 @@ fn settle(planner: &Planner, kv: &KvPlan, micro_batch: u32) -> Draft {
         if staging.bytes().0 > share && !smallest {
             continue;
         }
-        last = planner.draft(setup(stream, staging));
+        last = planner.draft(setup(copies, staging));
         if covers(planner, &last) {
             return trimmed(planner, last);
         }
@@ -140,6 +148,7 @@ fn covers(planner: &Planner, draft: &Draft) -> bool {
     draft.over.is_none()
         && (draft.setup.staging.slots > 0 || !needs_ring())
         && (draft.setup.stream.is_some() || !needs_stream())
+        && (draft.setup.fetch.is_some() || planner.fetch_wished().is_none() || !planner.fetches_any(draft))
 }
 
 /// Gives back what was reserved and is not needed after all.
@@ -151,6 +160,10 @@ fn trimmed(planner: &Planner, mut draft: Draft) -> Draft {
     }
     if draft.setup.stream.is_some() && !planner.any(&draft.homes, Planner::is_streamed) {
         draft.setup.stream = None;
+        changed = true;
+    }
+    if draft.setup.fetch.is_some() && !planner.fetches_any(&draft) {
+        draft.setup.fetch = None;
         changed = true;
     }
     if changed {

@@ -16,7 +16,7 @@ impl Prover<'_> {
     pub(super) fn lengths(&self, raw: &RawLengths) -> Result<Lengths, ProfileError> {
         let usual = Lengths::default();
         let length = |text: &Option<Text>, usual: u32| match text {
-            Some(text) => Ok(self.number(text, "tokens", TOKENS_MAX)?.value().copied().unwrap_or(usual)),
+            Some(text) => Ok(self.number(text, "tokens", 1..=TOKENS_MAX)?.value().copied().unwrap_or(usual)),
             None => Ok(usual),
         };
         Ok(Lengths { prompt: length(&raw.prompt, usual.prompt)?, answer: length(&raw.answer, usual.answer)? })

@@ -1,6 +1,6 @@
 //! The profile of a user who wrote none.
 
-use super::{Choice, Context, Origin, Prefill, Profile, TierLimit};
+use super::{Choice, Context, Decode, Origin, Prefill, Profile, TierLimit};
 use crate::machine::GPU_CAPABILITY_MIN;
 use crate::{Bytes, Lengths, Machine, Tier};
 
@@ -36,6 +36,7 @@ impl Profile {
             prefill: Prefill::default(),
             aim: Choice::Auto,
             lengths: Lengths::default(),
+            decode: Decode::default(),
             notes,
         }
     }

@@ -96,6 +96,15 @@ pub struct Prefill {
     pub micro_batch: Choice<u32>,
 }
 
+/// How single tokens are computed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decode {
+    /// How many of a token's chosen experts are copied to the GPU that has their router, where they live elsewhere.
+    pub fetch_experts: Choice<u32>,
+    /// Layers outside a GPU whose feed-forward matrices are copied to it for each token, which it computes between the processor's blocks.
+    pub stream_layers: Choice<u32>,
+}
+
 /// Which layers a rule is about. Units without a layer, such as the embedding, match only [`Layers::Any`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Layers {
@@ -159,6 +168,8 @@ pub struct Profile {
     pub aim: Choice<Aim>,
     /// The conversation by which that is measured.
     pub lengths: Lengths,
+    /// How single tokens are computed.
+    pub decode: Decode,
     /// What was left out or changed on the way here, to be said in the plan.
     pub notes: Vec<String>,
 }

@@ -1,12 +1,15 @@
 //! From the profile as written to the profile as proved.
 
+use std::ops::RangeInclusive;
+
 use regex::RegexBuilder;
 use serde_saphyr::{MessageFormatter, UserMessageFormatter};
 
 use super::error::Lines;
-use super::raw::{RawContext, RawPrefill, RawProfile, RawRule, RawTier, Text};
+use super::raw::{RawContext, RawDecode, RawPrefill, RawProfile, RawRule, RawTier, Text};
 use super::{
-    Choice, Context, Fault, Layers, Origin, Prefill, Profile, ProfileError, Ranges, Rule, Selector, StreamTo, TierLimit,
+    Choice, Context, Decode, Fault, Layers, Origin, Prefill, Profile, ProfileError, Ranges, Rule, Selector, StreamTo,
+    TierLimit,
 };
 use crate::suggest::closest;
 use crate::{Bytes, KvType, Role, Tier};
@@ -19,6 +22,10 @@ const RULES_MAX: usize = 1024;
 const PATTERN_BYTES_MAX: usize = 256 << 10;
 pub(super) const TOKENS_MAX: u32 = 1 << 24;
 const MICRO_BATCH_MAX: u32 = 1 << 16;
+/// More experts of a token than any model chooses.
+const EXPERTS_USED_MAX: u32 = 1024;
+/// More layers than any model has.
+const LAYERS_MAX: u32 = 1 << 16;
 const THREADS_MAX: u32 = 4096;
 
 pub(super) fn parse(text: &str, file_name: &str) -> Result<Profile, ProfileError> {
@@ -191,9 +198,11 @@ impl Prover<'_> {
                 .optional(raw.aim.as_ref(), Self::aim)?
                 .map_or(Choice::Auto, |aim| Choice::asked(aim, Origin::Automatic)),
             lengths: self.lengths(&raw.lengths.unwrap_or_default())?,
+            decode: Decode::default(),
             notes: Vec::new(),
         };
         profile.context = self.context(&profile, &raw.context.unwrap_or_default())?;
+        profile.decode = self.decode(&raw.decode.unwrap_or_default())?;
         profile.prefill = self.prefill(&profile, &raw.prefill.unwrap_or_default())?;
         let rules = raw.placement.unwrap_or_default();
         if rules.len() > RULES_MAX {
@@ -246,7 +255,7 @@ impl Prover<'_> {
             let origin = limits.memory.as_ref().map_or(origin, |text| self.at(text));
             tiers.push(TierLimit { tier, ceiling, origin });
             if let Some(text) = &limits.threads {
-                threads = self.number(text, "threads", THREADS_MAX)?;
+                threads = self.number(text, "threads", 1..=THREADS_MAX)?;
             }
         }
         if !tiers.iter().any(|limit| limit.tier == Tier::Ram) {
@@ -290,15 +299,21 @@ impl Prover<'_> {
     }
 
     /// `auto`, or a whole number from 1 to `max`.
-    pub(super) fn number(&self, text: &Text, what: &str, max: u32) -> Result<Choice<u32>, ProfileError> {
+    pub(super) fn number(
+        &self,
+        text: &Text,
+        what: &str,
+        range: RangeInclusive<u32>,
+    ) -> Result<Choice<u32>, ProfileError> {
         if text.value == "auto" {
             return Ok(Choice::Auto);
         }
         match text.value.trim().parse::<u32>() {
-            Ok(number) if (1..=max).contains(&number) => Ok(Choice::asked(number, self.at(text))),
+            Ok(number) if range.contains(&number) => Ok(Choice::asked(number, self.at(text))),
             _ => {
                 let message = format!("{} is no number of {what}", quoted(&text.value));
-                Err(self.bad(text, message, format!("write `auto` or a whole number from 1 to {max}")))
+                let (min, max) = range.into_inner();
+                Err(self.bad(text, message, format!("write `auto` or a whole number from {min} to {max}")))
             }
         }
     }
@@ -330,7 +345,7 @@ impl Prover<'_> {
         };
         Ok(Context {
             tokens: match &raw.tokens {
-                Some(text) => self.number(text, "tokens", TOKENS_MAX)?,
+                Some(text) => self.number(text, "tokens", 1..=TOKENS_MAX)?,
                 None => Choice::Auto,
             },
             k_type: self.optional(raw.k_type.as_ref(), Self::kv_type)?.or(both).unwrap_or_default(),
@@ -355,10 +370,22 @@ impl Prover<'_> {
             },
         };
         let micro_batch = match &raw.micro_batch {
-            Some(text) => self.number(text, "tokens", MICRO_BATCH_MAX)?,
+            Some(text) => self.number(text, "tokens", 1..=MICRO_BATCH_MAX)?,
             None => Choice::Auto,
         };
         Ok(Prefill { stream_to, micro_batch })
+    }
+
+    fn decode(&self, raw: &RawDecode) -> Result<Decode, ProfileError> {
+        let fetch_experts = match &raw.fetch_experts {
+            Some(text) => self.number(text, "experts", 0..=EXPERTS_USED_MAX)?,
+            None => Choice::Auto,
+        };
+        let stream_layers = match &raw.stream_layers {
+            Some(text) => self.number(text, "layers", 0..=LAYERS_MAX)?,
+            None => Choice::Auto,
+        };
+        Ok(Decode { fetch_experts, stream_layers })
     }
 
     fn rule(&self, profile: &Profile, origin: &Origin, raw: RawRule) -> Result<Rule, ProfileError> {

@@ -34,6 +34,8 @@ pub(super) struct RawProfile {
     pub(super) default: Option<Text>,
     /// How prompts are computed.
     pub(super) prefill: Option<RawPrefill>,
+    /// How single tokens are computed.
+    pub(super) decode: Option<RawDecode>,
     /// What is to be fast: `decode` (answers), `prefill` (prompts) or `balanced` (a prompt and its answer).
     #[schemars(with = "Option<crate::Aim>")]
     pub(super) aim: Option<Text>,
@@ -134,6 +136,23 @@ pub(super) struct RawPrefill {
     pub(super) micro_batch: Option<Text>,
 }
 
+/// How single tokens are computed.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Decode")]
+pub(super) struct RawDecode {
+    /// How many of a token's chosen experts that live elsewhere are copied to the GPU with their router, which computes them while the
+    /// processor computes the others: `auto` or a number.
+    #[schemars(schema_with = "auto_or_count")]
+    #[serde(default)]
+    pub(super) fetch_experts: Option<Text>,
+    /// Layers outside a GPU whose feed-forward matrices are copied to it for each token, while the processor computes other blocks: `auto` or a
+    /// number.
+    #[schemars(schema_with = "auto_or_count")]
+    #[serde(default)]
+    pub(super) stream_layers: Option<Text>,
+}
+
 /// The tiers in the order in which they are written, with the places of their names.
 #[derive(Debug, Default)]
 pub(super) struct RawTiers(pub(super) Vec<(Text, RawTier)>);
@@ -173,6 +192,10 @@ fn tiers(generator: &mut SchemaGenerator) -> Schema {
 
 fn auto_or_number(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "anyOf": [{ "const": "auto" }, { "type": "integer", "minimum": 1 }] })
+}
+
+fn auto_or_count(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [{ "const": "auto" }, { "type": "integer", "minimum": 0 }] })
 }
 
 fn ranges(_: &mut SchemaGenerator) -> Schema {

@@ -1,6 +1,6 @@
 //! Writes the plan that was chosen as a profile that asks for just that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::Ranges;
@@ -45,7 +45,19 @@ pub fn to_yaml(plan: &Plan, inventory: &Inventory) -> String {
     }
     let _ =
         writeln!(text, "default: auto\nprefill: {{ stream_to: {}, micro_batch: {} }}", stream(plan), plan.micro_batch);
+    // `auto` chooses by rates: what it chose is said, where there was a choice.
+    if plan.tiers.iter().any(|tier| matches!(tier.tier, Tier::Gpu(_))) {
+        let fetch = (inventory.shape.experts > 0).then(|| plan.fetch.map_or(0, |fetch| fetch.experts));
+        let fetch = fetch.map_or(String::new(), |experts| format!("fetch_experts: {experts}, "));
+        let _ = writeln!(text, "decode: {{ {fetch}stream_layers: {} }}", streamed_layers(plan, inventory));
+    }
     text
+}
+
+/// Layers whose feed-forward matrices are copied to a GPU for each token.
+fn streamed_layers(plan: &Plan, inventory: &Inventory) -> usize {
+    let come = inventory.iter().filter(|(id, _)| plan.comes(*id)).filter_map(|(_, unit)| unit.layer);
+    come.collect::<BTreeSet<u32>>().len()
 }
 
 /// The cache's home where all layers share one; else it follows from where attention lives.

@@ -117,7 +117,7 @@ fn role_of(name: &str, shape: &ModelShape) -> (Role, Option<u32>) {
 }
 
 /// GPUs that compute whatever a model has: what is planned then does not change with each kernel.
-pub(crate) const ALL: Abilities = Abilities { mixtures: true, latents: true, streams: true, gpus: 2 };
+pub(crate) const ALL: Abilities = Abilities { mixtures: true, latents: true, streams: true, fetches: true, gpus: 2 };
 
 const fn rate(bytes_per_second: f64) -> Rate {
     Rate { rate: BytesPerSecond(bytes_per_second), source: Source::Measured }

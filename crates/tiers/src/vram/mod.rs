@@ -1,8 +1,10 @@
-//! A card's memory: one allocation that holds every unit whose home is that card, and a ring through which others pass.
+//! A card's memory: one allocation that holds every unit whose home is that card, a ring through which others pass, and rooms for experts
+//! that are fetched.
 //!
 //! Units are read into two pinned slots on their way: while one is copied to the card, the next piece is read into the other. Loading takes
-//! those 16 MiB of RAM, however much the card holds. Where the plan has a ring, they stay as the road of what the card cannot read by itself.
+//! those 16 MiB of RAM, however much the card holds. They stay as the road of what the card cannot read by itself.
 
+mod passing;
 mod ring;
 mod road;
 
@@ -32,7 +34,18 @@ pub(crate) struct Vram {
     weights: DeviceBuffer<u8>,
     starts: Starts,
     /// For what passes through, if anything does.
-    ring: Option<(DeviceRing, Road)>,
+    ring: Option<DeviceRing>,
+    /// Rooms for experts that are fetched, if any are.
+    fetched: Option<Fetched>,
+    /// For both.
+    road: Road,
+}
+
+/// Rooms side by side.
+struct Fetched {
+    rooms: DeviceBuffer<u8>,
+    /// Bytes of one.
+    slot: usize,
 }
 
 impl Vram {
@@ -76,18 +89,58 @@ impl Vram {
         stream.synchronize()?;
         let staging = plan.device_staging.iter().find(|(to, staging)| *to == number && staging.slots > 0);
         let ring = staging.map(|(_, staging)| DeviceRing::new(&gpu, *staging, places)).transpose()?;
-        Ok(Self { gpu, weights, starts, ring: ring.map(|ring| (ring, road)) })
+        let fetch = plan.fetch.filter(|fetch| fetch.gpu == number && fetch.experts > 0);
+        let fetched = fetch.map(|fetch| {
+            let slot = fetch.slot.0 as usize;
+            Ok::<_, TierError>(Fetched {
+                rooms: DeviceBuffer::new(&gpu, "fetched experts", slot * fetch.experts as usize)?,
+                slot,
+            })
+        });
+        Ok(Self { gpu, weights, starts, ring, fetched: fetched.transpose()?, road })
     }
 
-    /// Whether anything passes through.
+    /// Whether anything passes through in prompts.
     pub(crate) const fn streams(&self) -> bool {
         self.ring.is_some()
+    }
+
+    /// Whether experts are fetched.
+    pub(crate) const fn fetches(&self) -> bool {
+        self.fetched.is_some()
+    }
+
+    /// The rooms for fetched experts and the bytes of one.
+    pub(crate) fn rooms(&self) -> Option<(&DeviceBuffer<u8>, usize)> {
+        self.fetched.as_ref().map(|fetched| (&fetched.rooms, fetched.slot))
+    }
+
+    /// Copies the rows of `parts` side by side into a room, each from a multiple of 256 bytes on, in the time of the stream of copies.
+    pub(crate) fn fetch(
+        &mut self,
+        room: usize,
+        parts: [&RowSlice; 3],
+        mut sources: Sources<'_>,
+    ) -> Result<(), TierError> {
+        let Some(Fetched { rooms, slot }) = &mut self.fetched else { return Err(no_ring(&parts.map(RowSlice::clone))) };
+        let (mut start, end) = (room * *slot, (room + 1) * *slot);
+        for part in parts {
+            let rows = sources.places.range(part).ok_or_else(|| TierError::NoSuchRows { slice: part.clone() })?;
+            let (needed, left) = (Bytes(rows.len() as u64), Bytes((end - start) as u64));
+            if needed > left {
+                return Err(TierError::SlotTooSmall { slice: part.clone(), needed, slot: left });
+            }
+            let mut to = rooms.slice_mut();
+            sources.bring(part, &mut self.road, self.gpu.copies(), &mut to.range(start..start + rows.len()))?;
+            start += rows.len().next_multiple_of(plan::streaming::ALIGN as usize);
+        }
+        Ok(())
     }
 
     /// Has rows brought here after all that was expected before.
     pub(crate) fn expect(&mut self, together: &[RowSlice], sources: Sources<'_>) -> Result<(), TierError> {
         match &mut self.ring {
-            Some((ring, road)) => ring.expect(together, road, sources),
+            Some(ring) => ring.expect(together, &mut self.road, sources),
             None => Err(no_ring(together)),
         }
     }
@@ -95,14 +148,14 @@ impl Vram {
     /// What comes next of `next`, and of what follows as much as lies beside it.
     pub(crate) fn lease(&mut self, next: &[RowSlice], sources: Sources<'_>) -> Result<DeviceLease<'_>, TierError> {
         match &mut self.ring {
-            Some((ring, road)) => ring.lease(next, road, sources),
+            Some(ring) => ring.lease(next, &mut self.road, sources),
             None => Err(no_ring(next)),
         }
     }
 
     /// Expects nothing any more.
     pub(crate) fn forget(&mut self) {
-        if let Some((ring, _)) = &mut self.ring {
+        if let Some(ring) = &mut self.ring {
             ring.forget();
         }
     }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use kernels::cuda::{DeviceBuffer, Event, Gpu, Slice};
+use kernels::cuda::{DeviceBuffer, Event, Gpu, Slice, SliceMut, Stream};
 use plan::streaming::ALIGN;
 use plan::{Bytes, Staging, Tier};
 
@@ -42,6 +42,37 @@ pub(crate) struct Sources<'a> {
     pub(crate) places: &'a Places,
     pub(crate) counts: &'a mut Counts,
     pub(crate) ram_bytes: &'a Cell<u64>,
+}
+
+impl Sources<'_> {
+    /// Copies rows to a card, in the stream's time. From disk they must have been expected, and are waited for.
+    pub(crate) fn bring(
+        &mut self,
+        slice: &RowSlice,
+        road: &mut Road,
+        stream: &Stream,
+        to: &mut SliceMut<'_, u8>,
+    ) -> Result<(), TierError> {
+        let rows = self.places.range(slice).ok_or_else(|| TierError::NoSuchRows { slice: slice.clone() })?;
+        let bytes = rows.len() as u64;
+        if self.arena.send(slice.unit, rows, stream, to, road)? {
+            self.ram_bytes.set(self.ram_bytes.get() + bytes);
+        } else if let Some(disk) = &mut self.disk {
+            let mut start = 0;
+            for piece in self.places.cut(slice) {
+                let (asked, end) = (Instant::now(), start + piece.bytes() as usize);
+                let staged = disk.take(&piece)?;
+                self.counts.disk_stall += asked.elapsed();
+                road.carry(stream, &staged, &mut to.range(start..end))?;
+                start = end;
+            }
+            self.counts.disk_bytes += bytes;
+        } else {
+            return Err(TierError::NoRing { slice: slice.clone() });
+        }
+        self.counts.up_bytes += bytes;
+        Ok(())
+    }
 }
 
 impl DeviceRing {
@@ -207,26 +238,8 @@ impl Streams for Flow<'_> {
 
     fn copy(&mut self, placed: &Placed) -> Result<(), TierError> {
         let Self { buffer, slot, events, road, sources } = self;
-        let (stream, slice) = (events.gpu.copies(), placed.piece.slice());
-        let (mut whole, bytes) = (buffer.slice_mut(), placed.piece.bytes());
+        let mut whole = buffer.slice_mut();
         let mut to = whole.range(range(placed, *slot));
-        let rows = sources.places.range(&slice).ok_or_else(|| TierError::NoSuchRows { slice: slice.clone() })?;
-        if sources.arena.send(slice.unit, rows, stream, &mut to, road)? {
-            sources.ram_bytes.set(sources.ram_bytes.get() + bytes);
-        } else if let Some(disk) = &mut sources.disk {
-            let mut start = 0;
-            for piece in sources.places.cut(&slice) {
-                let (asked, end) = (Instant::now(), start + piece.bytes() as usize);
-                let staged = disk.take(&piece)?;
-                sources.counts.disk_stall += asked.elapsed();
-                road.carry(stream, &staged, &mut to.range(start..end))?;
-                start = end;
-            }
-            sources.counts.disk_bytes += bytes;
-        } else {
-            return Err(TierError::NoRing { slice });
-        }
-        sources.counts.up_bytes += bytes;
-        Ok(())
+        sources.bring(&placed.piece.slice(), road, events.gpu.copies(), &mut to)
     }
 }

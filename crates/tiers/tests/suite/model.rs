@@ -109,6 +109,7 @@ pub(crate) fn plan(on_disk: OnDisk, slot: u64, slots: u32) -> Plan {
         staging: Staging { slot: Bytes(slot), slots },
         device_staging: Vec::new(),
         stream_from: None,
+        fetch: None,
         micro_batch: 1,
         threads: 1,
         scheme: plan::Scheme::ByUse,
