@@ -5,6 +5,7 @@
 
 mod aim;
 mod automatic;
+mod computing;
 mod error;
 mod overrides;
 mod prove;

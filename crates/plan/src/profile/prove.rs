@@ -6,10 +6,9 @@ use regex::RegexBuilder;
 use serde_saphyr::{MessageFormatter, UserMessageFormatter};
 
 use super::error::Lines;
-use super::raw::{RawContext, RawDecode, RawPrefill, RawProfile, RawRule, RawTier, Text};
+use super::raw::{RawContext, RawProfile, RawRule, RawTier, Text};
 use super::{
-    Choice, Context, Decode, Fault, Layers, Origin, Prefill, Profile, ProfileError, Ranges, Rule, Selector, StreamTo,
-    TierLimit,
+    Choice, Context, Decode, Fault, Layers, Origin, Prefill, Profile, ProfileError, Ranges, Rule, Selector, TierLimit,
 };
 use crate::suggest::closest;
 use crate::{Bytes, KvType, Role, Tier};
@@ -21,11 +20,6 @@ const RULES_MAX: usize = 1024;
 /// A compiled pattern may take this much, so that a "regex bomb" is refused and not built.
 const PATTERN_BYTES_MAX: usize = 256 << 10;
 pub(super) const TOKENS_MAX: u32 = 1 << 24;
-const MICRO_BATCH_MAX: u32 = 1 << 16;
-/// More experts of a token than any model chooses.
-const EXPERTS_USED_MAX: u32 = 1024;
-/// More layers than any model has.
-const LAYERS_MAX: u32 = 1 << 16;
 const THREADS_MAX: u32 = 4096;
 
 pub(super) fn parse(text: &str, file_name: &str) -> Result<Profile, ProfileError> {
@@ -159,7 +153,7 @@ impl Prover<'_> {
         ProfileError::new(fault, &origin, message, hint)
     }
 
-    fn at(&self, text: &Text) -> Origin {
+    pub(super) fn at(&self, text: &Text) -> Origin {
         self.lines.at(text.referenced.line(), text.referenced.column())
     }
 
@@ -277,7 +271,7 @@ impl Prover<'_> {
         })
     }
 
-    fn named_tier(&self, profile: &Profile, text: &Text) -> Result<Tier, ProfileError> {
+    pub(super) fn named_tier(&self, profile: &Profile, text: &Text) -> Result<Tier, ProfileError> {
         let tier = self.tier(text)?;
         named(profile, tier, &self.at(text))?;
         Ok(tier)
@@ -298,7 +292,7 @@ impl Prover<'_> {
         Ok(bytes)
     }
 
-    /// `auto`, or a whole number from 1 to `max`.
+    /// `auto`, or a whole number within `range`.
     pub(super) fn number(
         &self,
         text: &Text,
@@ -352,40 +346,6 @@ impl Prover<'_> {
             v_type: self.optional(raw.v_type.as_ref(), Self::kv_type)?.or(both).unwrap_or_default(),
             kv_home,
         })
-    }
-
-    fn prefill(&self, profile: &Profile, raw: &RawPrefill) -> Result<Prefill, ProfileError> {
-        let stream_to = match &raw.stream_to {
-            None => Choice::Auto,
-            Some(text) => match text.value.as_str() {
-                "auto" => Choice::Auto,
-                "none" => Choice::asked(StreamTo::Nowhere, self.at(text)),
-                _ => match self.named_tier(profile, text)? {
-                    Tier::Gpu(number) => Choice::asked(StreamTo::Gpu(number), self.at(text)),
-                    other => {
-                        let message = format!("weights cannot be streamed to {other}");
-                        return Err(self.bad(text, message, "write `auto`, `none` or a GPU, such as gpu:0"));
-                    }
-                },
-            },
-        };
-        let micro_batch = match &raw.micro_batch {
-            Some(text) => self.number(text, "tokens", 1..=MICRO_BATCH_MAX)?,
-            None => Choice::Auto,
-        };
-        Ok(Prefill { stream_to, micro_batch })
-    }
-
-    fn decode(&self, raw: &RawDecode) -> Result<Decode, ProfileError> {
-        let fetch_experts = match &raw.fetch_experts {
-            Some(text) => self.number(text, "experts", 0..=EXPERTS_USED_MAX)?,
-            None => Choice::Auto,
-        };
-        let stream_layers = match &raw.stream_layers {
-            Some(text) => self.number(text, "layers", 0..=LAYERS_MAX)?,
-            None => Choice::Auto,
-        };
-        Ok(Decode { fetch_experts, stream_layers })
     }
 
     fn rule(&self, profile: &Profile, origin: &Origin, raw: RawRule) -> Result<Rule, ProfileError> {

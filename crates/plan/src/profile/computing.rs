@@ -1,0 +1,48 @@
+//! The keys `prefill` and `decode`: how prompts and single tokens are computed.
+
+use super::prove::Prover;
+use super::raw::{RawDecode, RawPrefill};
+use super::{Choice, Decode, Prefill, Profile, ProfileError, StreamTo};
+use crate::Tier;
+
+const MICRO_BATCH_MAX: u32 = 1 << 16;
+/// More experts of a token than any model chooses.
+const EXPERTS_USED_MAX: u32 = 1024;
+/// More layers than any model has.
+const LAYERS_MAX: u32 = 1 << 16;
+
+impl Prover<'_> {
+    pub(super) fn prefill(&self, profile: &Profile, raw: &RawPrefill) -> Result<Prefill, ProfileError> {
+        let stream_to = match &raw.stream_to {
+            None => Choice::Auto,
+            Some(text) => match text.value.as_str() {
+                "auto" => Choice::Auto,
+                "none" => Choice::asked(StreamTo::Nowhere, self.at(text)),
+                _ => match self.named_tier(profile, text)? {
+                    Tier::Gpu(number) => Choice::asked(StreamTo::Gpu(number), self.at(text)),
+                    other => {
+                        let message = format!("weights cannot be streamed to {other}");
+                        return Err(self.bad(text, message, "write `auto`, `none` or a GPU, such as gpu:0"));
+                    }
+                },
+            },
+        };
+        let micro_batch = match &raw.micro_batch {
+            Some(text) => self.number(text, "tokens", 1..=MICRO_BATCH_MAX)?,
+            None => Choice::Auto,
+        };
+        Ok(Prefill { stream_to, micro_batch })
+    }
+
+    pub(super) fn decode(&self, raw: &RawDecode) -> Result<Decode, ProfileError> {
+        let fetch_experts = match &raw.fetch_experts {
+            Some(text) => self.number(text, "experts", 0..=EXPERTS_USED_MAX)?,
+            None => Choice::Auto,
+        };
+        let stream_layers = match &raw.stream_layers {
+            Some(text) => self.number(text, "layers", 0..=LAYERS_MAX)?,
+            None => Choice::Auto,
+        };
+        Ok(Decode { fetch_experts, stream_layers })
+    }
+}
