@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use engine::{Engine, Isa};
 use kernels::memory::{ByteSource, FileSource};
-use plan::{Bytes, BytesPerSecond, Gpu, Machine, Rate, Source};
+use plan::{Bytes, BytesPerSecond, Calibration, Gpu, Machine, Rate, Source};
 use serde_json::Value;
 
 /// A fixture of the repository.
@@ -66,6 +66,8 @@ pub(crate) fn machine() -> Machine {
         cpu_ops_per_second: 1e11,
         disk_read: rate(2.0),
         gpus: Vec::new(),
+        processor: None,
+        calibration: Calibration::NONE,
     }
 }
 

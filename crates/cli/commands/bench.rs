@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use engine::{Engine, EngineError, Session, TierStats};
+use plan::{Cost, Forecaster};
 use serde::Serialize;
 
 use crate::args::{BenchArgs, BenchFormat};
@@ -31,8 +32,10 @@ struct Row {
     stddev_ts: f64,
     samples_ns: Vec<u64>,
     samples_ts: Vec<f64>,
-    /// Tokens per second that the plan expects.
+    /// Tokens per second that the plan expects of this test.
     forecast_ts: f64,
+    /// What it expects the time to be spent on.
+    cost: Cost,
     tiers: Vec<TierStats>,
     /// What was asked and is not so.
     fallbacks: Vec<String>,
@@ -155,9 +158,10 @@ fn row(running: &Running, work: Work, depth: u32, samples_ns: Vec<u64>) -> Row {
     let ns: Vec<f64> = samples_ns.iter().map(|ns| *ns as f64).collect();
     let ((avg_ns, stddev_ns), (avg_ts, stddev_ts)) = (mean_and_deviation(&ns), mean_and_deviation(&samples_ts));
     let inventory = &running.model.inventory;
-    let (n_prompt, n_gen, forecast_ts) = match work {
-        Work::Prompt(n) => (n, 0, plan.forecast.prompt_tokens_per_s),
-        Work::Generation(n) => (0, n, plan.forecast.decode_tokens_per_s),
+    let forecaster = Forecaster::new(plan, inventory, &running.machine, None);
+    let (n_prompt, n_gen, cost) = match work {
+        Work::Prompt(n) => (n, 0, forecaster.prompt(depth, n)),
+        Work::Generation(n) => (0, n, forecaster.decode(depth, n)),
     };
     Row {
         build_version: env!("CARGO_PKG_VERSION"),
@@ -178,7 +182,8 @@ fn row(running: &Running, work: Work, depth: u32, samples_ns: Vec<u64>) -> Row {
         stddev_ts,
         samples_ns,
         samples_ts,
-        forecast_ts,
+        forecast_ts: f64::from(work.tokens()) / cost.seconds,
+        cost,
         tiers: stats.tiers,
         fallbacks: stats.fallbacks,
     }
@@ -234,6 +239,7 @@ mod tests {
             samples_ns: vec![1],
             samples_ts: vec![12.345],
             forecast_ts: 12.0,
+            cost: Cost::default(),
             tiers: Vec::new(),
             fallbacks: vec!["x".into()],
         }

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! seconds per token = Σ stages  max( disk bytes / disk rate , cpu + gpu + max( cpu beside , gpu beside , fetch ) + crossings )
-//! cpu  =  max( (ram + disk bytes) / ram rate , operations / CPU rate )
+//! cpu  =  Σ units product  +  attention  +  vectors      each by what its kernels were measured to do: see [`processor`](crate::processor)
 //! fetch       =  max( copied bytes / link + gpu , (RAM's bytes of both) / ( 1.1 × RAM's rate with all cores ) )
 //! gpu  =  Σ units max( bytes / gpu rate , operations / its rate )  +  kernels × seconds of a launch
 //! operations = 2 × weights  +  2 × heads × widths × positions  (attention)
@@ -16,35 +16,41 @@
 //!
 //! where routed experts count by the share that one token uses, and of an embedding only a row is read. There is a crossing wherever a
 //! block's device is not that of the block before, two for each mixture with experts on both sides, and two for each matrix that a GPU's block
-//! has elsewhere. Decode is
+//! has elsewhere. A plan's decode is
 //! forecast at [`depth`], a short one: the keys and values of so many positions are read where a layer's cache lives, and
 //! attended to there. `widths` are those of a head's key and value together; a layer with latents of rank r and t rotated
 //! numbers works in their space, where a key has r + t numbers and a value r (DeepSeek-V2, arXiv 2405.04434, section
 //! 2.1). Of the experts that a token chooses and no GPU holds, a plan has as many copied to one (fetch) as make a token fastest; the processor
-//! has the others. RAM's rate is the one that the CPU kernels reach with all cores, scaled down where
-//! fewer threads are asked for. A prompt of one micro-batch of m tokens is the same with other numbers; where its weights are streamed to a
-//! GPU, that computes all blocks:
+//! has the others. Of a machine whose kernels nobody measured a unit takes `max( bytes / RAM rate , operations / CPU rate )`, and so does attention;
+//! both rates are those of all cores, scaled down where fewer threads are asked for. A prompt of one micro-batch of m tokens is the same with
+//! other numbers; where its weights are streamed to a GPU, that computes all blocks:
 //!
 //! ```text
 //! seconds = Σ stages  max( streamed bytes / link , disk bytes / disk rate , gpu + crossings )
-//! operations = 2 × weights × m  +  heads × widths × m²  (causal attention, half of all pairs)
+//! operations = 2 × weights × m  +  heads × widths × m²  (causal attention, half of all pairs; after n others 2 × heads × widths × m × n more)
 //! ```
 //!
-//! where m tokens touch `1 − (1 − p)^m` of an expert that is chosen by a share p of them, the output is computed for the
+//! where m tokens touch `1 − (1 − p)^m` of an expert that is chosen by a share p of them, `p × m` by that share are the columns that a touched one
+//! meets, the output is computed for the
 //! last token only, and latents are expanded to keys and values of every head. Without counts p is `used / experts` for
 //! each; with them it is the share that was counted, with half a choice more for each expert
 //! ([`ExpertUse::likely_share`](crate::ExpertUse::likely_share)). A plan streams from the fewest tokens on for which that is the shorter
-//! pass. Windows and indexers, which make attention cheaper, are not counted, nor are keys and values that pass the link.
+//! pass. Windows and indexers, which make attention cheaper, are not counted, nor are keys and values that pass the link. All seconds are
+//! multiplied by what recorded runs took longer ([`Calibration`](crate::Calibration)).
 
+mod layers;
 mod passes;
 mod streams;
+mod terms;
 
 use passes::{Pass, Passes};
+
+pub use terms::{Cost, TERMS, Term};
 
 use crate::blocks::{Block, block_of};
 use crate::profile::Decode;
 use crate::traffic::Traffic;
-use crate::{Aim, Device, Fetch, Forecast, Inventory, Lengths, Machine, Plan, Rate, Source, Tier, Unit};
+use crate::{Aim, Device, ExpertUse, Fetch, Forecast, Inventory, Lengths, Machine, Plan, Rate, Source, Tier, Unit};
 
 /// Tokens in the cache when decode is forecast.
 const DEPTH: u32 = 512;
@@ -52,6 +58,49 @@ const DEPTH: u32 = 512;
 /// Tokens in the cache when a plan's decode is forecast: 512, or the whole context where it is shorter.
 pub(crate) fn depth(plan: &Plan) -> u32 {
     plan.kv.tokens.min(DEPTH)
+}
+
+/// How so many tokens of a prompt pass.
+fn pass_of(stream_from: Option<u32>, first: u32, tokens: u32) -> Pass {
+    match stream_from {
+        Some(from) if tokens >= from => Pass::Streamed { first, tokens },
+        _ => Pass::Prompt { first, tokens },
+    }
+}
+
+/// What runs of a plan will cost, for any lengths of prompt and answer.
+pub struct Forecaster<'a> {
+    passes: Passes<'a>,
+    plan: &'a Plan,
+}
+
+impl<'a> Forecaster<'a> {
+    /// Of this plan, which was made with these counts of experts or none.
+    #[must_use]
+    pub fn new(plan: &'a Plan, inventory: &'a Inventory, machine: &'a Machine, experts: Option<&'a ExpertUse>) -> Self {
+        Self { passes: Passes::new(plan, inventory, machine, Traffic::new(inventory, experts)), plan }
+    }
+
+    /// A prompt of `tokens` tokens after `first` others, in micro-batches.
+    #[must_use]
+    pub fn prompt(&self, first: u32, tokens: u32) -> Cost {
+        let (mut cost, mut done) = (Cost::default(), 0);
+        while done < tokens {
+            let batch = self.plan.micro_batch.max(1).min(tokens - done);
+            cost += match batch {
+                1 => self.passes.cost(Pass::Decode { depth: first + done }),
+                _ => self.passes.cost(pass_of(self.plan.stream_from, first + done, batch)),
+            };
+            done += batch;
+        }
+        cost
+    }
+
+    /// The decoding of `tokens` tokens after `first` others. What a token costs grows evenly with those before it.
+    #[must_use]
+    pub fn decode(&self, first: u32, tokens: u32) -> Cost {
+        self.passes.cost(Pass::Decode { depth: first + tokens / 2 }).times(f64::from(tokens))
+    }
 }
 
 /// A forecast of nothing, to be replaced.
@@ -70,7 +119,8 @@ pub(crate) fn fill(plan: &mut Plan, inventory: &Inventory, machine: &Machine, tr
     let is_open = asked.fetch_experts.value().is_none();
     let fetch = plan.fetch.filter(|_| is_open).map(|fetch| Fetch { experts: passes.best_fetch(fetch), ..fetch });
     let come = streamed_layers(&mut passes, asked.stream_layers.value().copied());
-    let gains = |tokens: u32| passes.seconds(Pass::Streamed(tokens)) < passes.seconds(Pass::Prompt(tokens));
+    let seconds = |pass| passes.cost(pass).seconds;
+    let gains = |tokens| seconds(Pass::Streamed { first: 0, tokens }) < seconds(Pass::Prompt { first: 0, tokens });
     let streams = !plan.device_staging.is_empty();
     let stream_from = (streams && gains(plan.micro_batch)).then(|| {
         // The smallest number that gains, for with more tokens a copy serves more of them.
@@ -82,8 +132,8 @@ pub(crate) fn fill(plan: &mut Plan, inventory: &Inventory, machine: &Machine, tr
         most
     });
     let batch = plan.micro_batch;
-    let prompt = if stream_from.is_some() { Pass::Streamed(batch) } else { Pass::Prompt(batch) };
-    let (decode_s, prompt_s) = (passes.seconds(Pass::Decode), passes.seconds(prompt));
+    let prompt = pass_of(stream_from, 0, batch);
+    let (decode_s, prompt_s) = (seconds(Pass::Decode { depth: depth(plan) }), seconds(prompt));
     let resident: f64 = inventory
         .units
         .iter()
@@ -130,7 +180,7 @@ fn streamed_layers(passes: &mut Passes<'_>, asked: Option<u32>) -> Vec<u32> {
             let mut best = (f64::INFINITY, 0);
             for count in 0..=may.len() {
                 passes.come(&spread(count));
-                let seconds = passes.seconds(Pass::Decode);
+                let seconds = passes.decode_s();
                 // Less than a hundredth is no gain.
                 if seconds < best.0 * 0.99 {
                     best = (seconds, count);
@@ -155,14 +205,10 @@ pub(crate) fn seconds(
     lengths: Lengths,
 ) -> f64 {
     let passes = Passes::new(plan, inventory, machine, traffic);
-    let pass = |tokens: u32| match plan.stream_from {
-        _ if tokens == 0 => 0.0,
-        Some(from) if tokens >= from => passes.seconds(Pass::Streamed(tokens)),
-        _ => passes.seconds(Pass::Prompt(tokens)),
-    };
+    let pass = |tokens| if tokens == 0 { 0.0 } else { passes.cost(pass_of(plan.stream_from, 0, tokens)).seconds };
     let batch = plan.micro_batch.max(1);
     let prompt_s = f64::from(lengths.prompt / batch) * pass(batch) + pass(lengths.prompt % batch);
-    Lengths::seconds(aim, prompt_s, f64::from(lengths.answer) * passes.seconds(Pass::Decode))
+    Lengths::seconds(aim, prompt_s, f64::from(lengths.answer) * passes.cost(Pass::Decode { depth: depth(plan) }).seconds)
 }
 
 /// Those of the plan's notes that are about its forecast alone: rates that nobody measured, or that were scaled down.

@@ -15,6 +15,7 @@ mod inventory;
 mod machine;
 mod placement;
 mod planner;
+pub mod processor;
 pub mod profile;
 mod quant;
 pub mod report;
@@ -27,9 +28,9 @@ mod traffic;
 pub use aim::{Aim, Lengths, Scheme};
 pub use bytes::{Bytes, BytesPerSecond, NotASize};
 pub use expert_use::{ExpertUse, ExpertUseError, ExpertUseWriter};
-pub use forecast::forecast_notes;
+pub use forecast::{Cost, Forecaster, TERMS, Term, forecast_notes};
 pub use inventory::{DeltaSizes, Inventory, Latent, ModelFile, ModelShape, Role, Tensor, Unit, UnitId, VocabularySize};
-pub use machine::{GPU_CAPABILITY_MIN, Gpu, Machine, Rate, Source};
+pub use machine::{Calibration, GPU_CAPABILITY_MIN, Gpu, Machine, Rate, Source};
 pub use placement::{
     Device, Fetch, Forecast, KvPlan, KvType, LayerDevices, Load, NotATier, Placement, Plan, Staging, Tier, TierPlan,
 };

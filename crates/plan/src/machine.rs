@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::processor::Processor;
 use crate::{Bytes, BytesPerSecond};
 
 /// Where a figure comes from.
@@ -96,6 +97,37 @@ pub struct Machine {
     pub disk_read: Rate,
     /// GPUs, by number.
     pub gpus: Vec<Gpu>,
+    /// What the processor's kernels were measured to do, one by one; where nobody measured them the two rates above stand for all.
+    #[serde(default)]
+    pub processor: Option<Processor>,
+    /// How many times longer work took in recorded runs than its rates say.
+    #[serde(default)]
+    pub calibration: Calibration,
+}
+
+/// How many times longer work took in recorded runs than measured rates say; 1 where nothing is corrected.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Calibration {
+    /// The processor in decode.
+    pub decode: f64,
+    /// The processor in prompts.
+    pub prompt: f64,
+    /// The model's drive.
+    pub disk: f64,
+    /// GPUs.
+    pub gpu: f64,
+}
+
+impl Calibration {
+    /// No correction.
+    pub const NONE: Self = Self { decode: 1.0, prompt: 1.0, disk: 1.0, gpu: 1.0 };
+}
+
+impl Default for Calibration {
+    fn default() -> Self {
+        Self::NONE
+    }
 }
 
 /// The oldest compute capability that the GPU kernels are built for; older GPUs are refused by name.

@@ -45,6 +45,19 @@ impl<'a> Traffic<'a> {
         }
     }
 
+    /// Columns that meet each row of a unit that is read at all, where `tokens` tokens pass.
+    pub(crate) fn columns(&self, unit: &Unit, tokens: u32) -> f64 {
+        match unit.role {
+            // The tied embedding makes logits of the last token only.
+            Role::Embedding => 1.0,
+            Role::RoutedExpert => {
+                let touched = self.touched(unit, tokens).max(f64::MIN_POSITIVE);
+                (self.expert_share(unit) * f64::from(tokens) / touched).max(1.0)
+            }
+            _ => f64::from(tokens),
+        }
+    }
+
     /// Bytes of this unit that are read for one decoded token.
     pub(crate) fn read_per_token(&self, unit: &Unit) -> f64 {
         unit.bytes.as_f64() * self.touched(unit, 1)

@@ -7,13 +7,14 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use plan::processor::Processor;
 use serde::{Deserialize, Serialize};
 
 use crate::look::Seen;
 use crate::{CardRates, ProbeError, Spread};
 
 /// Raised when a rate changes its meaning, or the kernels behind it their speed.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What the file holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,8 @@ pub(crate) struct Rates {
     pub(crate) ram_read: Spread,
     /// Operations per second in prefill.
     pub(crate) cpu_ops: Spread,
+    /// What each of the processor's kernels does.
+    pub(crate) processor: Processor,
     /// Bytes per second read from each drive.
     pub(crate) drives: BTreeMap<String, Spread>,
     /// What was measured of GPUs, by their identity.
@@ -33,12 +36,13 @@ pub(crate) struct Rates {
 }
 
 impl Rates {
-    pub(crate) fn new(seen: &Seen, ram_read: Spread, cpu_ops: Spread) -> Self {
+    pub(crate) fn new(seen: &Seen, ram_read: Spread, cpu_ops: Spread, processor: Processor) -> Self {
         Self {
             version: VERSION,
             machine: describe(seen),
             ram_read,
             cpu_ops,
+            processor,
             drives: BTreeMap::new(),
             cards: BTreeMap::new(),
         }
@@ -50,6 +54,7 @@ impl Rates {
         let rates: Self = serde_json::from_str(&text).ok()?;
         let spreads = [&rates.ram_read, &rates.cpu_ops].into_iter().chain(rates.drives.values());
         let sane = spreads.into_iter().all(|s| s.median.is_finite() && s.median > 0.0)
+            && rates.processor.is_sane()
             && rates.cards.values().all(CardRates::is_sane);
         (rates.version == VERSION && rates.machine == describe(seen) && sane).then_some(rates)
     }
@@ -93,9 +98,15 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
     use plan::Bytes;
+    use plan::processor::AttentionRates;
 
     fn seen(cpu: &str) -> Seen {
         Seen { cpu: cpu.into(), cores: 2, ram_installed: Bytes::GIB, ram_total: Bytes::GIB, ram_available: Bytes::GIB }
+    }
+
+    fn processor() -> Processor {
+        let attention = AttentionRates { operations_per_s: 1e11, ..AttentionRates::default() };
+        Processor { reads: vec![(2, 4e10)], attention, ..Processor::default() }
     }
 
     fn spread(best: f64) -> Spread {
@@ -105,7 +116,7 @@ mod tests {
     #[test]
     fn rates_are_found_again_on_the_same_machine_only() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut rates = Rates::new(&seen("A"), spread(4e10), spread(1e11));
+        let mut rates = Rates::new(&seen("A"), spread(4e10), spread(1e11), processor());
         rates.drives.insert("259:3".into(), spread(3e9));
         let path = rates.save(folder.path(), &seen("A")).expect("saved");
         assert_eq!(Rates::load(folder.path(), &seen("A")), Some(rates));
@@ -119,7 +130,7 @@ mod tests {
     #[test]
     fn impossible_rates_are_not_believed() {
         let folder = tempfile::tempdir().expect("a folder");
-        Rates::new(&seen("A"), spread(0.0), spread(1e11)).save(folder.path(), &seen("A")).expect("saved");
+        Rates::new(&seen("A"), spread(0.0), spread(1e11), processor()).save(folder.path(), &seen("A")).expect("saved");
         assert_eq!(Rates::load(folder.path(), &seen("A")), None);
         let card = CardRates {
             name: "a card".into(),
@@ -133,7 +144,7 @@ mod tests {
             context: Bytes(400 << 20),
         };
         for (crossing_s, believed) in [(8e-6, true), (0.0, false)] {
-            let mut rates = Rates::new(&seen("A"), spread(4e10), spread(1e11));
+            let mut rates = Rates::new(&seen("A"), spread(4e10), spread(1e11), processor());
             rates.cards.insert("00ff".into(), CardRates { crossing_s, ..card.clone() });
             rates.save(folder.path(), &seen("A")).expect("saved");
             assert_eq!(Rates::load(folder.path(), &seen("A")), believed.then_some(rates));
@@ -145,7 +156,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("file");
         fs::write(&file, "").expect("a file");
-        let error = Rates::new(&seen("A"), spread(1.0), spread(1.0)).save(&file, &seen("A")).expect_err("no folder");
+        let error = Rates::new(&seen("A"), spread(1.0), spread(1.0), processor())
+            .save(&file, &seen("A"))
+            .expect_err("no folder");
         assert!(error.to_string().contains("machine-"), "{error}");
     }
 }

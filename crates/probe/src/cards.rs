@@ -10,7 +10,7 @@ use kernels::cuda::{
 };
 use plan::GPU_CAPABILITY_MIN;
 
-use crate::measure::{QUANT, ROWS, WIDTH, block_pattern, matrix_bytes, spread};
+use crate::measure::{QUANT, ROWS, WIDTH, spread};
 use crate::{CardRates, Spread};
 
 /// More than any second-level cache holds several times; less where the card has little.
@@ -169,4 +169,24 @@ fn launch(gpu: &Gpu) -> Result<f64, CudaError> {
     let rate =
         timed(gpu, ROUNDS as f64, || (0..ROUNDS).try_for_each(|_| columns.quantize(gpu.compute(), x.slice(), WIDTH)))?;
     Ok(1.0 / rate.median.max(1.0))
+}
+
+fn matrix_bytes() -> usize {
+    ROWS * WIDTH / QUANT.block_elements() * QUANT.block_bytes()
+}
+
+/// A matrix of arbitrary weights with small scales, so that no product is infinite.
+fn block_pattern() -> Vec<u8> {
+    let mut state = 1u32;
+    let mut matrix: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    })
+    .take(matrix_bytes())
+    .collect();
+    for block in matrix.chunks_exact_mut(QUANT.block_bytes()) {
+        // Scale and minimum come first, as two float16: 2^-10 each.
+        block[..4].copy_from_slice(&[0, 0x14, 0, 0x14]);
+    }
+    matrix
 }

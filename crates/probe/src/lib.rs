@@ -11,10 +11,11 @@ mod cgroup;
 mod gpus;
 mod look;
 mod measure;
+mod processor;
 
 use std::path::{Path, PathBuf};
 
-use plan::{Bytes, BytesPerSecond, Machine, Rate, Source};
+use plan::{Bytes, BytesPerSecond, Calibration, Machine, Rate, Source};
 use serde::{Deserialize, Serialize};
 
 use cache::Rates;
@@ -125,6 +126,8 @@ fn assemble(seen: &Seen, drive: Option<Drive>, rates: Option<&Rates>) -> Machine
         gpus: gpus::gpus(rates),
         #[cfg(not(feature = "cuda"))]
         gpus: Vec::new(),
+        processor: rates.map(|rates| rates.processor.clone()),
+        calibration: Calibration::NONE,
     }
 }
 
@@ -155,6 +158,8 @@ fn rate(measured: Option<&Spread>, estimate: f64) -> Rate {
 
 #[cfg(test)]
 mod tests {
+    use plan::processor::Processor;
+
     use super::*;
 
     #[test]
@@ -170,7 +175,7 @@ mod tests {
     fn measured_rates_are_used_where_they_are_known() {
         let seen = Seen::look();
         let spread = |median| Spread { best: 2.0 * median, median, worst: median / 2.0, runs: 3 };
-        let mut rates = Rates::new(&seen, spread(7e10), spread(5e11));
+        let mut rates = Rates::new(&seen, spread(7e10), spread(5e11), Processor::default());
         let here = Drive::of(Path::new("/"));
         let before = assemble(&seen, here, Some(&rates));
         assert_eq!((before.ram_read.source, before.disk_read.source), (Source::Measured, Source::Estimated));

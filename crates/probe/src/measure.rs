@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kernels::cpu::{Activations, Columns, Input, Isa, Job, Pool, matmul_jobs};
+use kernels::cpu::{Isa, Pool};
 use kernels::memory::{Buffer, ByteSource, Depth, FileSource, Method, Queue, Reading};
-use plan::{Bytes, Machine, QuantType};
+use plan::{Machine, QuantType};
 
 use crate::cache::Rates;
 use crate::look::{Drive, Seen};
+use crate::processor;
 use crate::{CardRates, ProbeError, Spread, assemble};
 
 /// What to measure.
@@ -54,17 +55,15 @@ pub struct Measured {
 pub fn measure(options: &Options<'_>, now: &mut dyn FnMut(&str)) -> Result<Measured, ProbeError> {
     let seen = Seen::look();
     let pool = Pool::new(seen.cores as usize, options.isa).map_err(ProbeError::Threads)?;
-    now("RAM");
-    let ram_read = ram(&pool, seen.ram_available)?;
-    now("processor");
-    let cpu_ops = prefill(&pool)?;
+    now("RAM and processor");
+    let (processor, ram_read, cpu_ops) = processor::measure(&pool, seen.ram_available)?;
     now("drive");
     let disk_read = disk(options.path)?;
 
     let cards = cards(now);
 
     let old = options.cache.and_then(|folder| Rates::load(folder, &seen));
-    let mut rates = Rates::new(&seen, ram_read, cpu_ops);
+    let mut rates = Rates::new(&seen, ram_read, cpu_ops, processor);
     // Other drives of this machine keep what was measured of them.
     let (drives, old_cards) = old.map(|old| (old.drives, old.cards)).unwrap_or_default();
     rates.drives = drives;
@@ -96,84 +95,8 @@ fn cards(now: &mut dyn FnMut(&str)) -> Vec<(String, Result<CardRates, String>)> 
 pub(crate) const QUANT: QuantType = QuantType::Q4K;
 /// Width of the matrices: that of a model of 7 to 8 billion weights.
 pub(crate) const WIDTH: usize = 4096;
-/// Rows of one multiplication in decode: as a layer's matrices have, so that starting threads is counted in.
+/// Rows of one multiplication in decode: as a layer's matrices have.
 pub(crate) const ROWS: usize = 4096;
-/// More than caches hold on a desktop; less where RAM is short.
-const RAM_BYTES: u64 = 512 << 20;
-/// Columns of a prompt.
-const COLUMNS: usize = 128;
-/// Measurements of RAM and processor, after one to warm up.
-const RUNS: usize = 5;
-
-/// Passes over weights larger than caches, one column at a time, as decode does.
-fn ram(pool: &Pool, available: Bytes) -> Result<Spread, ProbeError> {
-    let matrix = matrix_bytes();
-    let matrices = (RAM_BYTES.min(available.0 / 4) as usize / matrix).max(4);
-    let weights = weights(matrices)?;
-    let x = vec![0.5; WIDTH];
-    let mut out = vec![0.0; ROWS];
-    let quantized = quantized(pool, &x);
-    let pass = || {
-        for weights in weights.chunks_exact(matrix) {
-            multiply(pool, weights, Input { numbers: &x, quantized: Some(&quantized) }, &mut out);
-        }
-    };
-    Ok(rate((matrices * matrix) as f64, RUNS, pass))
-}
-
-/// One matrix times many columns, as prefill does.
-fn prefill(pool: &Pool) -> Result<Spread, ProbeError> {
-    let weights = weights(1)?;
-    let x = vec![0.5; COLUMNS * WIDTH];
-    let mut out = vec![0.0; COLUMNS * ROWS];
-    let operations = 2.0 * (COLUMNS * ROWS * WIDTH) as f64;
-    let quantized = quantized(pool, &x);
-    let input = Input { numbers: &x, quantized: Some(&quantized) };
-    Ok(rate(operations, RUNS, || multiply(pool, &weights, input, &mut out)))
-}
-
-/// The columns of `x` in 8 bits, as a layer makes them once for several matrices.
-fn quantized(pool: &Pool, x: &[f32]) -> Activations {
-    let mut columns = Activations::default();
-    columns.quantize(pool, x, WIDTH);
-    columns
-}
-
-/// One matrix times all columns.
-fn multiply(pool: &Pool, weights: &[u8], x: Input, out: &mut [f32]) {
-    let count = x.numbers.len() / WIDTH;
-    let columns = Columns::Strided { from: 0, from_step: WIDTH, to: 0, to_step: ROWS, count };
-    matmul_jobs(pool, &[Job { quant: QUANT, weights, rows: ROWS, columns }], WIDTH, x, out);
-}
-
-pub(crate) fn matrix_bytes() -> usize {
-    ROWS * WIDTH / QUANT.block_elements() * QUANT.block_bytes()
-}
-
-/// `matrices` matrices of arbitrary weights with small scales, so that no product is infinite.
-fn weights(matrices: usize) -> Result<Buffer, ProbeError> {
-    let matrix = block_pattern();
-    let mut buffer = Buffer::try_new(matrices * matrix.len())?;
-    buffer.chunks_exact_mut(matrix.len()).for_each(|part| part.copy_from_slice(&matrix));
-    Ok(buffer)
-}
-
-/// One such matrix.
-pub(crate) fn block_pattern() -> Vec<u8> {
-    let mut state = 1u32;
-    let mut matrix: Vec<u8> = std::iter::repeat_with(|| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 24) as u8
-    })
-    .take(matrix_bytes())
-    .collect();
-    for block in matrix.chunks_exact_mut(QUANT.block_bytes()) {
-        // Scale and minimum come first, as two float16: 2^-10 each.
-        block[..4].copy_from_slice(&[0, 0x14, 0, 0x14]);
-    }
-    matrix
-}
-
 /// Bytes of one slot, as a ring has it, and how many there are; one of a ring's six is in use.
 const READ_BYTES: usize = 2 << 20;
 const READS: usize = 5;
@@ -257,7 +180,7 @@ impl Drop for Temporary {
 }
 
 /// `work` per second, measured `runs` times after one to warm up.
-fn rate(work: f64, runs: usize, mut run: impl FnMut()) -> Spread {
+pub(crate) fn rate(work: f64, runs: usize, mut run: impl FnMut()) -> Spread {
     run();
     let once = || {
         let started = Instant::now();
@@ -298,12 +221,5 @@ mod tests {
         assert!(error.to_string().contains("absent"), "{error}");
         fs::write(&path, "").expect("a file");
         assert!(read(&path).expect_err("nothing to read").to_string().contains("empty"));
-    }
-
-    #[test]
-    fn the_kernels_are_timed() {
-        let pool = Pool::new(1, Isa::best()).expect("a pool");
-        let rates = ram(&pool, Bytes::ZERO).expect("rates");
-        assert!(rates.worst > 1e6 && rates.best >= rates.median, "{rates:?}");
     }
 }

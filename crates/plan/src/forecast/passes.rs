@@ -1,10 +1,14 @@
 //! The seconds of one pass, layer by layer.
 
+mod cpu;
+
 use super::depth;
+use super::layers::{Layer, layers};
 use super::streams::{self, Coming, Ring};
+use super::terms::{Cost, Term};
 use crate::blocks::{Block, Devices, block_of};
 use crate::traffic::Traffic;
-use crate::{Device, Fetch, Gpu, Inventory, Machine, Placement, Plan, Role, Tier, Unit, cost};
+use crate::{Device, Fetch, Gpu, Inventory, Machine, Placement, Plan, Role, Tier, Unit};
 
 /// Kernels of a block on a GPU: norm, products, heads, attention in splits and their sum, output.
 const ATTENTION_KERNELS: f64 = 8.0;
@@ -25,24 +29,32 @@ const OUTPUT_KERNELS: f64 = 3.0;
 /// What passes through the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pass {
-    /// One token, at [`depth`].
-    Decode,
-    /// So many first tokens of a prompt, computed where weights live.
-    Prompt(u32),
+    /// One token after so many others.
+    Decode { depth: u32 },
+    /// So many tokens of a prompt after others, computed where weights live.
+    Prompt { first: u32, tokens: u32 },
     /// The same with weights streamed to a GPU.
-    Streamed(u32),
+    Streamed { first: u32, tokens: u32 },
 }
 
 impl Pass {
     const fn tokens(self) -> u32 {
         match self {
-            Self::Decode => 1,
-            Self::Prompt(tokens) | Self::Streamed(tokens) => tokens,
+            Self::Decode { .. } => 1,
+            Self::Prompt { tokens, .. } | Self::Streamed { tokens, .. } => tokens,
+        }
+    }
+
+    /// Tokens in the cache before it.
+    const fn first(self) -> u32 {
+        match self {
+            Self::Decode { depth } => depth,
+            Self::Prompt { first, .. } | Self::Streamed { first, .. } => first,
         }
     }
 }
 
-/// Bytes that a processor reads and operations that it does at the same time.
+/// Bytes that a device reads and operations that it does at the same time.
 #[derive(Clone, Copy, Default)]
 struct Work {
     bytes: f64,
@@ -58,15 +70,20 @@ struct Stage {
     /// Streamed to a GPU in decode too: what it does with them, behind all else.
     comes: Coming,
     /// One after the other: the processor's blocks, GPUs' blocks, and crossings between them.
-    cpu: Work,
+    weights_s: f64,
+    attention_s: f64,
+    vectors_s: f64,
     gpu_s: f64,
     crossings_s: f64,
     /// At the same time: routed experts outside a GPU's memory, and those inside with what every token passes.
-    cpu_beside: Work,
+    cpu_beside_s: f64,
     gpu_beside_s: f64,
     /// And of the first those that are copied to a GPU: seconds of link and products, and bytes.
     fetch_s: f64,
     fetched_bytes: f64,
+    /// Bytes that the processor reads of RAM: those of its blocks, and of experts beside a GPU.
+    ram_bytes: f64,
+    beside_bytes: f64,
 }
 
 /// A plan with what its passes need to know.
@@ -83,6 +100,8 @@ pub(super) struct Passes<'a> {
     operations: f64,
     /// The ring of the first GPU that has one.
     ring: Ring,
+    /// What layers do besides products, where the processor's kernels were measured.
+    layers: Vec<Layer>,
     /// Devices of blocks in decode, and in prompts with streamed weights.
     decode: Devices,
     /// By layer, whether its feed-forward matrices are copied to a GPU in decode too.
@@ -120,6 +139,7 @@ impl<'a> Passes<'a> {
             disk: machine.disk_read.rate.0.max(1.0),
             operations: (machine.cpu_ops_per_second * share).max(1.0),
             comes: comes(plan, inventory),
+            layers: if machine.processor.is_some() { layers(inventory) } else { Vec::new() },
             decode,
             streamed,
             ring: Ring::of(plan, machine),
@@ -133,7 +153,7 @@ impl<'a> Passes<'a> {
         let mut best = (f64::INFINITY, 0);
         for experts in 0..=fetch.experts {
             self.fetched = share_of(Fetch { experts, ..fetch });
-            let seconds = self.seconds(Pass::Decode);
+            let seconds = self.decode_s();
             // Less than a hundredth is no gain.
             if seconds < best.0 * 0.99 {
                 best = (seconds, experts);
@@ -143,8 +163,13 @@ impl<'a> Passes<'a> {
         best.1
     }
 
-    /// The seconds of a pass.
-    pub(super) fn seconds(&self, pass: Pass) -> f64 {
+    /// Seconds of a decoded token at the plan's [`depth`].
+    pub(super) fn decode_s(&self) -> f64 {
+        self.cost(Pass::Decode { depth: depth(self.plan) }).seconds
+    }
+
+    /// What a pass costs.
+    pub(super) fn cost(&self, pass: Pass) -> Cost {
         let layers = self.plan.blocks.len();
         let mut stages = vec![Stage::default(); layers + 1];
         for (unit, placement) in self.inventory.units.iter().zip(&self.plan.placements) {
@@ -153,15 +178,21 @@ impl<'a> Passes<'a> {
         }
         for (layer, stage) in stages[..layers].iter_mut().enumerate() {
             self.attend(stage, layer, pass);
+            self.vectors(stage, layer, pass);
             self.launch(stage, layer, pass);
         }
         self.cross(&mut stages, pass);
-        if !self.comes.contains(&true) || matches!(pass, Pass::Streamed(_)) {
-            return stages.iter().map(|stage| self.stage_seconds(stage)).sum();
+        let costs: Vec<Cost> = stages.iter().map(|stage| self.spent(stage, pass)).collect();
+        let mut cost = Cost::default();
+        costs.iter().for_each(|stage| cost += *stage);
+        if self.comes.contains(&true) && !matches!(pass, Pass::Streamed { .. }) {
+            let row: Vec<_> = costs.iter().zip(&stages).map(|(cost, stage)| (cost.seconds, stage.comes)).collect();
+            let bytes: f64 = stages.iter().map(|stage| stage.ram_bytes + stage.beside_bytes + stage.comes.bytes).sum();
+            let seconds = streams::seconds(&row, self.ring).max(bytes / (self.ram_together * RAM_SHARED));
+            cost.gpu_s += stages.iter().map(|stage| stage.comes.gpu_s).sum::<f64>();
+            cost.spend(Term::Link, (seconds - cost.seconds).max(0.0));
         }
-        let row: Vec<_> = stages.iter().map(|stage| (self.stage_seconds(stage), stage.comes)).collect();
-        let bytes: f64 = stages.iter().map(|stage| stage.cpu.bytes + stage.cpu_beside.bytes + stage.comes.bytes).sum();
-        streams::seconds(&row, self.ring).max(bytes / (self.ram_together * RAM_SHARED))
+        cost
     }
 
     /// Layers whose feed-forward matrices may be copied to a GPU in decode: the processor's, all of them in RAM and handed to that GPU for prompts.
@@ -195,21 +226,37 @@ impl<'a> Passes<'a> {
         }
     }
 
-    fn stage_seconds(&self, stage: &Stage) -> f64 {
-        let cpu = |work: Work| (work.bytes / self.ram).max(work.operations / self.operations);
-        let together = stage.cpu_beside.bytes + stage.fetched_bytes;
-        let ram = together / (self.ram_together * RAM_SHARED);
-        let fetch = if stage.fetched_bytes > 0.0 { stage.fetch_s.max(ram) } else { 0.0 };
-        let beside = cpu(stage.cpu_beside).max(stage.gpu_beside_s).max(fetch);
-        let computing = cpu(stage.cpu) + stage.gpu_s + beside + stage.crossings_s;
-        computing.max(stage.disk_bytes / self.disk).max(stage.link_s)
+    /// A stage's seconds: what computes, one after the other, and what it is waited for.
+    fn spent(&self, stage: &Stage, pass: Pass) -> Cost {
+        let calibration = &self.machine.calibration;
+        let cpu = if matches!(pass, Pass::Decode { .. }) { calibration.decode } else { calibration.prompt };
+        let (cpu_beside, gpu_beside) = (stage.cpu_beside_s * cpu, stage.gpu_beside_s * calibration.gpu);
+        let shared = (stage.beside_bytes + stage.fetched_bytes) / (self.ram_together * RAM_SHARED);
+        let fetch = if stage.fetched_bytes > 0.0 { stage.fetch_s.max(shared) } else { 0.0 };
+        let disk = stage.disk_bytes / self.disk * calibration.disk;
+        let mut cost = Cost {
+            cpu_s: (stage.weights_s + stage.attention_s + stage.vectors_s) * cpu + cpu_beside,
+            gpu_s: stage.gpu_s * calibration.gpu + gpu_beside,
+            disk_s: disk,
+            link_s: stage.link_s + stage.fetch_s,
+            ..Cost::default()
+        };
+        cost.spend(Term::Weights, stage.weights_s * cpu + (cpu_beside - gpu_beside).max(0.0));
+        cost.spend(Term::Attention, stage.attention_s * cpu);
+        cost.spend(Term::Vectors, stage.vectors_s * cpu);
+        cost.spend(Term::Gpu, cost.gpu_s);
+        cost.spend(Term::Crossings, stage.crossings_s);
+        cost.spend(Term::Link, (fetch - cpu_beside.max(gpu_beside)).max(0.0));
+        let (late, waits) = if disk >= stage.link_s { (disk, Term::Disk) } else { (stage.link_s, Term::Link) };
+        cost.spend(waits, (late - cost.seconds).max(0.0));
+        cost
     }
 
     /// The devices of blocks in this pass.
     const fn devices(&self, pass: Pass) -> &Devices {
         match pass {
-            Pass::Decode | Pass::Prompt(_) => &self.decode,
-            Pass::Streamed(_) => &self.streamed,
+            Pass::Decode { .. } | Pass::Prompt { .. } => &self.decode,
+            Pass::Streamed { .. } => &self.streamed,
         }
     }
 
@@ -234,7 +281,7 @@ impl<'a> Passes<'a> {
                 let beside = matches!(unit.role, Role::RoutedExpert | Role::SharedExpert);
                 *(if beside { &mut stage.gpu_beside_s } else { &mut stage.gpu_s }) += seconds;
             }
-            (_, Device::Gpu(number), _) if matches!(pass, Pass::Streamed(_)) => {
+            (_, Device::Gpu(number), _) if matches!(pass, Pass::Streamed { .. }) => {
                 stage.link_s += self.gpu(number).map_or(0.0, |gpu| bytes / gpu.link.rate.0.max(1.0));
                 stage.gpu_s += self.on_gpu(number, work);
             }
@@ -243,8 +290,9 @@ impl<'a> Passes<'a> {
                 stage.comes.gpu_s += self.on_gpu(number, work);
             }
             (_, _, Some(Device::Gpu(number))) if unit.role == Role::RoutedExpert => {
-                let fetched = if pass == Pass::Decode { self.fetched } else { 0.0 };
-                add(&mut stage.cpu_beside, work.times(1.0 - fetched));
+                let fetched = if matches!(pass, Pass::Decode { .. }) { self.fetched } else { 0.0 };
+                stage.cpu_beside_s += self.on_cpu(unit, tokens, work) * (1.0 - fetched);
+                stage.beside_bytes += bytes * (1.0 - fetched);
                 if let Some(gpu) = self.gpu(number).filter(|_| fetched > 0.0) {
                     let work = work.times(fetched);
                     stage.fetched_bytes += work.bytes;
@@ -254,11 +302,15 @@ impl<'a> Passes<'a> {
             (_, _, Some(Device::Gpu(number))) => {
                 // There for the processor, back for the GPU.
                 stage.crossings_s += 2.0 * self.crossing(number, tokens);
-                add(&mut stage.cpu, work);
+                stage.weights_s += self.on_cpu(unit, tokens, work);
+                stage.ram_bytes += bytes;
             }
             // Each GPU has copies of a layer's vectors.
             _ if block.is_none() && self.layer_on_gpu(unit, pass) => {}
-            _ => add(&mut stage.cpu, work),
+            _ => {
+                stage.weights_s += self.on_cpu(unit, tokens, work);
+                stage.ram_bytes += bytes;
+            }
         }
     }
 
@@ -284,31 +336,6 @@ impl<'a> Passes<'a> {
         gpu.crossing_seconds() + bytes / gpu.link.rate.0.max(1.0)
     }
 
-    /// Adds a layer's attention to its stage: what it reads of the cache, and its operations.
-    fn attend(&self, stage: &mut Stage, layer: usize, pass: Pass) {
-        let shape = &self.inventory.shape;
-        let Some((k, v)) = shape.kv_per_token.get(layer).filter(|(k, v)| k + v > 0) else { return };
-        let (row_k, row_v) = (f64::from(shape.kv_row.0), f64::from(shape.kv_row.1));
-        let heads = if *k > 0 || *v > 0 { f64::from(shape.heads) } else { 0.0 };
-        let work = match pass {
-            Pass::Decode => {
-                let (kv, depth) = (&self.plan.kv, depth(self.plan));
-                let widths = shape.latent.map_or(row_k + row_v, |latent| row_k + f64::from(latent.rank));
-                let read = cost::kv_layer(shape, layer, depth, kv.k_type, kv.v_type);
-                Work { bytes: read.as_f64(), operations: 2.0 * heads * widths * f64::from(depth) }
-            }
-            Pass::Prompt(tokens) | Pass::Streamed(tokens) => {
-                let expanded = shape.latent.map(|latent| f64::from(latent.key) + f64::from(latent.value));
-                let operations = heads * expanded.unwrap_or(row_k + row_v) * f64::from(tokens).powi(2);
-                Work { bytes: 0.0, operations }
-            }
-        };
-        match self.devices(pass).get(Block::Attention(layer as u32)) {
-            Some(Device::Gpu(number)) => stage.gpu_s += self.on_gpu(number, work),
-            _ => add(&mut stage.cpu, work),
-        }
-    }
-
     /// Adds the launches of a layer's blocks on a GPU, and the crossings of its mixture.
     fn launch(&self, stage: &mut Stage, layer: usize, pass: Pass) {
         let devices = self.devices(pass).layers[layer];
@@ -318,7 +345,7 @@ impl<'a> Passes<'a> {
             stage.gpu_s += self.launches(device, kernels);
         }
         if let (Device::Gpu(number), Some(true)) = (devices.ffn, self.mixtures[layer])
-            && !matches!(pass, Pass::Streamed(_))
+            && !matches!(pass, Pass::Streamed { .. })
         {
             stage.crossings_s += 2.0 * self.crossing(number, pass.tokens());
             if stage.fetched_bytes > 0.0 {
@@ -380,9 +407,4 @@ fn comes(plan: &Plan, inventory: &Inventory) -> Vec<bool> {
 /// The share of a token's choice that comes.
 fn share_of(fetch: Fetch) -> f64 {
     f64::from(fetch.experts) / f64::from(fetch.of)
-}
-
-fn add(work: &mut Work, more: Work) {
-    work.bytes += more.bytes;
-    work.operations += more.operations;
 }

@@ -5,8 +5,8 @@
 
 use plan::gpu::Abilities;
 use plan::{
-    Bytes, BytesPerSecond, Gpu, Inventory, Latent, Machine, ModelFile, ModelShape, QuantType, Rate, Role, Source,
-    Tensor, Unit, VocabularySize,
+    Bytes, BytesPerSecond, Calibration, Gpu, Inventory, Latent, Machine, ModelFile, ModelShape, QuantType, Rate, Role,
+    Source, Tensor, Unit, VocabularySize,
 };
 use serde::Deserialize;
 
@@ -134,6 +134,8 @@ pub(crate) fn laptop() -> Machine {
         cpu_ops_per_second: 400e9,
         disk_read: rate(3e9),
         gpus: Vec::new(),
+        processor: None,
+        calibration: Calibration::NONE,
     }
 }
 
@@ -160,5 +162,7 @@ pub(crate) fn desktop(ram: Bytes) -> Machine {
             launch_s: 0.0,
             context: Bytes::ZERO,
         }],
+        processor: None,
+        calibration: Calibration::NONE,
     }
 }

@@ -1,0 +1,237 @@
+//! What a processor's kernels were measured to do, and how long work takes by it.
+//!
+//! Owns the formulas of products, attention and vectors on the processor. `probe` measures the figures with the kernels that will run; a
+//! machine without them is forecast from its two rates alone. Must never know a model.
+//!
+//! ```text
+//! product   = bytes × seconds a byte (type, columns)  +  rows × seconds a row, or outputs × seconds an output
+//! attention = operations / rate                         prompts: queries meet keys and values as matrices
+//!           = kept numbers × (unpacking + heads × use)  one token: each number is unpacked for the heads that share it
+//! vectors   = Σ kinds  numbers × seconds a number       norms, sums, rounding to 8 bits, activations, turns, keeping
+//! steps     = jobs for all threads × seconds of one that does nothing
+//! ```
+//!
+//! Seconds a byte are interpolated between measured numbers of columns, in time and linearly. With fewer threads than cores work takes as
+//! many times longer, but for one column: there a thread has what RAM gives to so many, or what it unpacks by itself.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::QuantType;
+
+/// The numbers of columns that products are measured with.
+pub const COLUMNS: [u32; 7] = [1, 2, 4, 8, 16, 64, 256];
+
+/// How fast matrices of one type are multiplied.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Product {
+    /// Bytes of weights per second that meet so many columns as [`COLUMNS`] says, from RAM and with all cores.
+    pub bytes_per_s: [f64; COLUMNS.len()],
+    /// The same with one thread and one column.
+    pub one_thread: f64,
+}
+
+/// Seconds for one number, with all cores unless said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Vectors {
+    /// A norm's.
+    pub norm_s: f64,
+    /// A sum's; one thread's work.
+    pub add_s: f64,
+    /// Rounding to 8 bits.
+    pub round_s: f64,
+    /// An activation's: gate and up give one number.
+    pub activate_s: f64,
+    /// A turn's, of a query or a key.
+    pub turn_s: f64,
+    /// Keeping a key or a value in the cache; one thread's work.
+    pub keep_s: f64,
+    /// A score's of a router: choosing experts; one thread's work.
+    pub choose_s: f64,
+}
+
+/// How fast queries meet keys and values, with all cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AttentionRates {
+    /// Operations per second of a prompt's queries.
+    pub operations_per_s: f64,
+    /// Seconds to unpack one number of a key or a value for one token.
+    pub unpack_s: f64,
+    /// Seconds that each head which shares it takes for it.
+    pub use_s: f64,
+}
+
+/// Positions that attention computes with beside those that a query sees, on average: they come in blocks of 64, and queries in tiles.
+pub const ATTENTION_WASTE: f64 = 48.0;
+
+/// What a processor's kernels were measured to do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Processor {
+    /// Products, by how the matrix is stored.
+    pub products: BTreeMap<QuantType, Product>,
+    /// Threads, ascending up to all cores, with the bytes of weights per second that so many read for one column.
+    pub reads: Vec<(u32, f64)>,
+    /// Seconds of a row with one column, beside its bytes.
+    pub row_s: f64,
+    /// Seconds of an output with many columns, beside the row's bytes.
+    pub output_s: f64,
+    /// Attention.
+    pub attention: AttentionRates,
+    /// Vectors.
+    pub vectors: Vectors,
+    /// Seconds of a job for all threads that does nothing.
+    pub step_s: f64,
+}
+
+impl Processor {
+    /// Whether every figure is one that a processor may have.
+    #[must_use]
+    pub fn is_sane(&self) -> bool {
+        let Self { attention: a, vectors: v, .. } = self;
+        let products = self.products.values().flat_map(|p| p.bytes_per_s.into_iter().chain([p.one_thread]));
+        let positive = products.chain(self.reads.iter().map(|(_, rate)| *rate)).chain([a.operations_per_s]);
+        let vectors = [v.norm_s, v.add_s, v.round_s, v.activate_s, v.turn_s, v.keep_s, v.choose_s];
+        let seconds = vectors.into_iter().chain([a.unpack_s, a.use_s, self.row_s, self.output_s, self.step_s]);
+        positive.into_iter().all(|rate| rate.is_finite() && rate > 0.0)
+            && seconds.into_iter().all(|seconds| seconds.is_finite() && seconds >= 0.0)
+            && !self.reads.is_empty()
+            && self.reads.is_sorted_by(|a, b| a.0 < b.0)
+    }
+
+    /// How many times longer work takes with `threads` threads than with all cores.
+    #[must_use]
+    pub fn slower(&self, threads: u32) -> f64 {
+        let cores = self.reads.last().map_or(1, |(cores, _)| *cores);
+        f64::from(cores) / f64::from(threads.clamp(1, cores))
+    }
+
+    /// Bytes of weights per second that `threads` threads read for one column, of the type that `reads` is about.
+    #[must_use]
+    pub fn read_rate(&self, threads: u32) -> f64 {
+        let threads = f64::from(threads);
+        let mut below = (0.0, 0.0);
+        for (count, rate) in &self.reads {
+            let above = (f64::from(*count), *rate);
+            if threads <= above.0 {
+                return below.1 + (above.1 - below.1) * (threads - below.0) / (above.0 - below.0);
+            }
+            below = above;
+        }
+        below.1
+    }
+
+    /// Seconds of a matrix of this type, so many bytes in so many rows, with some columns; none where the type was not measured.
+    #[must_use]
+    pub fn product_s(&self, quant: QuantType, bytes: f64, rows: f64, columns: f64, threads: u32) -> Option<f64> {
+        let product = self.products.get(&quant)?;
+        let slower = self.slower(threads);
+        if columns <= 1.0 {
+            let all = self.read_rate(u32::MAX);
+            // All cores' rate, less what fewer get of RAM; but no more than each unpacks by itself.
+            let shared = product.bytes_per_s[0] * self.read_rate(threads) / all.max(1.0);
+            let rate = if slower > 1.0 { shared.min(product.one_thread * f64::from(threads)) } else { shared };
+            return Some(bytes / rate.max(1.0) + rows * self.row_s * slower);
+        }
+        let outputs = (rows * columns * self.output_s).max(rows * self.row_s);
+        Some((bytes * product.byte_s(columns) + outputs) * slower)
+    }
+
+    /// Seconds of attention of some tokens after `first` others, with `heads` heads of so many numbers of key and value together.
+    #[must_use]
+    pub fn prompt_attention_s(&self, heads: f64, widths: f64, first: f64, tokens: f64, threads: u32) -> f64 {
+        let operations = 2.0 * heads * widths * tokens * (first + tokens / 2.0 + ATTENTION_WASTE);
+        operations / self.attention.operations_per_s.max(1.0) * self.slower(threads)
+    }
+
+    /// Seconds of one token's attention over so many positions, of which each keeps `numbers` that `sharing` heads use.
+    #[must_use]
+    pub fn token_attention_s(&self, numbers: f64, sharing: f64, positions: f64, threads: u32) -> f64 {
+        let AttentionRates { unpack_s, use_s, .. } = self.attention;
+        numbers * (positions + ATTENTION_WASTE) * (unpack_s + sharing * use_s) * self.slower(threads)
+    }
+}
+
+impl Product {
+    /// Seconds of a byte of weights that meets so many columns, more than one.
+    fn byte_s(&self, columns: f64) -> f64 {
+        let at = |place: usize| (f64::from(COLUMNS[place]), 1.0 / self.bytes_per_s[place].max(1.0));
+        let last = COLUMNS.len() - 1;
+        let place = (1..last).find(|place| columns <= at(*place).0).unwrap_or(last);
+        let (below, above) = (at(place - 1), at(place));
+        if columns >= above.0 {
+            return above.1 * columns / above.0;
+        }
+        below.1 + (above.1 - below.1) * (columns - below.0) / (above.0 - below.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A byte costs 1 ns with up to 16 columns, and a sixteenth of that for each column beyond; four cores, of which two read as fast.
+    fn processor() -> Processor {
+        let product = Product { bytes_per_s: [1e9, 1e9, 1e9, 1e9, 1e9, 0.25e9, 0.0625e9], one_thread: 0.4e9 };
+        Processor {
+            products: [(QuantType::Q4K, product)].into(),
+            reads: vec![(1, 5e9), (2, 10e9), (4, 10e9)],
+            row_s: 2e-9,
+            output_s: 1e-9,
+            attention: AttentionRates { operations_per_s: 1e9, unpack_s: 1e-9, use_s: 0.5e-9 },
+            vectors: Vectors::default(),
+            step_s: 1e-6,
+        }
+    }
+
+    #[test]
+    fn products_are_interpolated_between_what_was_measured() {
+        // (columns, threads, microseconds of 1000 bytes in 100 rows)
+        for (columns, threads, expected) in [
+            (1.0, 4, 1.0 + 0.2),
+            // Two threads get as much of RAM, and unpack 0.8 GB/s.
+            (1.0, 2, 1.25 + 0.4),
+            (1.0, 1, 2.5 + 0.8),
+            (3.0, 4, 1.0 + 0.3),
+            (40.0, 4, 2.5 + 4.0),
+            (256.0, 4, 16.0 + 25.6),
+            (512.0, 4, 32.0 + 51.2),
+            (512.0, 1, 4.0 * (32.0 + 51.2)),
+            // More threads than cores are no faster.
+            (512.0, 9, 32.0 + 51.2),
+        ] {
+            let found = processor().product_s(QuantType::Q4K, 1000.0, 100.0, columns, threads).expect("measured");
+            assert!((found * 1e6 - expected).abs() < 1e-9, "{columns} columns, {threads} threads: {found}");
+        }
+        assert_eq!(processor().product_s(QuantType::Q8_0, 1.0, 1.0, 1.0, 1), None);
+    }
+
+    #[test]
+    fn attention_follows_pairs_in_prompts_and_kept_numbers_in_decode() {
+        let near = |found: f64, expected: f64| assert!((found / expected - 1.0).abs() < 1e-9, "{found} {expected}");
+        near(processor().prompt_attention_s(2.0, 10.0, 100.0, 104.0, 4), 2.0 * 20.0 * 104.0 * 200.0 / 1e9);
+        near(processor().token_attention_s(10.0, 4.0, 52.0, 2), 2.0 * 10.0 * 100.0 * 3e-9);
+    }
+
+    #[test]
+    fn reads_follow_threads() {
+        for (threads, expected) in [(1, 5e9), (2, 10e9), (3, 10e9), (4, 10e9), (64, 10e9)] {
+            assert_eq!(processor().read_rate(threads).to_bits(), f64::to_bits(expected), "{threads}");
+        }
+    }
+
+    #[test]
+    fn impossible_figures_are_not_believed() {
+        let with = |change: fn(&mut Processor)| {
+            let mut processor = processor();
+            change(&mut processor);
+            processor.is_sane()
+        };
+        assert!(with(|_| ()));
+        assert!(!with(|p| p.step_s = -1e-6));
+        assert!(!with(|p| p.reads.clear()));
+        assert!(!with(|p| p.reads.reverse()));
+        assert!(!with(|p| p.attention.operations_per_s = 0.0));
+        assert!(!with(|p| p.products.get_mut(&QuantType::Q4K).expect("there").bytes_per_s[3] = f64::NAN));
+    }
+}

@@ -1,0 +1,303 @@
+//! Measures the processor's kernels one by one: what each step of a layer costs.
+//!
+//! A sketch of what should come out on one core of 2.6 GHz with AVX-512: 12 GB/s of 4-bit weights met by one column, half as many bytes of
+//! grids (IQ2, IQ3), 400 to 450 thousand million operations a second of prompts' products, 120 of their attention; half a nanosecond for a number of a norm
+//! or of rounding; and a microsecond or less for work that is handed to all threads.
+
+use std::time::Instant;
+
+use kernels::cpu::{
+    Activations, AttentionShape, Columns, Gate, Input, Job, KvStore, Pool, RopeShape, RopeStyle, RopeTable, Routing,
+    add, attention, matmul_jobs, rms_norm, rope, route, silu_mul, supports,
+};
+use kernels::memory::Buffer;
+use plan::processor::{ATTENTION_WASTE, AttentionRates, COLUMNS, Processor, Product, Vectors};
+use plan::{Bytes, KvType, QuantType};
+
+use crate::measure::{QUANT, ROWS, WIDTH};
+use crate::{ProbeError, Spread};
+
+/// More than caches hold on a desktop; less where RAM is short.
+const RAM_BYTES: u64 = 512 << 20;
+/// Measurements of each figure; the middle one counts.
+const RUNS: usize = 3;
+/// Rows of a matrix that meets several columns, and of one that meets one.
+const FEW_ROWS: usize = 1024;
+/// A short row, by which what a row costs is told from what its bytes cost.
+const SHORT: usize = 512;
+/// Tokens of a prompt whose vectors are measured, and the numbers of each.
+const TOKENS: usize = 256;
+const NUMBERS: usize = 2048;
+
+/// Bytes that are numbers near 1 as floats of any width and as scales: processors are slow with subnormal numbers.
+const ORDINARY: [u8; 8] = [0x9a, 0x3e, 0xc5, 0x3f, 0x33, 0x3e, 0x51, 0x3f];
+
+/// Every figure of the processor, and the spreads of the two that people know it by: bytes of weights per second in decode, and operations
+/// per second of a prompt's products.
+pub(crate) fn measure(pool: &Pool, available: Bytes) -> Result<(Processor, Spread, Spread), ProbeError> {
+    let _awake = pool.stay_awake();
+    let mut bench = Bench::new(pool, available)?;
+    let (ram, operations) = (bench.reads(pool), bench.operations());
+    let mut processor = Processor { reads: bench.threads(ram.median)?, step_s: step(pool), ..Processor::default() };
+    (processor.row_s, processor.output_s) = (bench.row_s(1), bench.row_s(COLUMNS[COLUMNS.len() - 1]));
+    for quant in QuantType::ALL.iter().copied().filter(|quant| supports(*quant)) {
+        let product = bench.product(quant, &processor)?;
+        processor.products.insert(quant, product);
+    }
+    processor.vectors = vectors(pool)?;
+    processor.attention = attention_rates(pool)?;
+    Ok((processor, ram, operations))
+}
+
+/// Weights that are larger than caches, read on and on.
+struct Bench<'a> {
+    pool: &'a Pool,
+    weights: Buffer,
+    at: usize,
+}
+
+impl<'a> Bench<'a> {
+    fn new(pool: &'a Pool, available: Bytes) -> Result<Self, ProbeError> {
+        let least = WIDTH * ROWS * 4;
+        let mut weights = Buffer::try_new((RAM_BYTES.min(available.0 / 4) as usize).max(least))?;
+        for (i, byte) in weights.iter_mut().enumerate() {
+            *byte = ORDINARY[i % ORDINARY.len()];
+        }
+        Ok(Self { pool, weights, at: 0 })
+    }
+
+    /// The next so many bytes.
+    fn next(&mut self, bytes: usize) -> usize {
+        if self.at + bytes > self.weights.len() {
+            self.at = 0;
+        }
+        let at = self.at;
+        self.at += bytes.next_multiple_of(64);
+        at
+    }
+
+    /// Seconds of one matrix of so many rows with some columns, each time another one; the sum of `times` of them.
+    fn seconds(
+        &mut self,
+        pool: &Pool,
+        quant: QuantType,
+        (rows, width): (usize, usize),
+        columns: u32,
+        times: usize,
+    ) -> f64 {
+        let bytes = rows * width / quant.block_elements() * quant.block_bytes();
+        let x = vec![0.5; columns as usize * width];
+        let mut quantized = Activations::default();
+        quantized.quantize(pool, &x, width);
+        let mut out = vec![0.0; columns as usize * rows];
+        let input = Input { numbers: &x, quantized: Some(&quantized) };
+        let count = columns as usize;
+        let columns = Columns::Strided { from: 0, from_step: width, to: 0, to_step: rows, count };
+        let started = Instant::now();
+        for _ in 0..times {
+            let at = self.next(bytes);
+            let weights = &self.weights[at..at + bytes];
+            matmul_jobs(pool, &[Job { quant, weights, rows, columns }], width, input, &mut out);
+        }
+        started.elapsed().as_secs_f64()
+    }
+
+    /// Bytes per second of weights that meet one column, by this pool.
+    fn reads(&mut self, pool: &Pool) -> Spread {
+        let matrix = matrix_bytes(QUANT, ROWS, WIDTH);
+        let times = (self.weights.len() / matrix).max(1);
+        crate::measure::rate((times * matrix) as f64, 2 * RUNS, || {
+            self.seconds(pool, QUANT, (ROWS, WIDTH), 1, times);
+        })
+    }
+
+    /// The same for fewer threads than all, which are known.
+    fn threads(&mut self, all: f64) -> Result<Vec<(u32, f64)>, ProbeError> {
+        let most = self.pool.threads() as u32;
+        let mut rates = Vec::new();
+        for threads in (0..).map(|power| 1 << power).take_while(|threads| *threads < most) {
+            let pool = Pool::new(threads as usize, self.pool.isa()).map_err(ProbeError::Threads)?;
+            let _awake = pool.stay_awake();
+            rates.push((threads, self.reads(&pool).median));
+        }
+        rates.push((most, all));
+        Ok(rates)
+    }
+
+    /// Operations per second of a prompt's products.
+    fn operations(&mut self) -> Spread {
+        let columns = COLUMNS[COLUMNS.len() - 1];
+        let operations = 2.0 * (columns as usize * ROWS * WIDTH) as f64;
+        let pool = self.pool;
+        crate::measure::rate(operations, 2 * RUNS, || {
+            self.seconds(pool, QUANT, (ROWS, WIDTH), columns, 1);
+        })
+    }
+
+    /// What a row costs beside its bytes, for each column: what is left of short rows when the bytes' share of long ones is taken off.
+    fn row_s(&mut self, columns: u32) -> f64 {
+        let pool = self.pool;
+        let rows = if columns == 1 { 16 * ROWS } else { 8 * FEW_ROWS };
+        let mut of = |rows: usize, width| {
+            median(|| self.seconds(pool, QUANT, (rows, width), columns, 2)) / (2 * rows) as f64 / f64::from(columns)
+        };
+        let (short, long) = (of(rows, SHORT), of(rows * SHORT / WIDTH, WIDTH));
+        let share = SHORT as f64 / WIDTH as f64;
+        ((short - long * share) / (1.0 - share)).max(0.0)
+    }
+
+    fn product(&mut self, quant: QuantType, known: &Processor) -> Result<Product, ProbeError> {
+        let pool = self.pool;
+        let rate = |bytes: f64, rows: f64, columns: u32, seconds: f64| {
+            let beside = if columns == 1 {
+                rows * known.row_s
+            } else {
+                rows * (f64::from(columns) * known.output_s).max(known.row_s)
+            };
+            // What a row costs was measured with another type: it is never most of it.
+            bytes / (seconds - beside).max(seconds / 2.0)
+        };
+        let mut one_column = |pool: &Pool, part: usize| {
+            let matrix = matrix_bytes(quant, ROWS, WIDTH);
+            let times = (self.weights.len() / matrix / part).max(1);
+            let seconds = median(|| self.seconds(pool, quant, (ROWS, WIDTH), 1, times));
+            rate((times * matrix) as f64, (times * ROWS) as f64, 1, seconds)
+        };
+        let all = one_column(pool, 1);
+        let one_thread = if pool.threads() == 1 {
+            all
+        } else {
+            let alone = Pool::new(1, pool.isa()).map_err(ProbeError::Threads)?;
+            one_column(&alone, 4)
+        };
+        let mut bytes_per_s = [all; COLUMNS.len()];
+        for (place, columns) in COLUMNS.into_iter().enumerate().skip(1) {
+            let matrix = matrix_bytes(quant, FEW_ROWS, WIDTH) as f64;
+            let times = if columns <= 16 { 4 } else { 1 };
+            let seconds = median(|| self.seconds(pool, quant, (FEW_ROWS, WIDTH), columns, times)) / times as f64;
+            bytes_per_s[place] = rate(matrix, FEW_ROWS as f64, columns, seconds);
+        }
+        Ok(Product { bytes_per_s, one_thread })
+    }
+}
+
+fn matrix_bytes(quant: QuantType, rows: usize, width: usize) -> usize {
+    rows * width / quant.block_elements() * quant.block_bytes()
+}
+
+/// The middle one of what `run` says, which is run once before.
+fn median(mut run: impl FnMut() -> f64) -> f64 {
+    run();
+    let mut seconds: Vec<f64> = std::iter::repeat_with(run).take(RUNS).collect();
+    seconds.sort_by(f64::total_cmp);
+    seconds[RUNS / 2]
+}
+
+/// Seconds of `run`, again and again for a while: the middle one.
+fn timed(mut run: impl FnMut()) -> f64 {
+    const TIMES: u32 = 8;
+    median(|| {
+        let started = Instant::now();
+        (0..TIMES).for_each(|_| run());
+        started.elapsed().as_secs_f64() / f64::from(TIMES)
+    })
+}
+
+/// Seconds of a job for all threads that does nothing.
+fn step(pool: &Pool) -> f64 {
+    const JOBS: u32 = 200;
+    let tasks = 2 * pool.threads();
+    timed(|| (0..JOBS).for_each(|_| pool.run(tasks, &|_| ()))) / f64::from(JOBS)
+}
+
+/// Numbers between −1.8 and 1.8.
+fn numbers(count: usize) -> Vec<f32> {
+    (0..count).map(|i| ((i % 37) as f32 - 18.0) * 0.1).collect()
+}
+
+fn vectors(pool: &Pool) -> Result<Vectors, ProbeError> {
+    let x = numbers(TOKENS * NUMBERS);
+    let (y, mut out) = (x.clone(), x.clone());
+    let each = |seconds: f64| seconds / x.len() as f64;
+    let weight = vec![1.0; NUMBERS];
+    let norm_s = each(timed(|| rms_norm(pool, &x, Some(&weight), NUMBERS, 1e-5, &mut out)));
+    let add_s = each(timed(|| add(&mut out, &x)));
+    let activate_s = each(timed(|| silu_mul(pool, &x, &y, &mut out)));
+    let mut rounded = Activations::default();
+    let round_s = each(timed(|| rounded.quantize(pool, &x, NUMBERS)));
+    let dim = 64;
+    let frequencies: Vec<f32> = (1..=dim / 2).map(|i| 1.0 / i as f32).collect();
+    let mut turns = RopeTable::default();
+    turns.fill(0..TOKENS as u32, &frequencies, 1.0);
+    let shape = RopeShape { heads: NUMBERS / dim, dim, offset: 0, style: RopeStyle::Interleaved };
+    let turn_s = each(timed(|| rope(pool, &mut out, shape, &turns)));
+    let mut store = KvStore::try_new(KvType::F16, NUMBERS / dim, dim, TOKENS)?;
+    let keep_s = each(timed(|| {
+        for (position, row) in x.chunks_exact(NUMBERS).enumerate() {
+            store.write(position, row);
+        }
+    }));
+    Ok(Vectors { norm_s, add_s, round_s, activate_s, turn_s, keep_s, choose_s: choose_s() })
+}
+
+/// Eight of 128 experts for each token, as mixtures choose today.
+fn choose_s() -> f64 {
+    let (experts, used) = (128, 8);
+    let routing = Routing {
+        experts,
+        used,
+        gate: Gate::Softmax,
+        groups: 1,
+        groups_used: 1,
+        group_best: 1,
+        normalize: true,
+        scale: 1.0,
+    };
+    let logits = numbers(experts * TOKENS);
+    let (mut chosen, mut weights) = (vec![0; used * TOKENS], vec![0.0; used * TOKENS]);
+    timed(|| route(&routing, &logits, None, &mut chosen, &mut weights)) / logits.len() as f64
+}
+
+/// Attention with heads of 128 numbers: a prompt of 256 tokens, and a token after 2000 others by two numbers of heads that share keys.
+fn attention_rates(pool: &Pool) -> Result<AttentionRates, ProbeError> {
+    let (heads, dim, positions) = (32, 128, 2048);
+    let shape =
+        |kv_heads| AttentionShape { heads, kv_heads, dim_k: dim, dim_v: dim, scale: 0.1, window: None, softcap: None };
+    let queries = numbers(TOKENS * heads * dim);
+    let mut out = vec![0.0; queries.len()];
+    let (mut operations_per_s, mut of_sharing) = (0.0, [0.0; 2]);
+    let sharing = [1, 8];
+    for (seconds, shared) in of_sharing.iter_mut().zip(sharing) {
+        let kv_heads = heads / shared;
+        let mut store = KvStore::try_new(KvType::F16, kv_heads, dim, positions)?;
+        for position in 0..positions {
+            store.write(position, &queries[..kv_heads * dim]);
+        }
+        let first = positions - 48;
+        let (token, result) = (&queries[..heads * dim], &mut out[..heads * dim]);
+        let once = timed(|| attention(pool, &shape(kv_heads), token, &store, &store, first, None, result));
+        *seconds = once / (2 * kv_heads * dim) as f64 / (first as f64 + ATTENTION_WASTE);
+        let once = timed(|| attention(pool, &shape(kv_heads), &queries, &store, &store, 0, None, &mut out));
+        let positions = TOKENS as f64 / 2.0 + ATTENTION_WASTE;
+        operations_per_s = 4.0 * (heads * dim * TOKENS) as f64 * positions / once;
+    }
+    let use_s = ((of_sharing[1] - of_sharing[0]) / (sharing[1] - sharing[0]) as f64).max(0.0);
+    Ok(AttentionRates { operations_per_s, unpack_s: (of_sharing[0] - use_s).max(0.0), use_s })
+}
+
+#[cfg(test)]
+mod tests {
+    use kernels::cpu::Isa;
+
+    use super::*;
+
+    #[test]
+    fn every_kernel_has_its_figure() {
+        let pool = Pool::new(1, Isa::best()).expect("a pool");
+        let (processor, ram, operations) = measure(&pool, Bytes::ZERO).expect("figures");
+        assert!(processor.is_sane(), "{processor:?}");
+        assert!(processor.products.contains_key(&QUANT) && processor.products.len() > 20, "{processor:?}");
+        assert!(processor.vectors.norm_s > 0.0 && processor.step_s > 0.0, "{processor:?}");
+        assert!(ram.worst > 1e6 && operations.best >= operations.median, "{ram:?} {operations:?}");
+    }
+}
