@@ -263,15 +263,24 @@ fn of(part: u64, whole: u64) -> String {
 mod tests {
     use super::*;
     use crate::text::Marks;
-    use engine::{DiskStats, ExpertCacheStats, ForecastStats, LinkStats, TierStats};
+    use engine::{DiskStats, ExpertCacheStats, ForecastStats, LinkStats, PhaseStats, TierStats};
 
     fn tier(name: &str, limit_bytes: Option<u64>, peak_bytes: u64, read_bytes_per_token: f64) -> TierStats {
-        TierStats { name: name.into(), limit_bytes, peak_bytes, read_bytes_per_token, busy_ms_per_token: 0.0 }
+        TierStats {
+            name: name.into(),
+            limit_bytes,
+            peak_bytes,
+            planned_bytes: peak_bytes,
+            read_bytes_per_token,
+            busy_ms_per_token: 0.0,
+        }
     }
 
     #[test]
     fn the_last_line_says_what_the_json_says() {
         let stats = Stats {
+            prompt: PhaseStats::default(),
+            decode: PhaseStats::default(),
             load_ms: 12.0,
             ttft_ms: Some(2400.0),
             prompt_tokens_per_s: 210.4,
@@ -304,6 +313,8 @@ mod tests {
     #[test]
     fn a_tier_that_was_not_read_is_not_mentioned() {
         let stats = Stats {
+            prompt: PhaseStats::default(),
+            decode: PhaseStats::default(),
             load_ms: 0.0,
             ttft_ms: Some(40.0),
             prompt_tokens_per_s: 0.0,

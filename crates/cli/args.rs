@@ -48,6 +48,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure this machine: RAM, processor and drive (under 30 s), and keep the rates
     Probe(ProbeArgs),
+    /// Look whether this machine lets plimsoll do its best (exit code 0), could do better (1), or has something unusable (2)
+    Doctor(DoctorArgs),
     /// Get a model from the Hugging Face hub
     Pull(PullArgs),
     /// Check a placement profile, or print the schema of profiles
@@ -202,7 +204,15 @@ pub struct PlanArgs {
     #[arg(long, value_name = "MACHINE")]
     pub on: Option<String>,
 
-    /// Tell why this tensor lives where it does; `NAME[E]` asks for its expert E
+    /// Write the plan as a page for a browser, whole in itself
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "json")]
+    pub html: Option<PathBuf>,
+
+    /// First correct this machine's forecasts by what recorded runs took beside theirs
+    #[arg(long, conflicts_with = "on")]
+    pub calibrate: bool,
+
+    /// Tell why this tensor lives where it does, and what moving it would cost or gain; `NAME[E]` asks for its expert E
     #[arg(long, value_name = "TENSOR", conflicts_with = "json")]
     pub explain: Option<String>,
 
@@ -239,6 +249,22 @@ pub struct InspectArgs {
 #[derive(Args, Debug)]
 pub struct ProbeArgs {
     /// A model on the drive to measure; without it, the drive of the current folder is measured with a temporary file
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub model: Option<PathBuf>,
+
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+
+    /// Measure again what is kept, and keep it even where other programs were running
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Arguments of `doctor`.
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// A model on the drive to look at; without it, the drive of the current folder
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub model: Option<PathBuf>,
 

@@ -60,6 +60,14 @@ pub struct NoWeights(pub String);
 #[error("interrupted")]
 pub struct Interrupted;
 
+/// `doctor` found something, which it has printed: its exit code is 1 where that only warns.
+#[derive(Debug, thiserror::Error)]
+#[error("not everything is well")]
+pub struct Unwell {
+    /// Whether something that is there cannot be used.
+    pub fails: bool,
+}
+
 /// Whoever read standard output has gone: there is nothing left to do, and nothing to complain about.
 #[derive(Debug, thiserror::Error)]
 #[error("standard output is closed")]
@@ -101,6 +109,10 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         || cause.is::<Usage>()
     {
         return Some(Exit::Usage);
+    }
+    if let Some(Unwell { fails }) = cause.downcast_ref() {
+        // The codes of `doctor` are its own: 1 and 2.
+        return Some(if *fails { Exit::Usage } else { Exit::Failure });
     }
     if cause.is::<NoWeights>() {
         return Some(Exit::Model);
@@ -179,7 +191,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if is_silent(error) {
         return ExitCode::SUCCESS;
     }
-    if exit(error) != Exit::Interrupted {
+    if exit(error) != Exit::Interrupted && !error.is::<Unwell>() {
         // Nobody is left to tell where even stderr is closed.
         let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("error: {}\n", message(error)).as_bytes());
     }

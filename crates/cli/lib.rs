@@ -17,3 +17,4 @@ mod show;
 mod signals;
 mod speech;
 pub mod text;
+mod verify;

@@ -3,13 +3,14 @@
 use std::time::Instant;
 
 use engine::{Engine, EngineError, Session, TierStats};
-use plan::{Cost, Forecaster};
+use plan::{Cost, Forecaster, Phase};
 use serde::Serialize;
 
 use crate::args::{BenchArgs, BenchFormat};
 use crate::failure::Usage;
 use crate::open::{self, Running};
 use crate::show::{self, Progress, Table};
+use crate::verify;
 
 /// One row: fields of llama-bench, then our own.
 #[derive(Debug, Serialize)]
@@ -124,6 +125,12 @@ fn measure(
         bar.step();
     }
     drop(gentle);
+    let stats = running.engine.stats(probe::resident().peak);
+    let (phase, measured) = match work {
+        Work::Prompt(_) => (Phase::Prompt, stats.prompt),
+        Work::Generation(_) => (Phase::Decode, stats.decode),
+    };
+    verify::bench(running, phase, depth, work.tokens(), repetitions, &measured);
     Ok(row(running, work, depth, samples_ns))
 }
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod doctor;
 mod hardware;
 mod inspect;
 mod logits;
@@ -38,6 +39,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Hardware(args) => hardware::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Probe(args) => probe::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Pull(args) => pull(&args),
         Command::Profile(command) => profile::run(&command),
         Command::Chat(args) => chat::run(&args),

@@ -5,8 +5,8 @@ use std::path::Path;
 use plan::hardware::Build;
 use plan::report::HomeExperts;
 use plan::{
-    Bytes, Compared, Device, ExpertUse, Forecast, Inventory, KvPlan, LayerDevices, Machine, Placement, Plan, QuantType,
-    Role, Scheme, Staging, TierPlan,
+    Bytes, Calibration, Compared, Device, ExpertUse, Forecast, Inventory, KvPlan, LayerDevices, Machine, Placement,
+    Plan, QuantType, Role, Scheme, Staging, TierPlan,
 };
 use serde::Serialize;
 
@@ -20,6 +20,9 @@ pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
     if to_stdout && (args.json || args.explain.is_some()) {
         let text = "-o - writes the profile to stdout, where --json and --explain write too";
         return Err(Usage(format!("{text}\n\nhint: name a file for the profile, or leave out the other flag")).into());
+    }
+    if args.calibrate {
+        show::note(&calibrate()?);
     }
     let experts = args.expert_stats.as_deref().map(open::read_expert_stats).transpose()?;
     let build = args.on.as_deref().map(hardware::build).transpose()?;
@@ -44,10 +47,15 @@ pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
         return show::json(&Document { on, ..Document::new(&plan, inventory, experts.as_ref()) });
     }
     if let Some(tensor) = &args.explain {
-        return show::product(&plan::report::explain_with(&plan, inventory, tensor, experts.as_ref())?);
+        return show::product(&plan::report::explain_on(&plan, inventory, &machine, tensor, experts.as_ref())?);
+    }
+    let profile = open::profile_for(&args.placement, &machine)?;
+    let why = plan::report::why(&plan, &profile, inventory, &machine, experts.as_ref());
+    if let Some(path) = &args.html {
+        show::note(&write(path, &plan::report::html(&plan, inventory, &machine, &why))?);
     }
     let on = build.as_ref().map(|build| plan::report::on(build, &machine)).unwrap_or_default();
-    show::product(&(on + &plan::report::text_with(&plan, inventory, experts.as_ref())))
+    show::product(&(on + &plan::report::text_with(&plan, inventory, experts.as_ref()) + &why.text()))
 }
 
 /// The choice beside simple placements.
@@ -92,7 +100,23 @@ impl<'a> ComparedEntry<'a> {
     }
 }
 
-/// Writes a profile; says so, and whether there was another one.
+/// Corrects this machine's forecasts by recorded runs; says by how much.
+fn calibrate() -> anyhow::Result<String> {
+    let hint = "hint: `plimsoll probe` measures this machine; `plimsoll run` and `bench` record what they took";
+    let none = || Usage(format!("there are no recorded runs to calibrate by\n\n{hint}"));
+    let cache = open::cache_folder().ok_or_else(none)?;
+    let runs = probe::runs(&cache);
+    let found = Calibration::of(&runs).ok_or_else(none)?;
+    probe::calibrate(&cache, found)?.ok_or_else(none)?;
+    let Calibration { decode, prompt, disk, gpu } = found;
+    let count = runs.len();
+    Ok(format!(
+        "calibrated by {count} phases of runs: the CPU takes {decode:.2} times its measured time in decode and {prompt:.2} in prompts, \
+         the drive {disk:.2}, GPUs {gpu:.2}"
+    ))
+}
+
+/// Writes a profile or a page; says so, and whether there was another one.
 fn write(path: &Path, profile: &str) -> anyhow::Result<String> {
     let replaces = path.exists();
     output::write_whole(path, profile)?;

@@ -11,13 +11,24 @@ use crate::show::{self, Progress, Table};
 pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<()> {
     let cache = open::cache_folder();
     let path = args.model.as_deref().unwrap_or(Path::new("."));
-    let options = Options { path, cache: cache.as_deref(), isa: open::isa()? };
-    let bar = Progress::steps("measuring", 3);
+    let options = Options { path, cache: cache.as_deref(), isa: open::isa()?, busy_too: args.force };
+    if let (false, Some(kept)) = (args.force, probe::kept(&options)) {
+        show::note("note: these were measured before, with these kernels; --force measures again");
+        return if args.json { show::json(&kept) } else { show::product(&page(&kept)) };
+    }
+    let bar = Progress::steps("measuring", 2);
     let measured = probe::measure(&options, &mut |what| {
         bar.now(&format!("measuring {what}"));
         bar.step();
     })?;
     drop(bar);
+    if measured.is_busy() {
+        let share = measured.others.unwrap_or_default() * 100.0;
+        let kept = if args.force { "kept all the same" } else { "not kept: --force keeps them all the same" };
+        show::note(&format!(
+            "note: other programs had {share:.0} % of the processors while rates were measured; {kept}"
+        ));
+    }
     if args.json { show::json(&measured) } else { show::product(&page(&measured)) }
 }
 
@@ -63,6 +74,7 @@ fn page(measured: &Measured) -> String {
     }
     lines.push(match &measured.kept_in {
         Some(path) => format!("kept in {}\n", path.display()),
+        None if measured.is_busy() => "not kept: the machine was busy\n".to_owned(),
         None => "not kept: neither XDG_CACHE_HOME nor HOME is set\n".to_owned(),
     });
     lines.join("\n")

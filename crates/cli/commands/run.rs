@@ -14,7 +14,7 @@ use crate::failure::{Interrupted, Usage};
 use crate::open::{self, Template};
 use crate::speech::Speech;
 use crate::text::{EncodeOptions, Piece, Splitter, TextError, Tokenizer};
-use crate::{input, show};
+use crate::{input, show, verify};
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let prompt = prompt(args)?;
@@ -43,6 +43,9 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     }
     if answer.finish == Finish::ContextFull {
         show::note("note: the context is full; -c gives more room");
+    }
+    for note in verify::run(&running, &answer.stats) {
+        show::note(&note);
     }
     show::note(&stats_line(answer.prompt_tokens, answer.tokens.len(), &answer.stats));
     if answer.finish == Finish::Interrupted { Err(Interrupted.into()) } else { Ok(()) }

@@ -39,4 +39,4 @@ pub use generate::{Finish, Generation, Request, generate};
 pub use kernels::cpu::Isa;
 pub use sampler::{Sampler, Sampling};
 pub use session::Session;
-pub use stats::{DiskStats, ExpertCacheStats, ForecastStats, LinkStats, Stats, TierStats};
+pub use stats::{DiskStats, ExpertCacheStats, ForecastStats, LinkStats, PhaseStats, Stats, TierStats};

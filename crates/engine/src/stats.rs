@@ -16,6 +16,8 @@ pub struct TierStats {
     /// The most it held: measured for `ram` (the process's peak resident size) and `gpu:N` (what was taken there, or what the card has given
     /// away since it was opened where that is more), and else what the plan counted.
     pub peak_bytes: u64,
+    /// What the plan counted there.
+    pub planned_bytes: u64,
     /// Bytes of weights read from it for one decoded token.
     pub read_bytes_per_token: f64,
     /// Milliseconds that it worked for one decoded token: `ram` with what the processor computes, `gpu:N` from when it is given
@@ -72,6 +74,21 @@ impl From<Forecast> for ForecastStats {
     }
 }
 
+/// One phase's time, by who worked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct PhaseStats {
+    /// Its tokens.
+    pub tokens: u64,
+    /// Seconds from begin to end of its passes.
+    pub seconds: f64,
+    /// Seconds in which the processor computed: those in which it waited for the drive or a GPU left out.
+    pub cpu_s: f64,
+    /// Seconds in which a GPU had something to do.
+    pub gpu_s: f64,
+    /// Seconds in which the drive had something to read.
+    pub disk_s: f64,
+}
+
 /// What a run did: the JSON object `stats`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stats {
@@ -86,6 +103,10 @@ pub struct Stats {
     pub decode_tokens_per_s: f64,
     /// What the plan expected.
     pub forecast: ForecastStats,
+    /// The reading of the prompt.
+    pub prompt: PhaseStats,
+    /// The making of the answer.
+    pub decode: PhaseStats,
     /// Every tier in use.
     pub tiers: Vec<TierStats>,
     /// Every link in use.
@@ -165,6 +186,23 @@ impl Phase {
         if self.tokens == 0 { 0.0 } else { total / self.tokens as f64 }
     }
 
+    /// Time that the processor computed.
+    fn computing(&self) -> Duration {
+        // A processor that multiplies with nothing is only told to wait for a GPU.
+        let computing = self.wall.saturating_sub(self.stall + self.traffic.waited);
+        if self.ram_bytes + self.disk_bytes > 0 { computing } else { Duration::ZERO }
+    }
+
+    fn stats(&self) -> PhaseStats {
+        PhaseStats {
+            tokens: self.tokens,
+            seconds: self.wall.as_secs_f64(),
+            cpu_s: self.computing().as_secs_f64(),
+            gpu_s: self.traffic.busy.as_secs_f64(),
+            disk_s: self.disk_busy.as_secs_f64(),
+        }
+    }
+
     pub(crate) fn tokens_per_s(&self) -> f64 {
         if self.wall.is_zero() { 0.0 } else { self.tokens as f64 / self.wall.as_secs_f64() }
     }
@@ -185,9 +223,7 @@ impl Record {
         let ms = |d: Duration| d.as_secs_f64() * 1e3;
         // Per decoded token: a run that decoded nothing has none of it.
         let phase = &self.decode;
-        // A processor that multiplies with nothing is only told to wait for a GPU.
-        let computing = phase.wall.saturating_sub(phase.stall + phase.traffic.waited);
-        let computing = if phase.ram_bytes + phase.disk_bytes > 0 { computing } else { Duration::ZERO };
+        let computing = phase.computing();
         let tiers = plan.tiers.iter().map(|tier| {
             let (peak, read, busy) = match tier.tier {
                 Tier::Ram => (ram_peak, phase.ram_bytes, computing),
@@ -198,6 +234,7 @@ impl Record {
                 name: tier.tier.to_string(),
                 limit_bytes: tier.ceiling.map(|c| c.0),
                 peak_bytes: peak.0,
+                planned_bytes: tier.bytes().0,
                 read_bytes_per_token: phase.each(read as f64),
                 busy_ms_per_token: phase.each(ms(busy)),
             }
@@ -225,6 +262,8 @@ impl Record {
             prompt_tokens_per_s: self.prompt.tokens_per_s(),
             decode_tokens_per_s: self.decode.tokens_per_s(),
             forecast: plan.forecast.into(),
+            prompt: self.prompt.stats(),
+            decode: self.decode.stats(),
             tiers: tiers.collect(),
             links: links.into_iter().filter(|link| link.bytes > 0).collect(),
             crossings_per_token: phase.each(phase.traffic.crossings as f64),

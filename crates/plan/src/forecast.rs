@@ -208,7 +208,11 @@ pub(crate) fn seconds(
     let pass = |tokens| if tokens == 0 { 0.0 } else { passes.cost(pass_of(plan.stream_from, 0, tokens)).seconds };
     let batch = plan.micro_batch.max(1);
     let prompt_s = f64::from(lengths.prompt / batch) * pass(batch) + pass(lengths.prompt % batch);
-    Lengths::seconds(aim, prompt_s, f64::from(lengths.answer) * passes.cost(Pass::Decode { depth: depth(plan) }).seconds)
+    Lengths::seconds(
+        aim,
+        prompt_s,
+        f64::from(lengths.answer) * passes.cost(Pass::Decode { depth: depth(plan) }).seconds,
+    )
 }
 
 /// Those of the plan's notes that are about its forecast alone: rates that nobody measured, or that were scaled down.

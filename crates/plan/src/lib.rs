@@ -6,6 +6,7 @@
 mod aim;
 mod blocks;
 mod bytes;
+mod calibration;
 pub mod cost;
 pub mod expert_use;
 mod forecast;
@@ -27,6 +28,7 @@ mod traffic;
 
 pub use aim::{Aim, Lengths, Scheme};
 pub use bytes::{Bytes, BytesPerSecond, NotASize};
+pub use calibration::{DRIFT, Observation, Parts, Phase};
 pub use expert_use::{ExpertUse, ExpertUseError, ExpertUseWriter};
 pub use forecast::{Cost, Forecaster, TERMS, Term, forecast_notes};
 pub use inventory::{DeltaSizes, Inventory, Latent, ModelFile, ModelShape, Role, Tensor, Unit, UnitId, VocabularySize};

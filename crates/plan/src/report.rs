@@ -3,12 +3,17 @@
 mod compare;
 mod experts;
 mod explain;
+mod html;
 mod machine;
+mod moving;
+mod why;
 
 pub use compare::compare;
 pub use experts::{ExpertHome, HomeExperts, experts};
-pub use explain::{UnknownTensor, explain, explain_with};
+pub use explain::{UnknownTensor, explain, explain_on, explain_with};
+pub use html::html;
 pub use machine::on;
+pub use why::{Margin, Why, why};
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

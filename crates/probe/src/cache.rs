@@ -7,6 +7,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use plan::Calibration;
 use plan::processor::Processor;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,9 @@ pub(crate) struct Rates {
     pub(crate) processor: Processor,
     /// Bytes per second read from each drive.
     pub(crate) drives: BTreeMap<String, Spread>,
+    /// How many times longer work took in recorded runs than these rates say.
+    #[serde(default)]
+    pub(crate) calibration: Calibration,
     /// What was measured of GPUs, by their identity.
     #[serde(default)]
     pub(crate) cards: BTreeMap<String, CardRates>,
@@ -44,6 +48,7 @@ impl Rates {
             cpu_ops,
             processor,
             drives: BTreeMap::new(),
+            calibration: Calibration::NONE,
             cards: BTreeMap::new(),
         }
     }
@@ -79,13 +84,15 @@ impl Rates {
 }
 
 /// What tells machines apart: another processor, core count or memory size makes rates stale, and so does a build whose
-/// kernels check every overflow.
-fn describe(seen: &Seen) -> String {
+/// kernels check every overflow, or whose kernels are others.
+pub(crate) fn describe(seen: &Seen) -> String {
     let build = if cfg!(debug_assertions) { ", debug build" } else { "" };
-    format!("{}, {} cores, {} MiB{build}", seen.cpu, seen.cores, seen.ram_installed.0 >> 20)
+    let gpus = if seen.gpus.is_empty() { String::new() } else { format!(", {}", seen.gpus) };
+    let (memory, kernels) = (seen.ram_installed.0 >> 20, env!("PLIMSOLL_KERNELS"));
+    format!("{}, {} cores, {memory} MiB{gpus}, kernels {kernels}{build}", seen.cpu, seen.cores)
 }
 
-fn path(folder: &Path, seen: &Seen) -> PathBuf {
+pub(crate) fn path(folder: &Path, seen: &Seen) -> PathBuf {
     folder.join(format!("machine-{:016x}.json", fnv1a(describe(seen).as_bytes())))
 }
 
@@ -101,7 +108,14 @@ mod tests {
     use plan::processor::AttentionRates;
 
     fn seen(cpu: &str) -> Seen {
-        Seen { cpu: cpu.into(), cores: 2, ram_installed: Bytes::GIB, ram_total: Bytes::GIB, ram_available: Bytes::GIB }
+        Seen {
+            cpu: cpu.into(),
+            cores: 2,
+            ram_installed: Bytes::GIB,
+            ram_total: Bytes::GIB,
+            ram_available: Bytes::GIB,
+            gpus: String::new(),
+        }
     }
 
     fn processor() -> Processor {

@@ -3,15 +3,18 @@
 //! Owns the reading of `/proc` and `/sys`, the measurements and their cache. Must never decide anything: it hands a
 //! [`Machine`] to `plan`.
 
+mod busy;
 mod cache;
 #[cfg(feature = "cuda")]
 mod cards;
 mod cgroup;
+mod doctor;
 #[cfg(feature = "cuda")]
 mod gpus;
 mod look;
 mod measure;
 mod processor;
+mod runs;
 
 use std::path::{Path, PathBuf};
 
@@ -21,10 +24,12 @@ use serde::{Deserialize, Serialize};
 use cache::Rates;
 use look::{Drive, Seen};
 
+pub use doctor::{Check, Verdict, examine};
 #[cfg(feature = "cuda")]
 pub use gpus::driver_trouble;
 pub use look::{Resident, gpu_names, resident};
-pub use measure::{Measured, Options, measure};
+pub use measure::{Measured, Options, kept, measure};
+pub use runs::{calibrate, record, runs};
 
 /// Repeated measurements of one rate, in bytes or operations per second.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -127,7 +132,7 @@ fn assemble(seen: &Seen, drive: Option<Drive>, rates: Option<&Rates>) -> Machine
         #[cfg(not(feature = "cuda"))]
         gpus: Vec::new(),
         processor: rates.map(|rates| rates.processor.clone()),
-        calibration: Calibration::NONE,
+        calibration: rates.map_or(Calibration::NONE, |rates| rates.calibration),
     }
 }
 

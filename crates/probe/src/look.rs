@@ -40,6 +40,13 @@ pub fn gpu_names() -> Vec<String> {
         .collect()
 }
 
+/// The NVIDIA driver's version, such as `580.95.05`.
+pub(crate) fn driver_version() -> Option<String> {
+    let text = fs::read_to_string("/proc/driver/nvidia/version").ok()?;
+    let numeric = |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
+    text.split_whitespace().find(numeric).map(str::to_owned)
+}
+
 /// What was seen of this machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
@@ -50,6 +57,8 @@ pub(crate) struct Seen {
     pub(crate) ram_installed: Bytes,
     pub(crate) ram_total: Bytes,
     pub(crate) ram_available: Bytes,
+    /// GPUs and their driver, in words; empty where there are none.
+    pub(crate) gpus: String,
 }
 
 impl Seen {
@@ -65,6 +74,7 @@ impl Seen {
             ram_installed: installed,
             ram_total: limits.memory.map_or(installed, |limit| limit.min(installed)),
             ram_available: limits.memory_left.map_or(free, |left| left.min(free)),
+            gpus: gpu_names().into_iter().chain(driver_version()).collect::<Vec<_>>().join(", "),
         }
     }
 }
@@ -103,7 +113,7 @@ impl Drive {
 }
 
 /// Processors that this process may run on.
-fn allowed_processors() -> Vec<usize> {
+pub(crate) fn allowed_processors() -> Vec<usize> {
     match rustix::thread::sched_getaffinity(None) {
         Ok(set) => (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect(),
         Err(_) => (0..std::thread::available_parallelism().map_or(1, usize::from)).collect(),

@@ -14,10 +14,11 @@ use kernels::cpu::{Isa, Pool};
 use kernels::memory::{Buffer, ByteSource, Depth, FileSource, Method, Queue, Reading};
 use plan::{Machine, QuantType};
 
+use crate::busy::Watch;
 use crate::cache::Rates;
 use crate::look::{Drive, Seen};
-use crate::processor;
 use crate::{CardRates, ProbeError, Spread, assemble};
+use crate::{processor, runs};
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +30,8 @@ pub struct Options<'a> {
     pub cache: Option<&'a Path>,
     /// The instruction set that will run.
     pub isa: Isa,
+    /// Whether rates are kept even where others used the machine meanwhile.
+    pub busy_too: bool,
 }
 
 /// A machine that was measured, with how far the measurements lie apart.
@@ -44,16 +47,29 @@ pub struct Measured {
     pub disk_read: Spread,
     /// GPUs by number, in builds with the feature `cuda`: what was measured, or why nothing was.
     pub cards: Vec<Result<CardRates, String>>,
-    /// Where the rates are kept.
+    /// The share of the processors' time that others had meanwhile, where the system says.
+    pub others: Option<f64>,
+    /// Where the rates are kept; nowhere where others used too much of the machine.
     pub kept_in: Option<PathBuf>,
 }
 
-/// Measures RAM, processor, drive and GPUs, in some ten seconds and one for each GPU, and keeps the rates. `now` hears what is being measured.
+impl Measured {
+    /// Whether others used so much of the machine that its rates are not to be trusted.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.others.is_some_and(|others| others > OTHERS_MOST)
+    }
+}
+
+/// The most that others may have of the processors' time while rates are measured that are kept.
+const OTHERS_MOST: f64 = 0.1;
+
+/// Measures RAM, processor, drive and GPUs, in ten to twenty seconds and one for each GPU, and keeps the rates unless others used the machine. `now` hears what is being measured.
 ///
 /// # Errors
 /// [`ProbeError`] where memory or threads are refused, the drive fails, or the cache cannot be written.
 pub fn measure(options: &Options<'_>, now: &mut dyn FnMut(&str)) -> Result<Measured, ProbeError> {
-    let seen = Seen::look();
+    let (seen, watch) = (Seen::look(), Watch::start());
     let pool = Pool::new(seen.cores as usize, options.isa).map_err(ProbeError::Threads)?;
     now("RAM and processor");
     let (processor, ram_read, cpu_ops) = processor::measure(&pool, seen.ram_available)?;
@@ -75,8 +91,36 @@ pub fn measure(options: &Options<'_>, now: &mut dyn FnMut(&str)) -> Result<Measu
     rates.cards = old_cards;
     rates.cards.extend(cards.iter().filter_map(|(uuid, card)| Some((uuid.clone(), card.as_ref().ok()?.clone()))));
     let cards = cards.into_iter().map(|(_, card)| card).collect();
-    let kept_in = options.cache.map(|folder| rates.save(folder, &seen)).transpose()?;
-    Ok(Measured { machine: assemble(&seen, drive, Some(&rates)), ram_read, cpu_ops, disk_read, cards, kept_in })
+    let machine = assemble(&seen, drive, Some(&rates));
+    let others = watch.others();
+    let mut measured = Measured { machine, ram_read, cpu_ops, disk_read, cards, others, kept_in: None };
+    if options.busy_too || !measured.is_busy() {
+        measured.kept_in = options.cache.map(|folder| rates.save(folder, &seen)).transpose()?;
+        if let Some(folder) = options.cache {
+            runs::forget(folder, &seen);
+        }
+    }
+    Ok(measured)
+}
+
+/// What was measured before and is kept, where that is so of this machine, its drive and its kernels.
+#[must_use]
+pub fn kept(options: &Options<'_>) -> Option<Measured> {
+    let (seen, drive) = (Seen::look(), Drive::of(options.path));
+    let rates = Rates::load(options.cache?, &seen)?;
+    let disk_read = *rates.drives.get(&drive?.key())?;
+    let machine = assemble(&seen, drive, Some(&rates));
+    let cards = rates.cards.values().cloned().map(Ok).collect();
+    let kept_in = options.cache.map(|folder| crate::cache::path(folder, &seen));
+    Some(Measured {
+        machine,
+        ram_read: rates.ram_read,
+        cpu_ops: rates.cpu_ops,
+        disk_read,
+        cards,
+        others: None,
+        kept_in,
+    })
 }
 
 /// Every GPU that kernels are built for, with its identity.

@@ -19,6 +19,9 @@ use crate::{ProbeError, Spread};
 
 /// More than caches hold on a desktop; less where RAM is short.
 const RAM_BYTES: u64 = 512 << 20;
+/// How long one measurement with one column takes, about, and what it reads at least: slow machines are not measured for longer.
+const PASS_S: f64 = 0.015;
+const PASS_BYTES_MIN: usize = 32 << 20;
 /// Measurements of each figure; the middle one counts.
 const RUNS: usize = 3;
 /// Rows of a matrix that meets several columns, and of one that meets one.
@@ -38,6 +41,7 @@ pub(crate) fn measure(pool: &Pool, available: Bytes) -> Result<(Processor, Sprea
     let _awake = pool.stay_awake();
     let mut bench = Bench::new(pool, available)?;
     let (ram, operations) = (bench.reads(pool), bench.operations());
+    bench.pass = ((ram.median * PASS_S) as usize).clamp(PASS_BYTES_MIN, bench.pass);
     let mut processor = Processor { reads: bench.threads(ram.median)?, step_s: step(pool), ..Processor::default() };
     (processor.row_s, processor.output_s) = (bench.row_s(1), bench.row_s(COLUMNS[COLUMNS.len() - 1]));
     for quant in QuantType::ALL.iter().copied().filter(|quant| supports(*quant)) {
@@ -54,6 +58,8 @@ struct Bench<'a> {
     pool: &'a Pool,
     weights: Buffer,
     at: usize,
+    /// Bytes that are read for one measurement with one column.
+    pass: usize,
 }
 
 impl<'a> Bench<'a> {
@@ -63,7 +69,8 @@ impl<'a> Bench<'a> {
         for (i, byte) in weights.iter_mut().enumerate() {
             *byte = ORDINARY[i % ORDINARY.len()];
         }
-        Ok(Self { pool, weights, at: 0 })
+        let pass = weights.len();
+        Ok(Self { pool, weights, at: 0, pass })
     }
 
     /// The next so many bytes.
@@ -105,7 +112,7 @@ impl<'a> Bench<'a> {
     /// Bytes per second of weights that meet one column, by this pool.
     fn reads(&mut self, pool: &Pool) -> Spread {
         let matrix = matrix_bytes(QUANT, ROWS, WIDTH);
-        let times = (self.weights.len() / matrix).max(1);
+        let times = (self.pass / matrix).max(1);
         crate::measure::rate((times * matrix) as f64, 2 * RUNS, || {
             self.seconds(pool, QUANT, (ROWS, WIDTH), 1, times);
         })
@@ -159,7 +166,7 @@ impl<'a> Bench<'a> {
         };
         let mut one_column = |pool: &Pool, part: usize| {
             let matrix = matrix_bytes(quant, ROWS, WIDTH);
-            let times = (self.weights.len() / matrix / part).max(1);
+            let times = (self.pass / matrix / part).max(1);
             let seconds = median(|| self.seconds(pool, quant, (ROWS, WIDTH), 1, times));
             rate((times * matrix) as f64, (times * ROWS) as f64, 1, seconds)
         };

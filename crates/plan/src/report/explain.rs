@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::experts::grouped;
+use super::moving::moving;
 use super::{cut, wrapped};
 use crate::profile::Ranges;
 use crate::suggest::closest;
 use crate::traffic::Traffic;
-use crate::{Device, ExpertUse, Inventory, Plan, Role, Tier, Unit, UnitId};
+use crate::{Device, ExpertUse, Inventory, Machine, Plan, Role, Tier, Unit, UnitId};
 
 /// A tensor that the model does not have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,6 +82,25 @@ pub fn explain_with(
         "  to move it - {{ tensors: '{pattern}'{experts}, home: {other} }}   as the first rule under `placement`"
     );
     Ok(out)
+}
+
+/// [`explain_with`] for a plan of this machine: with what it would cost or gain to have the tensor elsewhere.
+///
+/// # Errors
+/// As [`explain`].
+pub fn explain_on(
+    plan: &Plan,
+    inventory: &Inventory,
+    machine: &Machine,
+    name: &str,
+    counts: Option<&ExpertUse>,
+) -> Result<String, UnknownTensor> {
+    let story = explain_with(plan, inventory, name, counts)?;
+    let Some((first, expert)) = find(inventory, name) else { return Err(unknown(inventory, name)) };
+    let tensor = inventory.unit(first).tensor;
+    let asked = |unit: &Unit| unit.tensor == tensor && (expert.is_none() || unit.expert == expert);
+    let units: Vec<UnitId> = inventory.iter().filter(|(_, unit)| asked(unit)).map(|(id, _)| id).collect();
+    Ok(story + &moving(plan, inventory, machine, counts, &units))
 }
 
 /// The first unit of the tensor with this name, or the expert that is asked for behind it.

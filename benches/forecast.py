@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""Forecasts beside measurements: for each case probes, benches, probes again, and prints a table.
+
+  benches/forecast.py --models FOLDER [--limit-with CG.sh] [--only TEXT] [--json FILE]
+
+Each forecast is made before its run, by rates that were probed just before; what the rates of the probe after it would have said stands beside it
+where the two probes differ, since the rates of a shared machine swing. Cases with a limit run under `--ram` and, with --limit-with, in a control
+group of so many bytes: that script is called as `CG.sh BYTES COMMAND...`. PLIMSOLL names another binary than target/release/plimsoll.
+"""
+import argparse
+import json
+import os
+import pathlib
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MIB = 1 << 20
+
+# file, MiB of RAM or None for all that there is, words of the bench
+CASES = [
+    ("SmolLM2-135M-Instruct.Q4_1", None, "-p 512 -n 64"),
+    ("gemma-3-270m-q4_k_m", None, "-p 512 -n 64"),
+    ("llama-1b", None, "-p 512 -n 32"),
+    ("llama-1b", None, "-p 256 -n 32 -d 2048"),
+    ("l1b-Q8_0", None, "-p 512 -n 32"),
+    ("l1b-IQ2_XXS", None, "-p 512 -n 32"),
+    ("l1b-IQ3_S", None, "-p 512 -n 32"),
+    ("qwen3moe-1b", None, "-p 512 -n 64"),
+    ("llama-1b", 500, "-p 512 -n 16"),
+    ("l1b-Q8_0", 800, "-p 512 -n 12"),
+    ("l1b-IQ3_S", 400, "-p 512 -n 16"),
+    ("v3-4l", 1600, "-p 256 -n 16"),
+]
+
+
+def run(command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{shlex.join(command)} ended with {done.returncode}\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", required=True, type=pathlib.Path)
+    parser.add_argument("--limit-with", help="a script that runs a command in a control group of so many bytes")
+    parser.add_argument("--only", default="", help="cases whose name has this")
+    parser.add_argument("-r", "--repetitions", type=int, default=3)
+    parser.add_argument("--json", help="write every case here")
+    options = parser.parse_args()
+    plimsoll = os.environ.get("PLIMSOLL", str(ROOT / "target/release/plimsoll"))
+    # Rates of this comparison only, so that what users measured stays.
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="plimsoll-forecast-")
+
+    rows, errors = [], []
+    print("| model | RAM | test | measured t/s | forecast t/s | off | RAM rate before, after | peak of plan |\n|---|---|---|---|---|---|---|---|")
+    for file, ram, words in CASES:
+        model = str(options.models / f"{file}.gguf")
+        if options.only not in f"{file} {ram} {words}":
+            continue
+        probe = lambda: run([plimsoll, "probe", "--force", "--json", "-m", model])["ram_read"]["median"] / 1e9
+        bench = [plimsoll, "bench", "-m", model, *words.split(), "-r", str(options.repetitions), "-o", "json"]
+        plan = [plimsoll, "plan", "-m", model, "--json"]
+        if ram:
+            bench += ["--ram", f"{ram}MiB"]
+            plan += ["--ram", f"{ram}MiB"]
+            if options.limit_with:
+                bench = [options.limit_with, str(ram * MIB), *bench]
+        before = probe()
+        tests = run(bench)
+        after = probe()
+        for test in tests:
+            kind = f"pp{test['n_prompt']}" if test["n_prompt"] else f"tg{test['n_gen']}"
+            kind += f" @ {test['n_depth']}" if test["n_depth"] else ""
+            off = test["forecast_ts"] / test["avg_ts"] - 1
+            errors.append(abs(off))
+            held = next(tier for tier in test["tiers"] if tier["name"] == "ram")
+            peak = f"{held['peak_bytes'] / MIB:.0f} of {held['planned_bytes'] / MIB:.0f} MiB"
+            rows.append({**test, "case": [file, ram, words], "off": off, "rate": [before, after]})
+            print(
+                f"| {file} | {f'{ram} MiB' if ram else 'all'} | {kind} | {test['avg_ts']:.2f} ± {test['stddev_ts']:.2f} "
+                f"| {test['forecast_ts']:.2f} | {off:+.0%} | {before:.1f}, {after:.1f} GB/s | {peak} |",
+                flush=True,
+            )
+    print(f"\nmedian {statistics.median(errors):.1%}, worst {max(errors):.1%} of {len(errors)}")
+    if options.json:
+        pathlib.Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
+
+
+main()
