@@ -321,9 +321,27 @@ pub enum BenchFormat {
     Json,
 }
 
+/// What `bench` measures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum BenchOf {
+    /// Tokens per second
+    #[default]
+    Speed,
+    /// How often a recorded trace would have found its experts in RAM, by policies; nothing is loaded
+    Cache,
+}
+
 /// Arguments of `bench`.
 #[derive(Args, Debug)]
 pub struct BenchArgs {
+    /// What to measure
+    #[arg(value_enum, default_value_t)]
+    pub of: BenchOf,
+
+    /// For cache: expert statistics with a trace, which `run --expert-stats FILE --trace` writes
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, required_if_eq("of", "cache"))]
+    pub trace: Option<PathBuf>,
+
     /// The model
     #[command(flatten)]
     pub model: ModelArgs,

@@ -171,6 +171,27 @@ fn a_run_writes_what_its_routers_chose() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays");
 }
 
+/// The replay of a trace in which the last expert alone is chosen, under the ceiling of a plan that has some experts in RAM.
+fn a_trace_is_replayed_by_policies(model: &str, plan: &Value, counts: &plan::ExpertUse, path: &std::path::Path) {
+    let mut writer = plan::ExpertUseWriter::default();
+    let mut text = writer.head(counts);
+    for (layer, _) in counts.layers() {
+        (0..40).for_each(|position| text += &writer.line(position, layer, [[counts.experts() - 1]]));
+    }
+    std::fs::write(path, text + &writer.tail(counts)).unwrap();
+    let ram = plan["tiers"].as_array().unwrap().iter().find(|tier| tier["name"] == "ram").unwrap();
+    let (ram, trace) = (ram["limit_bytes"].to_string(), path.to_str().unwrap());
+    let command = ["bench", "cache", "-m", model, "--trace", trace, "--ram", &ram, "-c", "32", "-t", "1", "-o", "json"];
+    let rows = json(&command);
+    let rows = rows.as_array().unwrap();
+    let misses = |row: &Value| row["decode"]["misses"].as_u64().unwrap();
+    assert!(rows.iter().all(|row| row["decode"]["tokens"] == 40 && misses(row) >= misses(&rows[1])), "{rows:?}");
+    // Whoever learns reads it once for each layer; the plan without counts has the first experts in RAM for good.
+    assert!(misses(&rows[0]) > misses(&rows[4]) && misses(&rows[4]) == misses(&rows[6]), "{rows:?}");
+    let wrong = plimsoll(&["bench", "-m", model, "--trace", trace]);
+    assert_eq!(wrong.status.code(), Some(2));
+}
+
 /// A mixture under a ceiling that holds some of its experts and not all: plans with and without counts, and the plan of the
 /// profile that was written with them.
 #[test]
@@ -230,6 +251,7 @@ fn hot_experts_move_nearer_and_a_written_profile_keeps_them_there() {
     };
     let lowest = (128..1024).map(|step| 64 * step).find(|kib| planned(*kib).is_some()).expect("a ceiling that will do");
     let plan = (0..64).filter_map(|step| planned(lowest + 512 * step)).find(torn).expect("a ceiling that parts them");
+    a_trace_is_replayed_by_policies(model, &plan, &counts, &folder.path().join("trace.json"));
     let mean = |home: &str| {
         let here: Vec<u64> =
             experts(&plan).iter().filter(|(_, other)| other == home).map(|(expert, _)| *expert).collect();

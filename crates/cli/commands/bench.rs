@@ -6,7 +6,7 @@ use engine::{Engine, EngineError, Session, TierStats};
 use plan::{Cost, Forecaster, Phase};
 use serde::Serialize;
 
-use crate::args::{BenchArgs, BenchFormat};
+use crate::args::{BenchArgs, BenchFormat, BenchOf};
 use crate::failure::Usage;
 use crate::open::{self, Running};
 use crate::show::{self, Progress, Table};
@@ -67,6 +67,11 @@ impl Work {
 }
 
 pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    match (args.of, &args.trace) {
+        (BenchOf::Cache, Some(trace)) => return super::bench_cache::run(args, trace),
+        (BenchOf::Speed, None) => {}
+        _ => return Err(Usage("--trace belongs to `bench cache`, and only there\n\nhint: plimsoll bench cache -m MODEL --trace FILE --ram 8GB".into()).into()),
+    }
     let works = works(args);
     let (Some(longest), Some(deepest)) = (works.iter().map(|work| work.tokens()).max(), args.n_depth.iter().max())
     else {

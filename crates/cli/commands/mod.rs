@@ -1,6 +1,7 @@
 //! One module per command; each turns its arguments into output on stdout.
 
 mod bench;
+mod bench_cache;
 mod chat;
 mod doctor;
 mod hardware;

@@ -32,8 +32,10 @@
 //! text piece by piece.
 
 mod format;
+mod trace;
 
 pub use format::ExpertUseWriter;
+pub use trace::{ExpertTrace, TracedPass};
 
 use std::collections::BTreeSet;
 
@@ -62,7 +64,7 @@ pub struct ExpertUse {
     tokens: u64,
     /// In ascending order.
     layers: Vec<Layer>,
-    passes_traced: u64,
+    trace: ExpertTrace,
 }
 
 impl ExpertUse {
@@ -78,7 +80,7 @@ impl ExpertUse {
             experts_used: shape.experts_used,
             tokens: 0,
             layers: mixture_layers(inventory).into_iter().map(layer).collect(),
-            passes_traced: 0,
+            trace: ExpertTrace::default(),
         }
     }
 
@@ -116,7 +118,7 @@ impl ExpertUse {
 
     /// Forgets all counts.
     pub fn clear(&mut self) {
-        (self.tokens, self.passes_traced) = (0, 0);
+        (self.tokens, self.trace) = (0, ExpertTrace::default());
         for layer in &mut self.layers {
             layer.choices = 0;
             layer.counts.fill(0);
@@ -155,7 +157,13 @@ impl ExpertUse {
     /// Passes in the trace of the file that this was read from; 0 where it has none.
     #[must_use]
     pub fn passes_traced(&self) -> u64 {
-        self.passes_traced
+        self.trace.len() as u64
+    }
+
+    /// The trace of the file that this was read from; empty where it has none.
+    #[must_use]
+    pub fn trace(&self) -> &ExpertTrace {
+        &self.trace
     }
 
     /// The layers that have a router, in ascending order, each with the count of each expert.

@@ -34,7 +34,8 @@
 //! meets, the output is computed for the
 //! last token only, and latents are expanded to keys and values of every head. Without counts p is `used / experts` for
 //! each; with them it is the share that was counted, with half a choice more for each expert
-//! ([`ExpertUse::likely_share`](crate::ExpertUse::likely_share)). A plan streams from the fewest tokens on for which that is the shorter
+//! ([`ExpertUse::likely_share`](crate::ExpertUse::likely_share)). Where experts change places and the counts come with a trace, a decoded token reads
+//! from disk what the tiers' policy would have missed in it ([`replay`](crate::expert_cache::replay())); otherwise what lives there. A plan streams from the fewest tokens on for which that is the shorter
 //! pass. Windows and indexers, which make attention cheaper, are not counted, nor are keys and values that pass the link. All seconds are
 //! multiplied by what recorded runs took longer ([`Calibration`](crate::Calibration)).
 

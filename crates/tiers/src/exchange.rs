@@ -1,22 +1,17 @@
 //! Experts that change places: what routers choose comes to RAM, and what they choose no longer makes room.
 //!
-//! Owns who has a place. In a layer whose experts are homed partly in RAM and partly on disk, and may change places by the plan, each
+//! Owns who has a place; who makes room is [`plan::expert_cache`]'s rule. In a layer whose experts are homed partly in RAM and partly on disk, and may change places by the plan, each
 //! one in RAM holds a place for its matrices; all places of a layer are alike. When a router has chosen, each chosen expert without a
 //! place takes one from the expert that was used least, unless that one was used more than itself; experts of the same choice
 //! keep theirs, so that a long prompt, which uses nearly all, drives none out. Bytes come to a place from the ring's slots,
 //! while they are computed with. Nothing is allocated after the start.
-//!
-//! An expert's use is a sum over its layer's passes of ½^(age / [`HALF_LIFE`]): with a short half-life that is the least recently used
-//! one that goes, with a long one the least frequently used.
 
 use std::collections::BTreeMap;
 
+use plan::expert_cache::{Policy, Uses};
 use plan::{Inventory, Plan, Role, Tier, UnitId};
 
 use crate::load::Starts;
-
-/// Passes through a layer after which a use counts for half.
-const HALF_LIFE: f32 = 64.0;
 
 /// Who has which place, in all layers.
 #[derive(Debug, Default)]
@@ -32,15 +27,13 @@ struct Layer {
     /// Where the matrices of a place start in the arena, and how long they are.
     places: Vec<Vec<(usize, usize)>>,
     free: Vec<usize>,
-    passes: u64,
+    uses: Uses,
 }
 
 #[derive(Debug)]
 struct Expert {
     units: Vec<UnitId>,
     held: Held,
-    used: f32,
-    last: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,13 +42,6 @@ enum Held {
     /// A place that is being filled: bytes that arrived.
     Coming(usize, usize),
     Place(usize),
-}
-
-impl Expert {
-    /// Its use as of a pass.
-    fn used_at(&self, pass: u64) -> f32 {
-        self.used * (-((pass - self.last) as f32) / HALF_LIFE).exp2()
-    }
 }
 
 impl Exchange {
@@ -84,7 +70,8 @@ impl Exchange {
     }
 
     fn add(&mut self, experts: Vec<Vec<UnitId>>, starts: &Starts) {
-        let mut layer = Layer { experts: Vec::new(), places: Vec::new(), free: Vec::new(), passes: 0 };
+        let uses = Uses::new(Policy::USUAL, experts.len());
+        let mut layer = Layer { experts: Vec::new(), places: Vec::new(), free: Vec::new(), uses };
         for (index, units) in experts.into_iter().enumerate() {
             for (matrix, id) in units.iter().enumerate() {
                 self.members.insert(*id, (self.layers.len(), index, matrix));
@@ -94,7 +81,7 @@ impl Exchange {
                 layer.places.push(place);
                 Held::Place(layer.places.len() - 1)
             });
-            layer.experts.push(Expert { units, held, used: 0.0, last: 0 });
+            layer.experts.push(Expert { units, held });
         }
         self.layers.push(layer);
     }
@@ -110,19 +97,16 @@ impl Exchange {
         let mut chosen = chosen.filter_map(|unit| members.get(&unit)).peekable();
         let Some(&&(index, ..)) = chosen.peek() else { return };
         let layer = &mut layers[index];
-        layer.passes += 1;
-        let pass = layer.passes;
+        layer.uses.begin();
         let mut missing = Vec::new();
         for &(_, expert, _) in chosen {
-            let expert_here = &mut layer.experts[expert];
-            (expert_here.used, expert_here.last) = (expert_here.used_at(pass) + 1.0, pass);
-            if expert_here.held == Held::Nothing {
+            layer.uses.count(expert);
+            if layer.experts[expert].held == Held::Nothing {
                 missing.push(expert);
             }
         }
         for expert in missing {
-            let used = layer.experts[expert].used;
-            let Some(place) = layer.free.pop().or_else(|| layer.vacate(used, starts)) else { return };
+            let Some(place) = layer.free.pop().or_else(|| layer.vacate(expert, starts)) else { continue };
             layer.experts[expert].held = Held::Coming(place, 0);
         }
     }
@@ -160,16 +144,12 @@ impl Exchange {
 }
 
 impl Layer {
-    /// Takes its place from the expert that was used least, if that is less than `used`; those of this pass keep theirs.
-    fn vacate(&mut self, used: f32, starts: &mut Starts) -> Option<usize> {
-        let pass = self.passes;
-        let idle =
-            self.experts.iter_mut().filter(|expert| expert.last != pass && matches!(expert.held, Held::Place(_)));
-        let least = idle.min_by(|a, b| a.used_at(pass).total_cmp(&b.used_at(pass)))?;
+    /// Takes its place from the expert that makes room for `coming`, if one does.
+    fn vacate(&mut self, coming: usize, starts: &mut Starts) -> Option<usize> {
+        let holds = |expert: &usize| matches!(self.experts[*expert].held, Held::Place(_));
+        let leaves = self.uses.leaves((0..self.experts.len()).filter(holds), coming)?;
+        let least = &mut self.experts[leaves];
         let Held::Place(place) = least.held else { return None };
-        if least.used_at(pass) >= used {
-            return None;
-        }
         least.held = Held::Nothing;
         least.units.iter().for_each(|unit| starts[unit.0 as usize] = None);
         Some(place)

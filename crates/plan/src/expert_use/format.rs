@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 
-use super::{ExpertUse, ExpertUseError, Layer, shown};
+use super::{ExpertTrace, ExpertUse, ExpertUseError, Layer, shown};
 
 /// The only version of the file.
 const VERSION: u64 = 1;
@@ -102,7 +102,7 @@ struct Raw {
     tokens: u64,
     layers: Vec<RawLayer>,
     #[serde(default)]
-    trace: Trace,
+    trace: Traced,
 }
 
 #[derive(Deserialize)]
@@ -112,9 +112,9 @@ struct RawLayer {
     counts: Vec<u64>,
 }
 
-/// What is kept of a trace: enough to see that it belongs to the counts beside it.
+/// What shows whether a trace belongs to the counts beside it.
 #[derive(Default)]
-struct Trace {
+struct Summary {
     passes: u64,
     /// In ascending order.
     layers: Vec<u32>,
@@ -122,62 +122,76 @@ struct Trace {
     chosen_max: usize,
 }
 
-impl<'de> Deserialize<'de> for Trace {
+impl Summary {
+    fn add(&mut self, pass: &RawPass) {
+        self.passes += 1;
+        if let Err(place) = self.layers.binary_search(&pass.layer) {
+            self.layers.insert(place, pass.layer);
+        }
+        for token in &pass.chosen {
+            self.chosen_max = self.chosen_max.max(token.len());
+            self.expert_max = token.iter().copied().fold(self.expert_max, u32::max);
+        }
+    }
+}
+
+/// The passes of a trace.
+#[derive(Default)]
+struct Traced {
+    summary: Summary,
+    trace: ExpertTrace,
+}
+
+impl<'de> Deserialize<'de> for Traced {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct Passes;
         impl<'de> Visitor<'de> for Passes {
-            type Value = Trace;
+            type Value = Traced;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list of passes, each [first position, layer, [experts of a token], …]")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Trace, A::Error> {
-                let mut trace = Trace::default();
-                while let Some(pass) = list.next_element::<Pass>()? {
-                    trace.passes += 1;
-                    if let Err(place) = trace.layers.binary_search(&pass.layer) {
-                        trace.layers.insert(place, pass.layer);
-                    }
-                    trace.expert_max = trace.expert_max.max(pass.expert_max);
-                    trace.chosen_max = trace.chosen_max.max(pass.chosen_max);
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Traced, A::Error> {
+                let mut traced = Traced::default();
+                while let Some(pass) = list.next_element::<RawPass>()? {
+                    traced.summary.add(&pass);
+                    traced.trace.add(pass.first_position, pass.layer, &pass.chosen);
                 }
-                Ok(trace)
+                Ok(traced)
             }
         }
         from.deserialize_seq(Passes)
     }
 }
 
-/// What is kept of one pass.
-struct Pass {
+/// One pass.
+struct RawPass {
+    first_position: u32,
     layer: u32,
-    expert_max: u32,
-    chosen_max: usize,
+    /// Of each token; at least one.
+    chosen: Vec<Vec<u32>>,
 }
 
-impl<'de> Deserialize<'de> for Pass {
+impl<'de> Deserialize<'de> for RawPass {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct One;
         impl<'de> Visitor<'de> for One {
-            type Value = Pass;
+            type Value = RawPass;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("[first position, layer, [experts of a token], …]")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Pass, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<RawPass, A::Error> {
                 let missing = |place| A::Error::invalid_length(place, &self);
-                let _position: u32 = list.next_element()?.ok_or_else(|| missing(0))?;
-                let layer: u32 = list.next_element()?.ok_or_else(|| missing(1))?;
-                let mut pass = Pass { layer, expert_max: 0, chosen_max: 0 };
-                let mut tokens = 0;
-                while let Some(chosen) = list.next_element::<Vec<u32>>()? {
-                    tokens += 1;
-                    pass.chosen_max = pass.chosen_max.max(chosen.len());
-                    pass.expert_max = chosen.into_iter().fold(pass.expert_max, u32::max);
+                let first_position = list.next_element()?.ok_or_else(|| missing(0))?;
+                let layer = list.next_element()?.ok_or_else(|| missing(1))?;
+                let mut chosen = Vec::new();
+                while let Some(token) = list.next_element()? {
+                    chosen.push(token);
                 }
-                if tokens == 0 { Err(missing(2)) } else { Ok(pass) }
+                if chosen.is_empty() { Err(missing(2)) } else { Ok(RawPass { first_position, layer, chosen }) }
             }
         }
         from.deserialize_seq(One)
@@ -186,36 +200,39 @@ impl<'de> Deserialize<'de> for Pass {
 
 pub(super) fn parse(text: &str, file: &str) -> Result<ExpertUse, ExpertUseError> {
     let raw: Raw = serde_json::from_str(text).map_err(|error| form(&error, file))?;
-    let wrong = |place: String, expected: String, found: String| {
-        Err(ExpertUseError::Value { file: file.to_owned(), place, expected, found })
+    let wrong = |place: String, expected: String, found: String| ExpertUseError::Value {
+        file: file.to_owned(),
+        place,
+        expected,
+        found,
     };
     if raw.version != VERSION {
-        return wrong("version".into(), VERSION.to_string(), raw.version.to_string());
+        return Err(wrong("version".into(), VERSION.to_string(), raw.version.to_string()));
     }
     if raw.experts_used > raw.experts {
         let expected = format!("at most {}, the number of experts", raw.experts);
-        return wrong("experts_used".into(), expected, raw.experts_used.to_string());
+        return Err(wrong("experts_used".into(), expected, raw.experts_used.to_string()));
     }
     let mut layers: Vec<Layer> = Vec::with_capacity(raw.layers.len());
     for RawLayer { layer, counts } in raw.layers {
         if let Some(last) = layers.last().filter(|last| last.number >= layer) {
             let expected = format!("layers in ascending order, one above {}", last.number);
-            return wrong("layers".into(), expected, layer.to_string());
+            return Err(wrong("layers".into(), expected, layer.to_string()));
         }
         if counts.len() != raw.experts as usize {
             let expected = format!("{} counts, one for each expert", raw.experts);
-            return wrong(format!("layer {layer}: counts"), expected, counts.len().to_string());
+            return Err(wrong(format!("layer {layer}: counts"), expected, counts.len().to_string()));
         }
         // A token chooses an expert once.
         if let Some(expert) = counts.iter().position(|count| *count > raw.tokens) {
             let expected = format!("at most {}, the number of tokens", raw.tokens);
-            return wrong(format!("layer {layer}: counts: expert {expert}"), expected, counts[expert].to_string());
+            return Err(wrong(format!("layer {layer}: counts: expert {expert}"), expected, counts[expert].to_string()));
         }
         let choices: u128 = counts.iter().map(|count| u128::from(*count)).sum();
         let most = u128::from(raw.tokens) * u128::from(raw.experts_used);
         let Some(choices) = u64::try_from(choices).ok().filter(|_| choices <= most) else {
             let expected = format!("at most {most} choices ({} tokens × {})", raw.tokens, raw.experts_used);
-            return wrong(format!("layer {layer}: counts"), expected, format!("{choices} together"));
+            return Err(wrong(format!("layer {layer}: counts"), expected, format!("{choices} together")));
         };
         layers.push(Layer { number: layer, counts, choices });
     }
@@ -226,10 +243,10 @@ pub(super) fn parse(text: &str, file: &str) -> Result<ExpertUse, ExpertUseError>
         experts_used: raw.experts_used,
         tokens: raw.tokens,
         layers,
-        passes_traced: raw.trace.passes,
+        trace: raw.trace.trace,
     };
-    match untraceable(&raw.trace, &expert_use) {
-        Some((expected, found)) => wrong("trace".into(), expected, found),
+    match untraceable(&raw.trace.summary, &expert_use) {
+        Some((expected, found)) => Err(wrong("trace".into(), expected, found)),
         None => Ok(expert_use),
     }
 }
@@ -245,7 +262,7 @@ fn form(error: &serde_json::Error, file: &str) -> ExpertUseError {
 }
 
 /// What a trace holds that cannot have been counted with the rest: expected, found.
-fn untraceable(trace: &Trace, of: &ExpertUse) -> Option<(String, String)> {
+fn untraceable(trace: &Summary, of: &ExpertUse) -> Option<(String, String)> {
     if trace.passes == 0 {
         return None;
     }

@@ -7,6 +7,7 @@ use super::layers::{Layer, layers};
 use super::streams::{self, Coming, Ring};
 use super::terms::{Cost, Term};
 use crate::blocks::{Block, Devices, block_of};
+use crate::expert_cache::HitRates;
 use crate::traffic::Traffic;
 use crate::{Device, Fetch, Gpu, Inventory, Machine, Placement, Plan, Role, Tier, Unit};
 
@@ -111,6 +112,8 @@ pub(super) struct Passes<'a> {
     fetched: f64,
     /// By layer, whether some of its routed experts live outside a GPU's memory; none for dense layers.
     mixtures: Vec<Option<bool>>,
+    /// How often decode finds experts in RAM that change places.
+    hits: HitRates,
 }
 
 impl<'a> Passes<'a> {
@@ -145,6 +148,7 @@ impl<'a> Passes<'a> {
             ring: Ring::of(plan, machine),
             fetched: plan.fetch.map_or(0.0, share_of),
             mixtures,
+            hits: HitRates::new(inventory, &plan.placements, traffic.counted()),
         }
     }
 
@@ -270,9 +274,11 @@ impl<'a> Passes<'a> {
         let tokens = if unit.layer.is_none() && unit.role != Role::Embedding { 1 } else { pass.tokens() };
         let bytes = unit.bytes.as_f64() * self.traffic.touched(unit, tokens);
         let work = Work { bytes, operations: self.traffic.operations(unit, tokens) };
-        if placement.home == Tier::Disk {
-            stage.disk_bytes += bytes;
-        }
+        stage.disk_bytes += bytes
+            * match pass {
+                Pass::Decode => self.hits.share_on_disk(unit, placement.home),
+                _ => f64::from(u8::from(placement.home == Tier::Disk)),
+            };
         let block = block_of(self.inventory, unit, self.traffic.tied());
         let device = block.and_then(|block| self.devices(pass).get(block));
         match (placement.home, placement.prefill, device) {

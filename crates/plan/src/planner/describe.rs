@@ -5,6 +5,7 @@ use super::draft::Draft;
 use super::rules::Wish;
 use super::settings::{Setup, within};
 use crate::blocks::Devices;
+use crate::expert_cache::HitRates;
 use crate::profile::{Choice, StreamTo};
 use crate::traffic::Traffic;
 use crate::{Bytes, Device, Fetch, Placement, Plan, Role, Tier, TierPlan, Unit, cost, forecast, streaming};
@@ -12,10 +13,15 @@ use crate::{Bytes, Device, Fetch, Placement, Plan, Role, Tier, TierPlan, Unit, c
 pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) -> Plan {
     let placements = placements(planner, &draft);
     let Draft { setup, homes, devices, loads, .. } = draft;
+    let hits = HitRates::new(planner.inventory, &placements, planner.traffic.counted());
     let mut read = vec![0.0; planner.limits.len()];
     for (unit, home) in planner.inventory.units.iter().zip(&homes) {
-        if let Some(place) = planner.limits.iter().position(|limit| limit.tier == *home) {
-            read[place] += planner.traffic.read_per_token(unit);
+        let (bytes, from_disk) = (planner.traffic.read_per_token(unit), hits.share_on_disk(unit, *home));
+        let near = if *home == Tier::Disk { Tier::Ram } else { *home };
+        for (tier, share) in [(Tier::Disk, from_disk), (near, 1.0 - from_disk)] {
+            if let Some(place) = planner.limits.iter().position(|limit| limit.tier == tier) {
+                read[place] += bytes * share;
+            }
         }
     }
     let tiers: Vec<TierPlan> = planner

@@ -6,6 +6,7 @@ use std::fmt::{self, Write as _};
 use serde::Serialize;
 
 use super::wrapped;
+use crate::expert_cache::HitRates;
 use crate::profile::Ranges;
 use crate::traffic::Traffic;
 use crate::{Bytes, ExpertUse, Inventory, Plan, Role, Tier};
@@ -120,9 +121,15 @@ pub(super) fn section(out: &mut String, plan: &Plan, inventory: &Inventory, coun
         Some(counts) => format!("shares as counted over {} tokens", grouped(counts.tokens())),
         None => "each taken to be as likely as any".to_owned(),
     };
+    let found = HitRates::new(inventory, &plan.placements, counted).mean();
     let uses = |text: String| if counted.is_some() { text } else { String::new() };
     let (of, used) = (grouped(first.of), shape.experts_used);
     let _ = writeln!(out, "\n  {of} experts, of which a token chooses {used} in each layer: {likely}");
+    if let Some(found) = found {
+        let share = format!("{:.1} %", found * 100.0);
+        let _ =
+            writeln!(out, "  experts change places: a replay of the trace finds {share} of uses in RAM while decoding");
+    }
     let _ = writeln!(
         out,
         "  {:<6}{:>8}{:>9}{}{:>16}  layers",

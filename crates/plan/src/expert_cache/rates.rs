@@ -1,0 +1,69 @@
+//! How often a plan's experts will be found in RAM, by a trace of what routers chose.
+
+use std::collections::BTreeMap;
+
+use super::{LayerStart, Policy, Replay, replay};
+use crate::{Bytes, ExpertUse, Inventory, Placement, Role, Tier, Unit};
+
+/// The layers whose experts may change places, by number: each expert wholly in RAM or wholly on disk, some of them here and some there.
+/// Biases, which live by themselves, do not count.
+#[must_use]
+pub fn starts(inventory: &Inventory, placements: &[Placement]) -> BTreeMap<u32, LayerStart> {
+    let mut layers: BTreeMap<u32, Option<LayerStart>> = BTreeMap::new();
+    for (unit, placement) in inventory.units.iter().zip(placements) {
+        let (Role::RoutedExpert, Some(layer), Some(expert)) = (unit.role, unit.layer, unit.expert) else { continue };
+        if unit.rows == 1 {
+            continue;
+        }
+        let start = layers.entry(layer).or_insert_with(|| Some(LayerStart { resident: Vec::new(), expert: Bytes(0) }));
+        let (here, expert) = (placement.home == Tier::Ram, expert as usize);
+        let stays = !placement.exchanges || !matches!(placement.home, Tier::Ram | Tier::Disk);
+        if let Some(known) = start {
+            if known.resident.len() <= expert {
+                known.resident.resize(expert + 1, here);
+            }
+            if expert == 0 {
+                known.expert += unit.bytes;
+            }
+            if stays || known.resident[expert] != here {
+                *start = None;
+            }
+        }
+    }
+    let some = |start: &LayerStart| start.resident.contains(&true) && start.resident.contains(&false);
+    layers.into_iter().filter_map(|(layer, start)| Some((layer, start.filter(some)?))).collect()
+}
+
+/// By layer, the share of its experts' uses that find them in RAM while tokens are decoded.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct HitRates(BTreeMap<u32, f64>);
+
+impl HitRates {
+    /// Those that the tiers' policy would have reached over the trace that `counts` come with. None of a layer that no token passed alone.
+    pub(crate) fn new(inventory: &Inventory, placements: &[Placement], counts: Option<&ExpertUse>) -> Self {
+        let Some(trace) = counts.map(ExpertUse::trace).filter(|trace| !trace.is_empty()) else {
+            return Self::default();
+        };
+        let rate = |(layer, start)| {
+            let decode = replay(trace, &BTreeMap::from([(layer, start)]), Replay::Policy(Policy::USUAL)).decode;
+            (decode.tokens > 0).then(|| (layer, decode.hit_rate()))
+        };
+        Self(starts(inventory, placements).into_iter().filter_map(rate).collect())
+    }
+
+    /// The share of what a token reads of this unit that comes from disk.
+    pub(crate) fn share_on_disk(&self, unit: &Unit, home: Tier) -> f64 {
+        let rate = || self.0.get(&unit.layer?).filter(|_| unit.role == Role::RoutedExpert && unit.rows > 1);
+        match rate() {
+            Some(rate) => 1.0 - rate,
+            None if home == Tier::Disk => 1.0,
+            None => 0.0,
+        }
+    }
+
+    /// The mean over layers; none where nothing is known.
+    pub(crate) fn mean(&self) -> Option<f64> {
+        let count = self.0.len();
+        (count > 0).then(|| self.0.values().sum::<f64>() / count as f64)
+    }
+}
