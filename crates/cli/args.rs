@@ -42,6 +42,8 @@ pub enum Command {
     Chat(Box<ChatArgs>),
     /// Show where every byte of a model would live and what a token would cost, before anything is loaded
     Plan(Box<PlanArgs>),
+    /// List the cheapest machines of the catalogue that are fast enough for a model
+    Advise(AdviseArgs),
     /// List the parts of which plan --on makes machines
     Hardware(HardwareArgs),
     /// Show what a model file holds
@@ -219,6 +221,30 @@ pub struct PlanArgs {
     /// What may be used
     #[command(flatten)]
     pub placement: PlacementArgs,
+}
+
+/// Arguments of `advise`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example: plimsoll advise -m hf:unsloth/Llama-3.3-70B-Instruct-GGUF:Q4_K_M --budget-tps 5
+
+Of a model on the hub only the header is fetched. Prices and figures are those of plimsoll hardware.")]
+pub struct AdviseArgs {
+    /// The model
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Tokens of an answer per second, at least
+    #[arg(long, value_name = "TOKENS", allow_negative_numbers = true)]
+    pub budget_tps: f64,
+
+    /// How many machines to list, each with another pair of GPU and memory
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub most: u32,
+
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `hardware`.

@@ -9,7 +9,7 @@ use engine::EngineError;
 use gguf::GgufError;
 #[cfg(feature = "cuda")]
 use kernels::cuda::CudaError;
-use plan::hardware::BuildError;
+use plan::hardware::{BuildError, NoAdvice};
 use plan::report::UnknownTensor;
 use plan::{ExpertUseError, ProfileError, Refusal};
 use probe::ProbeError;
@@ -113,6 +113,9 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(Unwell { fails }) = cause.downcast_ref() {
         // The codes of `doctor` are its own: 1 and 2.
         return Some(if *fails { Exit::Usage } else { Exit::Failure });
+    }
+    if let Some(error) = cause.downcast_ref::<NoAdvice>() {
+        return Some(if matches!(error, NoAdvice::NotARate(_)) { Exit::Usage } else { Exit::Resources });
     }
     if cause.is::<NoWeights>() {
         return Some(Exit::Model);

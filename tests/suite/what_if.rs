@@ -60,6 +60,23 @@ fn words_that_are_no_machine_are_usage_errors() {
 }
 
 #[test]
+fn advice_is_cheapest_first_and_nothing_is_said_to_be_nothing() {
+    let output = plimsoll(&["advise", "-m", &model(), "--budget-tps", "5", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rows: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let prices: Vec<f64> = rows.as_array().unwrap().iter().map(|row| row["price_usd"].as_f64().unwrap()).collect();
+    assert!(prices.len() == 5 && prices.is_sorted(), "{rows}");
+    for (budget, code, expected) in
+        [("1e12", 4, "nothing in the catalogue decodes"), ("-1", 2, "is no rate"), ("0", 2, "is no rate")]
+    {
+        let output = plimsoll(&["advise", "-m", &model(), "--budget-tps", budget]);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains(expected) && told.contains("\n\nhint: "), "{budget}: {told}");
+        assert_eq!(output.status.code(), Some(code), "{budget}");
+    }
+}
+
+#[test]
 fn the_catalogue_is_listed_with_its_sources() {
     let text = plimsoll(&["hardware"]).stdout;
     let text = String::from_utf8_lossy(&text);

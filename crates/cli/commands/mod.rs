@@ -1,5 +1,6 @@
 //! One module per command; each turns its arguments into output on stdout.
 
+mod advise;
 mod bench;
 mod bench_cache;
 mod chat;
@@ -37,6 +38,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(args) => run::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Advise(args) => advise::run(&args),
         Command::Hardware(args) => hardware::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Probe(args) => probe::run(&args),

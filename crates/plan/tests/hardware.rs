@@ -6,7 +6,7 @@ mod common;
 
 use std::path::Path;
 
-use plan::hardware::{Build, Catalogue, Text};
+use plan::hardware::{Build, Catalogue, NoAdvice, Text, advise, most_tokens_per_s};
 use plan::{Bytes, Machine, Profile, Source, plan};
 
 fn catalogue() -> Catalogue {
@@ -147,6 +147,26 @@ fn words_that_are_no_machine_are_refused_with_a_way_out() {
 
 fn machine(text: &str, model: &str) -> Machine {
     Build::parse(text, &catalogue()).unwrap().machine(&common::inventory(model))
+}
+
+#[test]
+fn advice_reaches_what_is_asked_and_is_no_dearer_than_what_else_does() {
+    let (catalogue, model) = (catalogue(), common::inventory("llama-70b-q4_k_m"));
+    let found = advise(&catalogue, &model, 5.0, 3).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(found.len(), 3);
+    assert!(found.is_sorted_by(|a, b| a.price_usd <= b.price_usd));
+    for advice in &found {
+        assert!(advice.forecast.decode_tokens_per_s >= 5.0, "{}", advice.build);
+        assert!(most_tokens_per_s(&advice.build, &model) >= advice.forecast.decode_tokens_per_s, "{}", advice.build);
+    }
+    // A desktop with an RTX 3060 is bound by its RAM, whatever is tuned: 31 GB of it for each token.
+    let desktop = Build::parse("rtx3060+ddr5-6000x2:96GiB+nvme5", &catalogue).unwrap();
+    assert!((3.4..4.2).contains(&most_tokens_per_s(&desktop, &model)));
+    let error = advise(&catalogue, &model, 1e6, 3).unwrap_err().to_string();
+    assert!(error.contains("the fastest is b200+") && error.contains("with at most"), "{error}");
+    for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        assert!(matches!(advise(&catalogue, &model, rate, 3), Err(NoAdvice::NotARate(_))), "{rate}");
+    }
 }
 
 fn near(found: f64, expected: f64) {

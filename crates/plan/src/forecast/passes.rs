@@ -276,7 +276,7 @@ impl<'a> Passes<'a> {
         let work = Work { bytes, operations: self.traffic.operations(unit, tokens) };
         stage.disk_bytes += bytes
             * match pass {
-                Pass::Decode => self.hits.share_on_disk(unit, placement.home),
+                Pass::Decode { .. } => self.hits.share_on_disk(unit, placement.home),
                 _ => f64::from(u8::from(placement.home == Tier::Disk)),
             };
         let block = block_of(self.inventory, unit, self.traffic.tied());

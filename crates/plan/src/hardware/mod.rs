@@ -1,13 +1,15 @@
 //! Machines that nobody here owns: a catalogue of parts, and what they make together.
 //!
-//! Owns the parts with the source of each figure ([`Catalogue`]), the words by which a user names a machine ([`Build`]), and the rates that
-//! kernels reach of the figures on data sheets ([`Build::machine`]). Must never know a file: catalogues come in as text. The project's own
+//! Owns the parts with the source of each figure ([`Catalogue`]), the words by which a user names a machine ([`Build`]), the rates that
+//! kernels reach of the figures on data sheets ([`Build::machine`]), and the search for the cheapest that is fast enough ([`advise`]). Must never know a file: catalogues come in as text. The project's own
 //! lie in `configs/hardware/`.
 
+mod advise;
 mod build;
 mod parse;
 mod rates;
 
+pub use advise::{Advice, Limit, NoAdvice, advise, most_tokens_per_s};
 pub use build::{Build, BuildError};
 pub use parse::{CatalogueError, Text};
 
