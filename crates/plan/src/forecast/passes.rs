@@ -188,7 +188,9 @@ impl<'a> Passes<'a> {
         self.cross(&mut stages, pass);
         let costs: Vec<Cost> = stages.iter().map(|stage| self.spent(stage, pass)).collect();
         let mut cost = Cost::default();
-        costs.iter().for_each(|stage| cost += *stage);
+        for stage in &costs {
+            cost += *stage;
+        }
         if self.comes.contains(&true) && !matches!(pass, Pass::Streamed { .. }) {
             let row: Vec<_> = costs.iter().zip(&stages).map(|(cost, stage)| (cost.seconds, stage.comes)).collect();
             let bytes: f64 = stages.iter().map(|stage| stage.ram_bytes + stage.beside_bytes + stage.comes.bytes).sum();

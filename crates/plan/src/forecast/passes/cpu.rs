@@ -45,6 +45,7 @@ impl Passes<'_> {
             return;
         }
         let threads = self.plan.threads;
+        stage.ram_bytes += work.bytes;
         stage.attention_s += match &self.machine.processor {
             None => (work.bytes / self.ram).max(work.operations / self.operations),
             // Each number that is kept serves as many heads as there are operations with it.
