@@ -6,11 +6,11 @@ use plan::profile::parse;
 use plan::report::{explain_on, html, why};
 use plan::{Bytes, Inventory, Machine, Plan, Profile, Term, Tier, plan};
 
-/// A 70B with less RAM than it has weights.
+/// A model of 1B with half as much RAM as it has weights.
 fn pressed() -> (Profile, Inventory, Machine, Plan) {
-    let text = "version: 1\ntiers: { ram: { memory: 10GiB }, disk: {} }\ncontext: { tokens: 1024 }\n";
+    let text = "version: 1\ntiers: { ram: { memory: 400MiB }, disk: {} }\ncontext: { tokens: 512 }\n";
     let profile = parse(text, "p.yaml").expect("a profile");
-    let (model, machine) = (common::inventory("llama-70b-q4_k_m"), common::laptop());
+    let (model, machine) = (common::inventory("llama-1b-q4_k_m"), common::laptop());
     let plan = plan(&profile, &model, &machine).expect("a plan");
     (profile, model, machine, plan)
 }
@@ -75,7 +75,7 @@ fn the_page_is_whole_and_escapes_what_files_say() {
         let opened = count(&format!("<{tag}>")) + count(&format!("<{tag} "));
         assert_eq!(opened, count(&format!("</{tag}>")), "{tag}");
     }
-    for part in ["<b>ram</b>", "<b>disk</b>", "layer 79, feed-forward", "waiting for the drive", "more in ram"] {
+    for part in ["<b>ram</b>", "<b>disk</b>", "layer 15, feed-forward", "waiting for the drive", "more in ram"] {
         assert!(page.contains(part), "{part}");
     }
 }

@@ -294,7 +294,7 @@ mod tests {
             (huge_pages("always madvise [never]\n"), Verdict::Warn, "never"),
             (huge_pages(""), Verdict::Warn, "none"),
             (memlock(None), Verdict::Pass, "no limit"),
-            (memlock(Some(64 << 10)), Verdict::Warn, "64.0 KiB"),
+            (memlock(Some(64 << 10)), Verdict::Warn, "64.00 KiB"),
             (direct(None), Verdict::Pass, "past"),
             (direct(Some("Invalid argument".into())), Verdict::Warn, "Invalid"),
             (uring(None), Verdict::Pass, "usable"),

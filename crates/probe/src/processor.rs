@@ -164,11 +164,13 @@ impl<'a> Bench<'a> {
             // What a row costs was measured with another type: it is never most of it.
             bytes / (seconds - beside).max(seconds / 2.0)
         };
+        // Where RAM is short a matrix of wide numbers has fewer rows.
+        let height = (self.weights.len() / matrix_bytes(quant, 1, WIDTH)).min(ROWS);
         let mut one_column = |pool: &Pool, part: usize| {
-            let matrix = matrix_bytes(quant, ROWS, WIDTH);
+            let matrix = matrix_bytes(quant, height, WIDTH);
             let times = (self.pass / matrix / part).max(1);
-            let seconds = median(|| self.seconds(pool, quant, (ROWS, WIDTH), 1, times));
-            rate((times * matrix) as f64, (times * ROWS) as f64, 1, seconds)
+            let seconds = median(|| self.seconds(pool, quant, (height, WIDTH), 1, times));
+            rate((times * matrix) as f64, (times * height) as f64, 1, seconds)
         };
         let all = one_column(pool, 1);
         let one_thread = if pool.threads() == 1 {

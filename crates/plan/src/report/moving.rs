@@ -60,7 +60,7 @@ fn room(plan: &Plan, tier: Tier, bytes: Bytes) -> String {
 
 /// The plan with these units elsewhere; nothing else moves.
 fn with_home(plan: &Plan, inventory: &Inventory, units: &[UnitId], tier: Tier) -> Plan {
-    let mut plan = plan.clone();
+    let (before, mut plan) = (&plan.placements, plan.clone());
     let device = match tier {
         Tier::Gpu(number) => Device::Gpu(number),
         Tier::Ram | Tier::Disk => Device::Cpu,
@@ -69,8 +69,12 @@ fn with_home(plan: &Plan, inventory: &Inventory, units: &[UnitId], tier: Tier) -
         let place = &mut plan.placements[unit.0 as usize];
         (place.home, place.decode, place.prefill) = (tier, device, device);
     }
-    let homes: Vec<Tier> = plan.placements.iter().map(|place| place.home).collect();
-    let devices = Devices::of(inventory, &homes);
-    (plan.blocks, plan.output) = (devices.layers, devices.output);
+    let on_gpu = |unit: &UnitId| matches!(before[unit.0 as usize].home, Tier::Gpu(_));
+    // Else every block stays whose it is, those too whose weights are copied to a GPU.
+    if device != Device::Cpu || units.iter().any(on_gpu) {
+        let homes: Vec<Tier> = plan.placements.iter().map(|place| place.home).collect();
+        let devices = Devices::of(inventory, &homes);
+        (plan.blocks, plan.output) = (devices.layers, devices.output);
+    }
     plan
 }
