@@ -9,11 +9,11 @@ constexpr float LOG2_E = 1.44269504f;
 constexpr float NEGATIVE = -1e30f;  // Below all scores, and no infinity: differences of two such are numbers.
 
 struct Attention {
-  // tokens × heads × dim_k
+  // Of each token heads × dim_k, tokens `q_step` apart.
   const float* q;
   KvRows k;
   KvRows v;
-  // tokens × heads × dim_v
+  // Of each token heads × dim_v, tokens `out_step` apart.
   float* out;
   // For each token, head and split what `Share` says; null where there is one split.
   float* partial;
@@ -29,6 +29,8 @@ struct Attention {
   u32 kv_heads;
   u32 dim_k;
   u32 dim_v;
+  u32 q_step;
+  u32 out_step;
   u32 splits;
   // Positions that a token sees, itself included; 0: all.
   u32 window;
@@ -76,6 +78,14 @@ __device__ __forceinline__ float score_of(const Attention& a, float product) {
   if (a.softcap == 0.0f) return x * LOG2_E;
   // tanh(y) = 1 − 2 / (e^2y + 1)
   return a.softcap * LOG2_E * (1.0f - __fdividef(2.0f, power_of_two(2.0f * LOG2_E * __fdividef(x, a.softcap)) + 1.0f));
+}
+
+// The numbers of a query, and its place in the output.
+__device__ __forceinline__ const float* query_of(const Attention& a, u32 token, u32 head, u32 width) {
+  return a.q + static_cast<u64>(token) * a.q_step + head * width;
+}
+__device__ __forceinline__ float* output_of(const Attention& a, u32 token, u32 head, u32 width) {
+  return a.out + static_cast<u64>(token) * a.out_step + head * width;
 }
 
 // What a query gathered in a split: values that are sums of powers relative to the largest score, that score, and the sum of the powers.

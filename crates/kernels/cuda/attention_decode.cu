@@ -139,8 +139,7 @@ __device__ __forceinline__ void decode(const Attention& a) {
   T tile{a, blockIdx.y / tiles, lane / 4, lane % 4};
   const u32 first_head = tile.kv_head * group + blockIdx.y % tiles * QUERIES;
   const u32 queries = min(QUERIES, (tile.kv_head + 1) * group - first_head);
-  const u64 query = static_cast<u64>(token) * a.heads + first_head;
-  tile.load_query(tile.g < queries ? a.q + (query + tile.g) * DK : nullptr);
+  tile.load_query(tile.g < queries ? query_of(a, token, first_head + tile.g, DK) : nullptr);
 
   const Range all_seen = sees(a, token), range = share(a, token, token, split, STEP);
   for (u32 first = range.start + warp * STEP; first < range.end; first += WARPS * STEP) {
@@ -183,7 +182,7 @@ __device__ __forceinline__ void decode(const Attention& a) {
   __syncthreads();
   for (u32 i = threadIdx.x; i < queries * DV; i += blockDim.x) {
     const u32 n = i / DV, d = i % DV;
-    float* out = a.partial ? gathered(a, token, first_head + n, split) : a.out + (query + n) * DV;
+    float* out = a.partial ? gathered(a, token, first_head + n, split) : output_of(a, token, first_head + n, DV);
     out[d] = all[n][d] * largest[0][n];
   }
 }

@@ -53,13 +53,13 @@ template <u32 K, u32 V>
 __device__ __forceinline__ void attend(const Attention& a) {
   extern __shared__ float memory[];
   const u32 split = blockIdx.x, head = blockIdx.y, token = blockIdx.z, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-  const u64 query = static_cast<u64>(token) * a.heads + head;
+  const float* query = query_of(a, token, head, a.dim_k);
   float* q = memory;
   float* mine = memory + a.dim_k + warp * (HELD * WARP + 2);
-  for (u32 i = threadIdx.x; i < a.dim_k; i += blockDim.x) q[i] = a.q[query * a.dim_k + i];
+  for (u32 i = threadIdx.x; i < a.dim_k; i += blockDim.x) q[i] = query[i];
   __syncthreads();
   const Range all = sees(a, token), range = share(a, token, token, split, WARP);
-  float* out = a.partial ? gathered(a, token, head, split) : a.out + query * a.dim_v;
+  float* out = a.partial ? gathered(a, token, head, split) : output_of(a, token, head, a.dim_v);
   for (u32 from = 0; from < a.dim_v; from += HELD * WARP) {
     Walk<K, V> walk{a, token, head, head / (a.heads / a.kv_heads), lane};
     for (u32 first = range.start + warp * WARP; first < range.end; first += WARPS * WARP) {
@@ -123,7 +123,7 @@ extern "C" __global__ void __launch_bounds__(SPLITS_MAX) merge(Attention a) {
   sums[warp] = warp_sum(weight * own_sum);
   __syncthreads();
   const float last = final_weight(a, head, largest, (sums[0] + sums[1]) + (sums[2] + sums[3]));
-  float* out = a.out + (static_cast<u64>(token) * a.heads + head) * a.dim_v;
+  float* out = output_of(a, token, head, a.dim_v);
   for (u32 i = threadIdx.x; i < a.dim_v; i += blockDim.x) {
     float value = 0.0f;
     for (u32 s = 0; s < a.splits; s++) {

@@ -152,7 +152,7 @@ struct Tile {
       all += __shfl_xor_sync(EVERY_LANE, all, 2);
       if (!query[row] || slice * SLICE >= RANK) continue;
       float* out = a.partial ? gathered(a, token[row], head[row], split)
-                             : a.out + (static_cast<u64>(token[row]) * a.heads + head[row]) * RANK;
+                             : output_of(a, token[row], head[row], RANK);
       const float last = a.partial ? 1.0f : final_weight(a, head[row], largest[row], all);
 #pragma unroll
       for (u32 j = 0; j < SLICE / 8; j++) {
@@ -180,7 +180,7 @@ __device__ __forceinline__ void attend(const Attention& a) {
     tile.token[row] = min(n, count - 1) / a.heads;
     head[row] = min(n, count - 1) % a.heads;
     tile.range[row] = sees(a, tile.token[row]);
-    query[row] = n < count ? a.q + static_cast<u64>(n) * WIDTH : nullptr;
+    query[row] = n < count ? query_of(a, tile.token[row], head[row], WIDTH) : nullptr;
   }
   tile.load_queries(query);
   const u32 last_query = min(first_query + QUERIES, count) - 1;

@@ -163,7 +163,7 @@ __device__ __forceinline__ void prefill(const Attention& a) {
     tile.token[h] = min(n, count - 1) / group;
     head[h] = kv_head * group + min(n, count - 1) % group;
     tile.range[h] = sees(a, tile.token[h]);
-    query[h] = n < count ? a.q + (static_cast<u64>(tile.token[h]) * a.heads + head[h]) * DK : nullptr;
+    query[h] = n < count ? query_of(a, tile.token[h], head[h], DK) : nullptr;
   }
   tile.load_queries(query);
   const u32 last_query = min(first_query + QUERIES, count) - 1;
@@ -188,7 +188,7 @@ __device__ __forceinline__ void prefill(const Attention& a) {
     sum += __shfl_xor_sync(EVERY_LANE, sum, 2);
     if (!query[h]) continue;
     const u32 token = tile.token[h];
-    float* out = a.partial ? gathered(a, token, head[h], split) : a.out + (static_cast<u64>(token) * a.heads + head[h]) * DV;
+    float* out = a.partial ? gathered(a, token, head[h], split) : output_of(a, token, head[h], DV);
     const float last = a.partial ? 1.0f : final_weight(a, head[h], tile.largest[h], sum);
 #pragma unroll
     for (u32 j = 0; j < F::VALUE_TILES; j++) {

@@ -33,6 +33,12 @@ extern "C" __global__ void __launch_bounds__(1024) cross_in(
   if (last < count) to[last] = __ldcv(from + last) + (add ? to[last] : 0.0f);
 }
 
+// `count` times 16 bytes from memory that the processor has written: a few that need not wait behind the link's long copies.
+extern "C" __global__ void __launch_bounds__(256) fetch(const uint4* from, uint4* __restrict__ to, u32 count) {
+  const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < count) to[i] = __ldcv(from + i);
+}
+
 // The sum of words by 16 bytes a load: what reading alone costs, which products are held against.
 extern "C" __global__ void __launch_bounds__(512) read_all(const uint4* __restrict__ from, u64 count, u32* __restrict__ sink) {
   u32 sum = 0;

@@ -81,9 +81,13 @@ extern "C" __global__ void __launch_bounds__(256) add_weighted(
   const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= width) return;
   const u64 row = blockIdx.y;
+  // Of many tokens a few experts' rows are some's alone: the others' sums are not touched.
+  bool any = false;
+  for (u32 j = 0; j < used; j++) any |= places[row * used + j] - first < available;  // Below the first, it is far beyond the last.
+  if (!any) return;
   float sum = out[row * width + i];
   for (u32 j = 0; j < used; j++) {
-    const u32 place = places[row * used + j] - first;  // Below the first, it is far beyond the last.
+    const u32 place = places[row * used + j] - first;
     if (place < available) sum += weights[row * used + j] * y[static_cast<u64>(place) * width + i];
   }
   out[row * width + i] = sum;

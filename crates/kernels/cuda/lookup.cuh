@@ -6,7 +6,7 @@
 
 struct Lookup {
   const u8* weights;
-  // Which row each output is; beyond the last: the last.
+  // Which row each output is, null: its own; beyond the last: the last.
   const u32* rows;
   // outputs × width
   float* out;
@@ -15,7 +15,7 @@ struct Lookup {
   float factor;
 };
 
-__device__ __forceinline__ u64 row_of(const Lookup& p) { return min(p.rows[blockIdx.y], p.count - 1); }
+__device__ __forceinline__ u64 row_of(const Lookup& p) { return min(p.rows ? p.rows[blockIdx.y] : blockIdx.y, p.count - 1); }
 
 // A lane takes a group. Grid: runs of 128 groups × outputs.
 template <class T>

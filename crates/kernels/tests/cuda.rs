@@ -10,6 +10,8 @@ mod common;
 mod crossing;
 #[path = "cuda/elementwise.rs"]
 mod elementwise;
+#[path = "cuda/expand.rs"]
+mod expand;
 #[path = "cuda/experts.rs"]
 mod experts;
 #[path = "cuda/head_product.rs"]

@@ -117,24 +117,27 @@ impl Words {
 /// Where a matrix (0: gate, 1: up, 2: down) of an expert is on the card.
 pub(super) type Place<'p, 't> = &'p dyn Fn(usize, usize) -> Slice<'t, u8>;
 
-/// The list of one matrix of each expert of a run, with the columns of its pairs.
+/// The list of one matrix of each expert of a run, and then of the next one, of matrices that have the same shape and read the same: each with the
+/// columns of the expert's pairs.
 fn list<'t>(
     place: Place<'_, 't>,
     quants: &Quants,
     f: &Mixture,
-    (pairs, run, part): (&Pairs, &Run, usize),
+    (pairs, run, matrices): (&Pairs, &Run, Range<usize>),
 ) -> JobList<'t> {
     let many = run.len() > JOB_COLUMNS * run.groups.len();
     let mut list = if many { JobList::wide() } else { JobList::default() };
-    let (rows, width) = if part == 2 { (f.router.inputs, f.inner) } else { (f.inner, f.router.inputs) };
-    for (expert, range) in run.groups.clone().map(|group| pairs.group_at(group)) {
-        let slice = parts(&f.experts[expert])[part];
-        let weights = place(expert, part);
-        let column = |pair| if part == 2 { pair - run.pairs.start } else { pairs.token(pair) };
-        list.push(
-            &Matrix { quant: quants.get(slice.unit), weights, rows, width },
-            range.map(|pair| column(pair) as u32),
-        );
+    for part in matrices {
+        let (rows, width) = if part == 2 { (f.router.inputs, f.inner) } else { (f.inner, f.router.inputs) };
+        for (expert, range) in run.groups.clone().map(|group| pairs.group_at(group)) {
+            let slice = parts(&f.experts[expert])[part];
+            let weights = place(expert, part);
+            let column = |pair| if part == 2 { pair - run.pairs.start } else { pairs.token(pair) };
+            list.push(
+                &Matrix { quant: quants.get(slice.unit), weights, rows, width },
+                range.map(|pair| column(pair) as u32),
+            );
+        }
     }
     list
 }
@@ -294,28 +297,35 @@ impl GpuSide {
     ) -> Result<()> {
         let RunParts { halves, rows, .. } = RunParts::of(f, run);
         self.round(x, f.router.inputs)?;
-        self.listed(quants, f, (run, 0), halves[0], place)?;
-        self.listed(quants, f, (run, 1), halves[1], place)?;
+        if matches!(run.kind, Kind::Listed([gate, up, _]) if gate == up) {
+            // In one launch: a slot's worth of one of them leaves half of a large card idle.
+            let both = Part { count: halves[0].count + halves[1].count, ..halves[0] };
+            self.listed(quants, f, (run, 0..2), both, place)?;
+        } else {
+            self.listed(quants, f, (run, 0..1), halves[0], place)?;
+            self.listed(quants, f, (run, 1..2), halves[1], place)?;
+        }
         self.join_halves(f, run, words, halves, None)?;
-        self.listed(quants, f, (run, 2), rows, place)?;
+        self.listed(quants, f, (run, 2..3), rows, place)?;
         self.add_rows(f, run, words, rows, block)
     }
 
-    /// The products of one matrix of each expert of a run, in one launch.
+    /// The products of one matrix of each expert of a run, or of two, in one launch.
     fn listed(
         &mut self,
         quants: &Quants,
         f: &Mixture,
-        (run, part): (&Run, usize),
+        (run, matrices): (&Run, Range<usize>),
         out: Part,
         place: Place<'_, '_>,
     ) -> Result<()> {
         let Some(m) = &mut self.mixtures else { unreachable!("{NO_ROOM}") };
         let Lists { pairs, jobs, .. } = &mut m.lists;
-        let list = list(place, quants, f, (pairs, run, part));
-        let columns = if part == 2 { &m.inner } else { &self.columns };
+        let (columns, outputs) =
+            if matrices.start == 2 { (&m.inner, f.router.inputs) } else { (&self.columns, f.inner) };
+        let list = list(place, quants, f, (pairs, run, matrices));
         let mut to = self.registers.get_mut(out);
-        jobs.multiply(&list, columns, &mut to, out.count / run.len())?;
+        jobs.multiply(&list, columns, &mut to, outputs)?;
         self.writes(out);
         Ok(())
     }

@@ -12,7 +12,7 @@ use plan::KvType;
 
 use super::kv::KvRows;
 use super::launch::{Address, Kernel, Param, Shape, launch};
-use super::{CudaError, GpuInfo, KvStore, Slice, SliceMut, Stream};
+use super::{CudaError, GpuInfo, KvPart, KvStore, Rows, Slice, SliceMut, Stream};
 use crate::cpu::AttentionShape;
 
 /// Head widths of K and V that tensor cores' forms were compiled for.
@@ -73,6 +73,8 @@ struct Parameters {
     kv_heads: u32,
     dim_k: u32,
     dim_v: u32,
+    q_step: u32,
+    out_step: u32,
     splits: u32,
     window: u32,
     chunk: u32,
@@ -189,7 +191,33 @@ pub fn attention(
     room: &mut SliceMut<'_, f32>,
     out: &mut SliceMut<'_, f32>,
 ) -> Result<(), CudaError> {
-    let parameters = parameters(form, shape, q, k, v, position, sight, room, out);
+    assert_eq!(q.len(), form.tokens * shape.heads * shape.dim_k, "queries are not {} tokens", form.tokens);
+    assert_eq!(out.len(), form.tokens * shape.heads * shape.dim_v, "the output's length");
+    let (q, step) = (Rows { numbers: q, step: shape.heads * shape.dim_k }, shape.heads * shape.dim_v);
+    attention_apart(stream, form, shape, q, [k.part(), v.part()], position, sight, room, (out, step))
+}
+
+/// [`attention`] over keys and values that need not be stores, where something else lies between tokens' queries and between their outputs,
+/// which are as many numbers apart as is said beside them.
+///
+/// # Errors
+/// Where a launch fails.
+///
+/// # Panics
+/// Where lengths and sizes do not fit each other.
+#[allow(clippy::too_many_arguments)]
+pub fn attention_apart(
+    stream: &Stream,
+    form: &AttentionForm,
+    shape: &AttentionShape,
+    q: Rows<'_>,
+    [k, v]: [KvPart<'_>; 2],
+    position: Slice<'_, u32>,
+    sight: &Sight<'_>,
+    room: &mut SliceMut<'_, f32>,
+    out: (&mut SliceMut<'_, f32>, usize),
+) -> Result<(), CudaError> {
+    let parameters = parameters(form, shape, q, [k, v], position, sight, room, out);
     if form.tokens == 0 {
         return Ok(());
     }
@@ -209,13 +237,12 @@ pub fn attention(
 fn parameters(
     form: &AttentionForm,
     shape: &AttentionShape,
-    q: Slice<'_, f32>,
-    k: &KvStore,
-    v: &KvStore,
+    q: Rows<'_>,
+    [k, v]: [KvPart<'_>; 2],
     position: Slice<'_, u32>,
     sight: &Sight<'_>,
     room: &mut SliceMut<'_, f32>,
-    out: &mut SliceMut<'_, f32>,
+    (out, out_step): (&mut SliceMut<'_, f32>, usize),
 ) -> Parameters {
     let AttentionShape { heads, kv_heads, dim_k, dim_v, scale, window, softcap } = *shape;
     let tokens = form.tokens;
@@ -223,8 +250,10 @@ fn parameters(
     assert!(k.heads() == kv_heads && v.heads() == kv_heads, "{} and {} KV heads for {kv_heads}", k.heads(), v.heads());
     assert!(k.dim() == dim_k && v.dim() >= dim_v && dim_v > 0, "heads of {} and {}", k.dim(), v.dim());
     assert!(tokens <= 65_535 && heads <= 65_535, "{tokens} tokens of {heads} heads");
-    assert_eq!(q.len(), tokens * heads * dim_k, "queries are not {tokens} tokens");
-    assert_eq!(out.len(), tokens * heads * dim_v, "the output's length");
+    if tokens > 0 {
+        q.check(tokens, heads * dim_k);
+        Rows { numbers: out.as_slice(), step: out_step }.check(tokens, heads * dim_v);
+    }
     assert_eq!(position.len(), 1, "a position");
     assert!(form.room(shape) <= room.len(), "no room for what {} splits gather", form.splits);
     assert!(sight.sinks.is_none_or(|sinks| sinks.len() == heads), "sinks are not one for each head");
@@ -241,12 +270,14 @@ fn parameters(
             form.name.ends_with(&format!("_{dim_k}_{dim_v}_{}_{}", k.kind().name(), v.kind().name()))
         }
     };
-    let one_store = form.form != Form::Latent || std::ptr::eq(k, v);
+    let one_store = form.form != Form::Latent || k.is(&v);
     assert!(named && own_width && one_store, "{} for {shape:?} over {:?} and {:?}", form.name, k.kind(), v.kind());
     let fours = |address: Address| address.0.is_multiple_of(16);
-    assert!(fours(q.address()) && fours(out.address()) && fours(room.address()), "rows begin at multiples of 16 bytes");
+    let steps = q.step.is_multiple_of(4) && out_step.is_multiple_of(4);
+    let fours = fours(q.numbers.address()) && fours(out.address()) && fours(room.address());
+    assert!(fours && (steps || form.form == Form::Exact), "rows begin at multiples of 16 bytes");
     Parameters {
-        q: q.address(),
+        q: q.numbers.address(),
         k: k.rows(),
         v: v.rows(),
         out: out.address(),
@@ -260,6 +291,8 @@ fn parameters(
         kv_heads: kv_heads as u32,
         dim_k: dim_k as u32,
         dim_v: dim_v as u32,
+        q_step: q.step as u32,
+        out_step: out_step as u32,
         splits: form.splits as u32,
         window: window.unwrap_or(0),
         chunk: sight.chunk.unwrap_or(0),

@@ -130,6 +130,8 @@ pub enum HeadsTo<'a, 'b> {
     Numbers(&'a mut SliceMut<'b, f32>),
     /// The same, of which each head's numbers begin so many behind the one's before: something else lies between.
     Apart(&'a mut SliceMut<'b, f32>, usize),
+    /// Back to these numbers, where they are instead of in `from.numbers`: tokens `from.step` apart, and heads behind each other in them.
+    Back(&'a mut SliceMut<'b, f32>),
     /// To the rows of the pass's positions in a cache, from this number of each row on (a multiple of 32 in rows of `Q8_0`).
     Store(&'a mut KvStore, usize),
 }
@@ -252,14 +254,24 @@ impl HeadPart<'_, '_> {
     fn parameters(&mut self, tokens: usize, table: Option<&RopeTable>) -> Part {
         let (heads, dim) = (self.heads, self.dim);
         assert!(dim > 0 && dim <= HEAD_DIM_MAX && heads < 65_536, "{heads} heads of {dim}");
+        let numbers = match &self.to {
+            HeadsTo::Back(numbers) => numbers.as_slice(),
+            _ => self.from.numbers,
+        };
         if heads > 0 {
             let width = (heads - 1).checked_mul(self.head_step).and_then(|last| last.checked_add(dim));
-            self.from.check(tokens, width.unwrap_or(usize::MAX));
+            Rows { numbers, step: self.from.step }.check(tokens, width.unwrap_or(usize::MAX));
         }
+        let x = numbers.address();
         let (out, out_step, kept, kept_from) = match &mut self.to {
             HeadsTo::Numbers(out) => {
                 assert_eq!(out.len(), tokens * heads * dim, "room for {tokens} tokens of {heads} heads");
                 (out.address(), dim, KvRows::NONE, 0)
+            }
+            HeadsTo::Back(out) => {
+                let apart = heads.checked_mul(self.head_step);
+                assert!(self.head_step >= dim && apart == Some(self.from.step), "tokens of {heads} heads");
+                (out.address(), self.head_step, KvRows::NONE, 0)
             }
             HeadsTo::Apart(out, step) => {
                 let end = (tokens * heads).saturating_sub(1).checked_mul(*step).and_then(|last| last.checked_add(dim));
@@ -278,7 +290,7 @@ impl HeadPart<'_, '_> {
             }
         };
         let mut part = Part {
-            x: self.from.numbers.address(),
+            x,
             out,
             kept,
             kept_from,

@@ -1,5 +1,7 @@
 //! The rows of keys or values that attention looks back at, on a card.
 
+use std::marker::PhantomData;
+
 use plan::{Bytes, KvType};
 
 use super::launch::{Address, Param};
@@ -34,6 +36,56 @@ pub(super) struct KvRows {
 
 // SAFETY: the kernels' structure, field for field.
 unsafe impl Param for KvRows {}
+
+/// Keys or values that attention looks back at: a [store](KvStore)'s, or rows of halves in any memory.
+#[derive(Clone, Copy)]
+pub struct KvPart<'a> {
+    kind: KvType,
+    rows: KvRows,
+    memory: PhantomData<&'a ()>,
+}
+
+impl<'a> KvPart<'a> {
+    /// Rows of halves, two of them in each number of `memory`: for each head `capacity` rows of `dim`.
+    ///
+    /// # Panics
+    /// Where the memory is shorter, or does not begin at a multiple of 16 bytes.
+    #[must_use]
+    pub fn halves(memory: Slice<'a, f32>, heads: usize, dim: usize, capacity: usize) -> Self {
+        let halves = heads.checked_mul(capacity).and_then(|rows| rows.checked_mul(dim));
+        assert!(halves.is_some_and(|halves| halves <= 2 * memory.len()), "{heads} × {capacity} × {dim} halves");
+        assert!([heads, dim, capacity].iter().all(|count| *count < 1 << 31), "{heads} × {capacity} × {dim}");
+        assert!(memory.address().0.is_multiple_of(16), "rows begin at multiples of 16 bytes");
+        let (heads, dim, capacity) = (heads as u32, dim as u32, capacity as u32);
+        let rows = KvRows { base: memory.address(), kind: 1, heads, dim, capacity };
+        Self { kind: KvType::F16, rows, memory: PhantomData }
+    }
+
+    pub(super) const fn kind(&self) -> KvType {
+        self.kind
+    }
+
+    pub(super) const fn heads(&self) -> usize {
+        self.rows.heads as usize
+    }
+
+    pub(super) const fn dim(&self) -> usize {
+        self.rows.dim as usize
+    }
+
+    pub(super) const fn capacity(&self) -> usize {
+        self.rows.capacity as usize
+    }
+
+    pub(super) const fn rows(&self) -> KvRows {
+        self.rows
+    }
+
+    /// Whether both are the same rows.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.rows.base == other.rows.base && self.dim() == other.dim()
+    }
+}
 
 impl KvRows {
     /// Where nothing is kept.
@@ -87,6 +139,12 @@ impl KvStore {
     #[must_use]
     pub const fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    /// What attention looks back at.
+    #[must_use]
+    pub const fn part(&self) -> KvPart<'_> {
+        KvPart { kind: self.kind, rows: self.rows(), memory: PhantomData }
     }
 
     /// All its bytes.

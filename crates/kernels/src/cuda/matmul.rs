@@ -44,6 +44,13 @@ pub struct MatrixJob {
     count: u32,
 }
 
+impl MatrixJob {
+    /// As the card reads it.
+    pub(super) const fn words(self) -> [u32; 4] {
+        [self.weights.0 as u32, (self.weights.0 >> 32) as u32, self.first, self.count]
+    }
+}
+
 // SAFETY: plain numbers without padding. Bits that are no address of a matrix are kept from kernels by `JobList`.
 unsafe impl Plain for MatrixJob {}
 // SAFETY: as above.

@@ -54,12 +54,13 @@ pub(super) struct Block {
 }
 
 impl Arena {
-    /// Takes `bytes` bytes for `what` (words for a refusal), rounded up to the driver's granule of 2 MiB.
+    /// Takes `bytes` bytes for `what` (words for a refusal) and 256 to spare, since kernels may read a word behind the last, rounded up to the
+    /// driver's granule of 2 MiB.
     ///
     /// # Errors
     /// [`CudaError::OverCeiling`], [`CudaError::OutOfMemory`], [`CudaError::Lost`].
     pub fn new(gpu: &Gpu, what: &str, bytes: Bytes) -> Result<Self, CudaError> {
-        let bytes = Bytes(bytes.0.max(1).checked_next_multiple_of(GRANULE).unwrap_or(u64::MAX));
+        let bytes = Bytes(bytes.0.saturating_add(ALIGN).checked_next_multiple_of(GRANULE).unwrap_or(u64::MAX));
         let context = Arc::clone(gpu.context());
         let start = context.allocate(bytes, what)?;
         Ok(Self { block: Arc::new(Block { context, start, bytes }), taken: 0 })
@@ -94,7 +95,7 @@ impl Arena {
     /// Bytes that are not cut off yet.
     #[must_use]
     pub fn left(&self) -> Bytes {
-        Bytes(self.block.bytes.0 - self.taken)
+        Bytes(self.block.bytes.0 - ALIGN - self.taken)
     }
 }
 
@@ -183,6 +184,12 @@ impl<T> Clone for Slice<'_, T> {
 }
 
 impl<T> Copy for Slice<'_, T> {}
+
+impl<'a, T: Plain> From<SliceMut<'a, T>> for Slice<'a, T> {
+    fn from(written: SliceMut<'a, T>) -> Self {
+        Self { start: written.start, count: written.count, of: PhantomData }
+    }
+}
 
 impl<'a, T: Plain> Slice<'a, T> {
     /// How many numbers.

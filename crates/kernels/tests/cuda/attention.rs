@@ -36,7 +36,14 @@ struct Case {
 }
 
 /// A store with rows at every position, two more to spare that hold NaN, and what it keeps.
-fn filled(gpu: &Gpu, kind: KvType, heads: usize, dim: usize, positions: usize, draw: &mut Draw) -> (KvStore, Vec<f32>) {
+pub(crate) fn filled(
+    gpu: &Gpu,
+    kind: KvType,
+    heads: usize,
+    dim: usize,
+    positions: usize,
+    draw: &mut Draw,
+) -> (KvStore, Vec<f32>) {
     let rows = draw.numbers(positions * heads * dim);
     let mut arena = Arena::new(gpu, "a test", KvStore::bytes(kind, heads, dim, positions + 2)).unwrap();
     let mut store = KvStore::new(&mut arena, kind, heads, dim, positions + 2).unwrap();

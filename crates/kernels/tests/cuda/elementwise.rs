@@ -3,7 +3,7 @@
 use kernels::cpu::OutputGate;
 use kernels::cuda::{
     Arena, Change, Joining, Matrix, Output, Quantized, Rows, WeightedRows, add, add_weighted, change, gate_rows, gated,
-    lookup, scale_rows, supports,
+    lookup, scale_rows, supports, unpack,
 };
 use kernels::reference;
 use plan::QuantType;
@@ -129,5 +129,9 @@ fn vectors_of_tokens_come_out_of_every_type() {
             ids.iter().flat_map(|id| &unpacked[(*id as usize).min(8) * width..][..width]).map(|x| 2.0 * x).collect();
         let size = |i: usize| wanted[i / 32 * 32..][..32].iter().fold(f32::MIN_POSITIVE, |max, x| max.max(x.abs()));
         assert_close(quant.name(), &download(gpu, out.slice()), &wanted, size, 1e-6);
+        let mut all = poisoned(gpu, rows * width);
+        unpack(gpu.compute(), &matrix, &mut all.slice_mut()).unwrap();
+        let size = |i: usize| unpacked[i / 32 * 32..][..32].iter().fold(f32::MIN_POSITIVE, |max, x| max.max(x.abs()));
+        assert_close(quant.name(), &download(gpu, all.slice()), &unpacked, size, 1e-6);
     }
 }

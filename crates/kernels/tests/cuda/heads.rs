@@ -168,6 +168,39 @@ fn heads_may_go_where_something_else_lies_between() {
     }
 }
 
+#[test]
+fn heads_may_turn_where_they_are() {
+    let Some(gpu) = gpu() else { return };
+    // The last numbers of each head turn, as they do on their way to somewhere else.
+    let (tokens, count, dim, plain, first) = (5, 7, 24, 10, 3);
+    let mut draw = Draw(11);
+    let (x, frequencies) = (draw.numbers(tokens * count * dim), [1.0, 0.3, 0.01]);
+    let position = upload(gpu, &[first]);
+    let mut arena = Arena::new(gpu, "a test", RopeTable::bytes(frequencies.len(), tokens)).unwrap();
+    let mut table = RopeTable::new(gpu, &mut arena, &frequencies, 1.0, tokens).unwrap();
+    table.fill(gpu.compute(), position.slice(), tokens).unwrap();
+    let (from, mut back, mut there) = (upload(gpu, &x), upload(gpu, &x), poisoned(gpu, x.len()));
+    let mut whole = back.slice_mut();
+    let mut places = [whole.range(plain..), there.slice_mut().split_at(plain).1];
+    for (which, place) in places.iter_mut().enumerate() {
+        let part = HeadPart {
+            from: Rows { numbers: from.slice().range(plain..), step: count * dim },
+            head_step: dim,
+            heads: count,
+            dim: dim - plain,
+            norm: None,
+            turn: Some(HeadTurn { offset: 0, style: RopeStyle::Half }),
+            growth: None,
+            to: if which == 0 { HeadsTo::Back(place) } else { HeadsTo::Apart(place, dim) },
+        };
+        heads(gpu.compute(), &mut [part], tokens, Some(&table), position.slice()).unwrap();
+    }
+    let (back, there) = (download(gpu, back.slice()), download(gpu, there.slice()));
+    for ((back, there), x) in back.chunks(dim).zip(there.chunks(dim)).zip(x.chunks(dim)) {
+        assert_eq!((bits(&back[..plain]), bits(&back[plain..])), (bits(&x[..plain]), bits(&there[plain..])));
+    }
+}
+
 fn keep(
     gpu: &kernels::cuda::Gpu,
     from: &DeviceBuffer<f32>,
