@@ -125,6 +125,8 @@ pub struct Widths {
     pub indexed: bool,
     /// Keys and values of a delta net, and how its states fade and are corrected; 0 for models without.
     pub delta: u64,
+    /// Layers.
+    pub layers: u64,
 }
 
 impl Widths {
@@ -163,6 +165,7 @@ impl Widths {
             latent,
             indexed: indexed(shape),
             delta: shape.delta.as_ref().map_or(0, delta_width),
+            layers: u64::from(shape.layers),
         }
     }
 }

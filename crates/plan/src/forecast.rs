@@ -9,7 +9,7 @@
 //! seconds per token = Σ stages  max( disk bytes / disk rate , cpu + gpu + max( cpu beside , gpu beside , fetch ) + crossings )
 //! cpu  =  Σ units product  +  attention  +  vectors      each by what its kernels were measured to do: see [`processor`](crate::processor)
 //! fetch       =  max( copied bytes / link + gpu , (RAM's bytes of both) / ( 1.1 × RAM's rate with all cores ) )
-//! gpu  =  Σ units max( bytes / gpu rate , operations / its rate )  +  kernels × seconds of a launch
+//! gpu  =  Σ units max( bytes / gpu rate , operations / its rate )  +  kernels × seconds of a launch, of which replayed ones cost 0.7
 //! operations = 2 × weights  +  2 × heads × widths × positions  (attention)
 //! crossing   = its latency  +  4 × embedding × tokens / link
 //! ```

@@ -26,6 +26,7 @@ fn the_widths_of_r1_are_those_of_its_activations() {
         latent: 576,
         indexed: false,
         delta: 0,
+        layers: 61,
     };
     assert_eq!(widths, expected);
     assert!(3 * widths.attention + widths.kv >= R1_ATTENTION);

@@ -21,6 +21,12 @@ const MULTIPROCESSORS: u64 = 192;
 const SPLIT_QUERIES: u64 = 256;
 /// The same of latents: one block of 32 queries.
 const SPLIT_LATENT_QUERIES: u64 = 64;
+/// Addresses of an expert's three matrices.
+const TABLES: u64 = 3 * 8;
+/// Entries of their lists, which are 16 bytes each and lose up to 12 where one is a list of its own.
+const ENTRIES: u64 = 3 * (16 + 12);
+/// Choices of 8 tokens, of 4 bytes.
+const UNTOLD: u64 = 8 * 4;
 /// Ropes of one model.
 const ROPES: u64 = 2;
 
@@ -74,6 +80,11 @@ pub fn fetched(widths: &Widths) -> Bytes {
 ///               + 72 B × used        choices, their weights, and lists of columns by expert
 ///               + 40 B for each 32   the widest row in 8 bits, with a scale and a sum
 ///               + 4 B )              the token
+/// + of mixtures:
+///   micro_batch × 40 B for each 32     experts' inner numbers in 8 bits, with a scale and a sum
+///   24 B × experts × layers            where gate, up and down of each expert lie
+///   84 B × experts                     entries of lists by expert, as many as pairs at most
+///   32 B × used × layers               choices of a few tokens that are told when their pass is over
 /// + what splits of attention gather  256 queries for each multiprocessor, of latents 64: a head's numbers and two more
 /// + LOGIT_ROWS × vocabulary          logits
 /// + 16 KiB                           each buffer starts at a multiple of 256 bytes
@@ -93,5 +104,16 @@ pub fn activations(widths: &Widths, micro_batch: u32) -> Bytes {
     let queries = if widths.latent == 0 { SPLIT_QUERIES } else { SPLIT_LATENT_QUERIES };
     let gathered = 4 * MULTIPROCESSORS * queries * (widths.head + 2);
     let logits = 4 * u64::from(LOGIT_ROWS) * widths.vocabulary;
-    Bytes(token * u64::from(micro_batch) + gathered + logits + (16 << 10))
+    Bytes(token * u64::from(micro_batch) + mixtures(widths, micro_batch) + gathered + logits + (16 << 10))
+}
+
+/// What mixtures need besides what every block does.
+fn mixtures(widths: &Widths, micro_batch: u32) -> u64 {
+    let Widths { experts, experts_used: used, layers, feed_forward, .. } = *widths;
+    if experts == 0 {
+        return 0;
+    }
+    let pairs = used * u64::from(micro_batch);
+    let inner = 40 * (feed_forward.div_ceil(32) + used) * u64::from(micro_batch);
+    inner + TABLES * experts * layers + ENTRIES * experts.min(pairs) + UNTOLD * used * layers
 }

@@ -196,7 +196,9 @@ impl Planner<'_> {
     pub(super) fn is_streamed(&self, index: usize, home: Tier) -> bool {
         let unit = &self.inventory.units[index];
         let block = block_of(self.inventory, unit, self.traffic.tied());
-        let computed = |block| unit.layer.is_some() && self.obstacles.of_block(block).is_none();
+        // Matrices of latent attention stay where they are.
+        let stays = unit.role == Role::Attention && self.inventory.shape.latent.is_some();
+        let computed = |block| unit.layer.is_some() && !stays && self.obstacles.of_block(block).is_none();
         !matches!(home, Tier::Gpu(_)) && block.is_some_and(computed) && self.wishes.wish[index] != Wish::NotRun
     }
 
