@@ -9,8 +9,9 @@ use plan::QuantType;
 use crate::card::{download, gpu, numbers_of, poisoned, quantized, upload};
 use crate::common::{Draw, assert_close};
 
-/// Rounding of sums of up to a few thousand `f32` products, relative to the sum of their magnitudes.
-const TOLERANCE: f32 = 2e-6;
+/// Rounding of sums of up to a few thousand `f32` products, relative to the sum of their magnitudes. Types with minima join two such sums,
+/// and were seen at 2.7e-6 on an H100.
+const TOLERANCE: f32 = 4e-6;
 
 /// `Σ w·x` and `Σ |w·x|` of every row with every column, in `f64`.
 fn products(quant: QuantType, weights: &[u8], rows: usize, x: &[f32], width: usize) -> (Vec<f32>, Vec<f32>) {
