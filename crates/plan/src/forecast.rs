@@ -64,9 +64,26 @@ pub(crate) fn depth(plan: &Plan) -> u32 {
 /// How so many tokens of a prompt pass.
 fn pass_of(stream_from: Option<u32>, first: u32, tokens: u32) -> Pass {
     match stream_from {
+        _ if tokens == 1 => Pass::Decode { depth: first },
         Some(from) if tokens >= from => Pass::Streamed { first, tokens },
         _ => Pass::Prompt { first, tokens },
     }
+}
+
+/// A prompt of `tokens` tokens after `first` others, in the plan's micro-batches. What one costs grows evenly with those before it, so that full ones
+/// cost as often what the middle one does.
+fn prompt(passes: &Passes<'_>, plan: &Plan, first: u32, tokens: u32) -> Cost {
+    let batch = plan.micro_batch.max(1);
+    let (full, rest) = (tokens / batch, tokens % batch);
+    let mut cost = Cost::default();
+    if full > 0 {
+        let middle = first + (full - 1) * batch / 2;
+        cost += passes.cost(pass_of(plan.stream_from, middle, batch)).times(f64::from(full));
+    }
+    if rest > 0 {
+        cost += passes.cost(pass_of(plan.stream_from, first + full * batch, rest));
+    }
+    cost
 }
 
 /// What runs of a plan will cost, for any lengths of prompt and answer.
@@ -85,16 +102,7 @@ impl<'a> Forecaster<'a> {
     /// A prompt of `tokens` tokens after `first` others, in micro-batches.
     #[must_use]
     pub fn prompt(&self, first: u32, tokens: u32) -> Cost {
-        let (mut cost, mut done) = (Cost::default(), 0);
-        while done < tokens {
-            let batch = self.plan.micro_batch.max(1).min(tokens - done);
-            cost += match batch {
-                1 => self.passes.cost(Pass::Decode { depth: first + done }),
-                _ => self.passes.cost(pass_of(self.plan.stream_from, first + done, batch)),
-            };
-            done += batch;
-        }
-        cost
+        prompt(&self.passes, self.plan, first, tokens)
     }
 
     /// The decoding of `tokens` tokens after `first` others. What a token costs grows evenly with those before it.
@@ -119,7 +127,7 @@ pub(crate) fn fill(plan: &mut Plan, inventory: &Inventory, machine: &Machine, tr
     let mut passes = Passes::new(plan, inventory, machine, traffic);
     let is_open = asked.fetch_experts.value().is_none();
     let fetch = plan.fetch.filter(|_| is_open).map(|fetch| Fetch { experts: passes.best_fetch(fetch), ..fetch });
-    let come = streamed_layers(&mut passes, asked.stream_layers.value().copied());
+    let come = passes.best_layers(asked.stream_layers.value().copied());
     let seconds = |pass| passes.cost(pass).seconds;
     let gains = |tokens| seconds(Pass::Streamed { first: 0, tokens }) < seconds(Pass::Prompt { first: 0, tokens });
     let streams = !plan.device_staging.is_empty();
@@ -133,8 +141,7 @@ pub(crate) fn fill(plan: &mut Plan, inventory: &Inventory, machine: &Machine, tr
         most
     });
     let batch = plan.micro_batch;
-    let prompt = pass_of(stream_from, 0, batch);
-    let (decode_s, prompt_s) = (seconds(Pass::Decode { depth: depth(plan) }), seconds(prompt));
+    let (decode_s, prompt_s) = (passes.decode_s(), seconds(pass_of(stream_from, 0, batch)));
     let resident: f64 = inventory
         .units
         .iter()
@@ -167,36 +174,7 @@ pub(crate) fn fill(plan: &mut Plan, inventory: &Inventory, machine: &Machine, tr
     }
 }
 
-/// The layers whose feed-forward matrices are copied to a GPU in decode, spread evenly: as many as are asked, or the fewest with which no other
-/// number makes a token faster.
-fn streamed_layers(passes: &mut Passes<'_>, asked: Option<u32>) -> Vec<u32> {
-    let may = passes.may_come();
-    let spread = |count: usize| {
-        let picked =
-            may.iter().enumerate().filter(|(place, _)| (place + 1) * count / may.len() > place * count / may.len());
-        picked.map(|(_, layer)| *layer).collect::<Vec<u32>>()
-    };
-    let count = asked.map_or_else(
-        || {
-            let mut best = (f64::INFINITY, 0);
-            for count in 0..=may.len() {
-                passes.come(&spread(count));
-                let seconds = passes.decode_s();
-                // Less than a hundredth is no gain.
-                if seconds < best.0 * 0.99 {
-                    best = (seconds, count);
-                }
-            }
-            best.1
-        },
-        |asked| may.len().min(asked as usize),
-    );
-    let layers = spread(count);
-    passes.come(&layers);
-    layers
-}
-
-/// Seconds of a prompt in micro-batches and of an answer, as an aim counts them. A prompt's passes are counted as its first, each token of the answer at [`depth`].
+/// Seconds of a prompt in micro-batches and of an answer, as an aim counts them. Each token of the answer counts as one at [`depth`].
 pub(crate) fn seconds(
     plan: &Plan,
     inventory: &Inventory,
@@ -206,14 +184,8 @@ pub(crate) fn seconds(
     lengths: Lengths,
 ) -> f64 {
     let passes = Passes::new(plan, inventory, machine, traffic);
-    let pass = |tokens| if tokens == 0 { 0.0 } else { passes.cost(pass_of(plan.stream_from, 0, tokens)).seconds };
-    let batch = plan.micro_batch.max(1);
-    let prompt_s = f64::from(lengths.prompt / batch) * pass(batch) + pass(lengths.prompt % batch);
-    Lengths::seconds(
-        aim,
-        prompt_s,
-        f64::from(lengths.answer) * passes.cost(Pass::Decode { depth: depth(plan) }).seconds,
-    )
+    let answer_s = f64::from(lengths.answer) * passes.decode_s();
+    Lengths::seconds(aim, prompt(&passes, plan, 0, lengths.prompt).seconds, answer_s)
 }
 
 /// Those of the plan's notes that are about its forecast alone: rates that nobody measured, or that were scaled down.

@@ -10,11 +10,11 @@ use kernels::cuda::{
 };
 use plan::GPU_CAPABILITY_MIN;
 
-use crate::measure::{QUANT, ROWS, WIDTH, spread};
+use crate::measure::{QUANT, ROWS, RUNS_SHOWN, WEIGHTS, WIDTH, matrix_bytes, spread};
 use crate::{CardRates, Spread};
 
-/// More than any second-level cache holds several times; less where the card has little.
-const READ_BYTES: usize = 512 << 20;
+/// Bytes of one matrix.
+const MATRIX: usize = matrix_bytes(QUANT, ROWS, WIDTH);
 /// Columns of a prompt: a micro-batch.
 const COLUMNS: usize = 512;
 /// Bytes of one copy over the link.
@@ -23,8 +23,6 @@ const COPY: usize = 64 << 20;
 const NUMBERS: usize = 4096;
 /// Crossings and launches, of which the median counts.
 const ROUNDS: usize = 1000;
-/// Measurements of the others, after one to warm up.
-const RUNS: usize = 7;
 
 /// Every card that kernels are built for, by its number, with what was measured or why nothing was.
 pub(crate) fn measure(now: &mut dyn FnMut(&str)) -> Vec<(String, Result<CardRates, String>)> {
@@ -40,8 +38,8 @@ pub(crate) fn measure(now: &mut dyn FnMut(&str)) -> Vec<(String, Result<CardRate
 fn card(info: &GpuInfo) -> Result<CardRates, CudaError> {
     let gpu = Gpu::open(info.ordinal, info.memory)?;
     let context = gpu.used();
-    let bytes = READ_BYTES.min(gpu.free()?.0 as usize / 4);
-    let mut weights = DeviceBuffer::<u8>::new(&gpu, "weights", bytes.max(matrix_bytes()))?;
+    let bytes = WEIGHTS.min(gpu.free()?.0 as usize / 4);
+    let mut weights = DeviceBuffer::<u8>::new(&gpu, "weights", bytes.max(MATRIX))?;
     fill(&gpu, &mut weights)?;
     let read = decode(&gpu, &weights)?;
     let operations = prompt(&gpu, &weights)?;
@@ -71,11 +69,11 @@ fn fill(gpu: &Gpu, weights: &mut DeviceBuffer<u8>) -> Result<(), CudaError> {
     Ok(())
 }
 
-/// Seconds on the card of [`RUNS`] runs, after one to warm up, as work per second.
+/// Seconds on the card of [`RUNS_SHOWN`] runs, after one to warm up, as work per second.
 fn timed(gpu: &Gpu, work: f64, mut run: impl FnMut() -> Result<(), CudaError>) -> Result<Spread, CudaError> {
     let (from, to) = (Event::timed(gpu)?, Event::timed(gpu)?);
-    let mut rates = Vec::with_capacity(RUNS);
-    for count in 0..=RUNS {
+    let mut rates = Vec::with_capacity(RUNS_SHOWN);
+    for count in 0..=RUNS_SHOWN {
         from.record(gpu.compute())?;
         run()?;
         to.record(gpu.compute())?;
@@ -104,8 +102,9 @@ fn arena_for(gpu: &Gpu, count: usize, outputs: usize) -> Result<Arena, CudaError
 
 /// One column by all weights.
 fn decode(gpu: &Gpu, weights: &DeviceBuffer<u8>) -> Result<Spread, CudaError> {
-    let rows = weights.len() / (matrix_bytes() / ROWS);
-    let bytes = rows * (matrix_bytes() / ROWS);
+    let row = matrix_bytes(QUANT, 1, WIDTH);
+    let rows = weights.len() / row;
+    let bytes = rows * row;
     let mut arena = arena_for(gpu, 1, rows)?;
     let x = columns(gpu, &mut arena, 1)?;
     let mut out = arena.take::<f32>(rows)?;
@@ -118,7 +117,7 @@ fn prompt(gpu: &Gpu, weights: &DeviceBuffer<u8>) -> Result<Spread, CudaError> {
     let mut arena = arena_for(gpu, COLUMNS, COLUMNS * ROWS)?;
     let x = columns(gpu, &mut arena, COLUMNS)?;
     let mut out = arena.take::<f32>(COLUMNS * ROWS)?;
-    let matrix = Matrix { quant: QUANT, weights: weights.slice().range(..matrix_bytes()), rows: ROWS, width: WIDTH };
+    let matrix = Matrix { quant: QUANT, weights: weights.slice().range(..MATRIX), rows: ROWS, width: WIDTH };
     let operations = 2.0 * (COLUMNS * ROWS * WIDTH) as f64;
     timed(gpu, operations, || matmul(gpu.compute(), &matrix, &x, &mut out.slice_mut(), ROWS))
 }
@@ -171,10 +170,6 @@ fn launch(gpu: &Gpu) -> Result<f64, CudaError> {
     Ok(1.0 / rate.median.max(1.0))
 }
 
-fn matrix_bytes() -> usize {
-    ROWS * WIDTH / QUANT.block_elements() * QUANT.block_bytes()
-}
-
 /// A matrix of arbitrary weights with small scales, so that no product is infinite.
 fn block_pattern() -> Vec<u8> {
     let mut state = 1u32;
@@ -182,7 +177,7 @@ fn block_pattern() -> Vec<u8> {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 24) as u8
     })
-    .take(matrix_bytes())
+    .take(MATRIX)
     .collect();
     for block in matrix.chunks_exact_mut(QUANT.block_bytes()) {
         // Scale and minimum come first, as two float16: 2^-10 each.

@@ -141,13 +141,17 @@ pub(crate) const QUANT: QuantType = QuantType::Q4K;
 pub(crate) const WIDTH: usize = 4096;
 /// Rows of one multiplication in decode: as a layer's matrices have.
 pub(crate) const ROWS: usize = 4096;
+/// More weights than any cache holds, on a desktop or on a card; less where memory is short.
+pub(crate) const WEIGHTS: usize = 512 << 20;
+/// Measurements of each figure, after one to warm up: the middle one counts.
+pub(crate) const RUNS: usize = 3;
+/// The same of a figure whose spread people are shown.
+pub(crate) const RUNS_SHOWN: usize = 7;
 /// Bytes of one slot, as a ring has it, and how many there are; one of a ring's six is in use.
 const READ_BYTES: usize = 2 << 20;
 const READS: usize = 5;
 /// Bytes of one measurement of the drive.
 const DISK_BYTES: u64 = 512 << 20;
-/// Measurements of the drive.
-const DISK_RUNS: usize = 3;
 /// A slow drive is not read for longer than this at a time.
 const DISK_TIME: Duration = Duration::from_secs(4);
 
@@ -169,9 +173,9 @@ fn read(path: &Path) -> Result<Spread, ProbeError> {
     let mut slots = Buffer::try_parts(Queue::room(READ_BYTES), READS)?;
     let mut queue = Queue::open(vec![Arc::clone(&file) as Arc<dyn ByteSource>], Depth::USUAL, Method::Uring);
     let mut rates = Vec::new();
-    for run in 0..DISK_RUNS {
+    for run in 0..RUNS {
         // Each run reads another part, where the file is long enough.
-        let start = if file.len() >= DISK_BYTES * DISK_RUNS as u64 { DISK_BYTES * run as u64 } else { 0 };
+        let start = if file.len() >= DISK_BYTES * RUNS as u64 { DISK_BYTES * run as u64 } else { 0 };
         let end = file.len().min(start + DISK_BYTES);
         file.forget(start, end - start);
         let started = Instant::now();
@@ -223,15 +227,20 @@ impl Drop for Temporary {
     }
 }
 
-/// `work` per second, measured `runs` times after one to warm up.
-pub(crate) fn rate(work: f64, runs: usize, mut run: impl FnMut()) -> Spread {
+/// Bytes of a matrix.
+pub(crate) const fn matrix_bytes(quant: QuantType, rows: usize, width: usize) -> usize {
+    rows * width / quant.block_elements() * quant.block_bytes()
+}
+
+/// `work` per second, as often as what people are shown is measured, after one to warm up.
+pub(crate) fn rate(work: f64, mut run: impl FnMut()) -> Spread {
     run();
     let once = || {
         let started = Instant::now();
         run();
         work / started.elapsed().as_secs_f64()
     };
-    spread(std::iter::repeat_with(once).take(runs).collect())
+    spread(std::iter::repeat_with(once).take(RUNS_SHOWN).collect())
 }
 
 pub(crate) fn spread(mut rates: Vec<f64>) -> Spread {
@@ -260,7 +269,7 @@ mod tests {
         let path = folder.path().join("model");
         fs::write(&path, vec![1; 3 << 20]).expect("a file");
         let rates = read(&path).expect("rates");
-        assert!(rates.worst > 0.0 && rates.runs == DISK_RUNS as u32, "{rates:?}");
+        assert!(rates.worst > 0.0 && rates.runs == RUNS as u32, "{rates:?}");
         let error = read(&folder.path().join("absent")).expect_err("no file");
         assert!(error.to_string().contains("absent"), "{error}");
         fs::write(&path, "").expect("a file");

@@ -14,16 +14,12 @@ use kernels::memory::Buffer;
 use plan::processor::{ATTENTION_WASTE, AttentionRates, COLUMNS, Processor, Product, Vectors};
 use plan::{Bytes, KvType, QuantType};
 
-use crate::measure::{QUANT, ROWS, WIDTH};
+use crate::measure::{QUANT, ROWS, RUNS, WEIGHTS, WIDTH, matrix_bytes, rate};
 use crate::{ProbeError, Spread};
 
-/// More than caches hold on a desktop; less where RAM is short.
-const RAM_BYTES: u64 = 512 << 20;
 /// How long one measurement with one column takes, about, and what it reads at least: slow machines are not measured for longer.
 const PASS_S: f64 = 0.015;
 const PASS_BYTES_MIN: usize = 32 << 20;
-/// Measurements of each figure; the middle one counts.
-const RUNS: usize = 3;
 /// Rows of a matrix that meets several columns, and of one that meets one.
 const FEW_ROWS: usize = 1024;
 /// A short row, by which what a row costs is told from what its bytes cost.
@@ -65,7 +61,7 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn new(pool: &'a Pool, available: Bytes) -> Result<Self, ProbeError> {
         let least = WIDTH * ROWS * 4;
-        let mut weights = Buffer::try_new((RAM_BYTES.min(available.0 / 4) as usize).max(least))?;
+        let mut weights = Buffer::try_new(((WEIGHTS as u64).min(available.0 / 4) as usize).max(least))?;
         for (i, byte) in weights.iter_mut().enumerate() {
             *byte = ORDINARY[i % ORDINARY.len()];
         }
@@ -113,7 +109,7 @@ impl<'a> Bench<'a> {
     fn reads(&mut self, pool: &Pool) -> Spread {
         let matrix = matrix_bytes(QUANT, ROWS, WIDTH);
         let times = (self.pass / matrix).max(1);
-        crate::measure::rate((times * matrix) as f64, 2 * RUNS, || {
+        rate((times * matrix) as f64, || {
             self.seconds(pool, QUANT, (ROWS, WIDTH), 1, times);
         })
     }
@@ -136,7 +132,7 @@ impl<'a> Bench<'a> {
         let columns = COLUMNS[COLUMNS.len() - 1];
         let operations = 2.0 * (columns as usize * ROWS * WIDTH) as f64;
         let pool = self.pool;
-        crate::measure::rate(operations, 2 * RUNS, || {
+        rate(operations, || {
             self.seconds(pool, QUANT, (ROWS, WIDTH), columns, 1);
         })
     }
@@ -155,7 +151,7 @@ impl<'a> Bench<'a> {
 
     fn product(&mut self, quant: QuantType, known: &Processor) -> Result<Product, ProbeError> {
         let pool = self.pool;
-        let rate = |bytes: f64, rows: f64, columns: u32, seconds: f64| {
+        let rate_of = |bytes: f64, rows: f64, columns: u32, seconds: f64| {
             let beside = if columns == 1 {
                 rows * known.row_s
             } else {
@@ -170,7 +166,7 @@ impl<'a> Bench<'a> {
             let matrix = matrix_bytes(quant, height, WIDTH);
             let times = (self.pass / matrix / part).max(1);
             let seconds = median(|| self.seconds(pool, quant, (height, WIDTH), 1, times));
-            rate((times * matrix) as f64, (times * height) as f64, 1, seconds)
+            rate_of((times * matrix) as f64, (times * height) as f64, 1, seconds)
         };
         let all = one_column(pool, 1);
         let one_thread = if pool.threads() == 1 {
@@ -184,14 +180,10 @@ impl<'a> Bench<'a> {
             let matrix = matrix_bytes(quant, FEW_ROWS, WIDTH) as f64;
             let times = if columns <= 16 { 4 } else { 1 };
             let seconds = median(|| self.seconds(pool, quant, (FEW_ROWS, WIDTH), columns, times)) / times as f64;
-            bytes_per_s[place] = rate(matrix, FEW_ROWS as f64, columns, seconds);
+            bytes_per_s[place] = rate_of(matrix, FEW_ROWS as f64, columns, seconds);
         }
         Ok(Product { bytes_per_s, one_thread })
     }
-}
-
-fn matrix_bytes(quant: QuantType, rows: usize, width: usize) -> usize {
-    rows * width / quant.block_elements() * quant.block_bytes()
 }
 
 /// The middle one of what `run` says, which is run once before.

@@ -1,7 +1,9 @@
 //! The seconds of one pass, layer by layer.
 
+mod copies;
 mod cpu;
 
+use self::copies::{comes, share_of};
 use super::depth;
 use super::layers::{Layer, layers};
 use super::streams::{self, Coming, Ring};
@@ -9,7 +11,7 @@ use super::terms::{Cost, Term};
 use crate::blocks::{Block, Devices, block_of};
 use crate::expert_cache::HitRates;
 use crate::traffic::Traffic;
-use crate::{Device, Fetch, Gpu, Inventory, LayerDevices, Machine, Placement, Plan, Role, Tier, Unit};
+use crate::{Device, Gpu, Inventory, LayerDevices, Machine, Placement, Plan, Role, Tier, Unit};
 
 /// Kernels of a block on a GPU: norm, products, heads, attention in splits and their sum, output.
 const ATTENTION_KERNELS: f64 = 8.0;
@@ -165,21 +167,6 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// The fewest experts of a token to copy to a GPU in decode with which no other number makes a token faster.
-    pub(super) fn best_fetch(&mut self, fetch: Fetch) -> u32 {
-        let mut best = (f64::INFINITY, 0);
-        for experts in 0..=fetch.experts {
-            self.fetched = share_of(Fetch { experts, ..fetch });
-            let seconds = self.decode_s();
-            // Less than a hundredth is no gain.
-            if seconds < best.0 * 0.99 {
-                best = (seconds, experts);
-            }
-        }
-        self.fetched = share_of(Fetch { experts: best.1, ..fetch });
-        best.1
-    }
-
     /// Seconds of a decoded token at the plan's [`depth`].
     pub(super) fn decode_s(&self) -> f64 {
         self.cost(Pass::Decode { depth: depth(self.plan) }).seconds
@@ -212,37 +199,6 @@ impl<'a> Passes<'a> {
             cost.spend(Term::Link, (seconds - cost.seconds).max(0.0));
         }
         cost
-    }
-
-    /// Layers whose feed-forward matrices may be copied to a GPU in decode: the processor's, all of them in RAM and handed to that GPU for prompts.
-    pub(super) fn may_come(&self) -> Vec<u32> {
-        let Some((gpu, _)) = self.plan.device_staging.first() else { return Vec::new() };
-        let mut may: Vec<bool> = self.decode.layers.iter().map(|layer| layer.ffn == Device::Cpu).collect();
-        let mut any = vec![false; may.len()];
-        for (unit, placement) in self.inventory.units.iter().zip(&self.plan.placements) {
-            let Some(layer) = unit.layer.map(|layer| layer as usize).filter(|layer| *layer < may.len()) else {
-                continue;
-            };
-            let block = block_of(self.inventory, unit, self.traffic.tied());
-            if block == Some(Block::Ffn(layer as u32)) {
-                any[layer] = true;
-                may[layer] &= unit.role == Role::DenseFfn
-                    && placement.home == Tier::Ram
-                    && placement.prefill == Device::Gpu(*gpu);
-            }
-        }
-        (0..).zip(may.into_iter().zip(any)).filter(|(_, (may, any))| *may && *any).map(|(layer, _)| layer).collect()
-    }
-
-    /// Has these layers' feed-forward matrices copied to the GPU in decode.
-    pub(super) fn come(&mut self, layers: &[u32]) {
-        let Some((gpu, _)) = self.plan.device_staging.first() else { return };
-        self.comes.fill(false);
-        self.decode.layers.clone_from(&self.plan.blocks);
-        for layer in layers {
-            self.comes[*layer as usize] = true;
-            self.decode.layers[*layer as usize].ffn = Device::Gpu(*gpu);
-        }
     }
 
     /// A stage's seconds: what computes, one after the other, and what it is waited for.
@@ -413,20 +369,4 @@ impl Work {
     fn times(self, share: f64) -> Self {
         Self { bytes: self.bytes * share, operations: self.operations * share }
     }
-}
-
-/// By layer, whether the plan has its feed-forward matrices copied to a GPU in decode.
-fn comes(plan: &Plan, inventory: &Inventory) -> Vec<bool> {
-    let mut comes = vec![false; plan.blocks.len()];
-    for (_, unit) in inventory.iter().filter(|(id, _)| plan.comes(*id)) {
-        if let Some(layer) = unit.layer.and_then(|layer| comes.get_mut(layer as usize)) {
-            *layer = true;
-        }
-    }
-    comes
-}
-
-/// The share of a token's choice that comes.
-fn share_of(fetch: Fetch) -> f64 {
-    f64::from(fetch.experts) / f64::from(fetch.of)
 }

@@ -5,7 +5,7 @@
 //! taken, the planner's own where nothing is faster.
 
 use super::settings::Fixed;
-use super::{Given, Planner, Refusal, describe, settings, way_planner};
+use super::{Copies, Given, Planner, Refusal, Way, describe, settings, way_planner};
 use crate::gpu::Abilities;
 use crate::profile::{Choice, Profile};
 use crate::{ExpertUse, Inventory, Machine, Plan, Scheme, cost, forecast, gpu};
@@ -122,23 +122,26 @@ impl Ways<'_> {
     /// The plan of one way, with what is fixed for it.
     pub(super) fn plan(&mut self, scheme: Scheme, fixed: Fixed) -> Result<Plan, Refusal> {
         let planner = &mut self.planner;
-        (planner.scheme, planner.fixed) = (scheme, fixed);
-        let asked = &planner.profile.decode;
-        planner.streams = planner.abilities.streams && !fixed.still;
-        planner.brings = planner.abilities.streams && asked.stream_layers.value() != Some(&0);
-        planner.fetches =
-            planner.abilities.mixtures && (planner.abilities.fetches || asked.fetch_experts.value().is_some());
+        let (able, asked) = (planner.abilities, &planner.profile.decode);
+        let copies = Copies {
+            prompts: able.streams && !fixed.still,
+            layers: able.streams && asked.stream_layers.value() != Some(&0),
+            experts: able.mixtures && (able.fetches || asked.fetch_experts.value().is_some()),
+        };
+        planner.way = Way { scheme, fixed, copies };
         let plan = describe::finish(planner, settings::search(planner)?, self.notes.clone());
-        let decode_serves = !planner.brings || plan.streams_in_decode();
+        let decode_serves = !copies.layers || plan.streams_in_decode();
         let ring_serves = plan.device_staging.is_empty() || plan.stream_from.is_some() || plan.streams_in_decode();
         let fetch_serves = plan.fetch.is_none_or(|fetch| fetch.experts > 0);
         if ring_serves && fetch_serves && decode_serves {
             return Ok(plan);
         }
         // Where no pass gains by copies, what they pass through makes room.
-        planner.streams &= ring_serves;
-        planner.brings &= decode_serves;
-        planner.fetches &= fetch_serves;
+        planner.way.copies = Copies {
+            prompts: copies.prompts && ring_serves,
+            layers: copies.layers && decode_serves,
+            experts: copies.experts && fetch_serves,
+        };
         Ok(describe::finish(planner, settings::search(planner)?, self.notes.clone()))
     }
 }

@@ -58,7 +58,7 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
         }),
         micro_batch: setup.micro_batch,
         threads: planner.threads,
-        scheme: planner.scheme,
+        scheme: planner.way.scheme,
         forecast: forecast::NONE,
         notes,
     };

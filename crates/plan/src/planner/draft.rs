@@ -32,13 +32,13 @@ impl Planner<'_> {
     /// Fills what the settings leave of each ceiling with weights: GPUs first, and then RAM, which has what GPUs do not.
     pub(super) fn draft(&self, mut setup: Setup) -> Draft {
         let kept = |layer: u32| self.kept(&setup.kv, layer as usize).0;
-        let on_gpus = self.cards.fill(self.card_rooms(&setup), &kept, self.scheme);
+        let on_gpus = self.cards.fill(self.card_rooms(&setup), &kept, self.way.scheme);
         let at_hand: Vec<Tier> = on_gpus.iter().map(|home| home.unwrap_or(Tier::Ram)).collect();
         let devices = Devices::of(self.inventory, &at_hand);
         setup.kv.homes = devices.kv_homes();
         let loads = self.fixed(&setup, &devices, &at_hand);
         let rooms: Rooms = self.limits.iter().zip(&loads).filter(|(limit, _)| !is_gpu(limit)).map(left).collect();
-        let homes = self.cargo.fill(rooms, &on_gpus, self.scheme);
+        let homes = self.cargo.fill(rooms, &on_gpus, self.way.scheme);
         // What overflows from RAM to a GPU makes blocks that GPU's.
         let devices = Devices::of(self.inventory, &homes);
         setup.kv.homes = devices.kv_homes();

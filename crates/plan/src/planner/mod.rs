@@ -152,6 +152,28 @@ fn limits(profile: &Profile, machine: &Machine, notes: &mut Vec<String>) -> Resu
     profile.tiers.iter().map(limit).collect()
 }
 
+/// One way of placing, chosen before settings are searched.
+#[derive(Clone, Copy, Debug, Default)]
+struct Way {
+    /// How that is placed which no rule names.
+    scheme: Scheme,
+    /// What the settings' search may not choose.
+    fixed: Fixed,
+    /// What may be copied to a GPU.
+    copies: Copies,
+}
+
+/// What may be copied to a GPU while a pass goes on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Copies {
+    /// Weights, for prompts.
+    prompts: bool,
+    /// Feed-forward matrices of some layers, in decode.
+    layers: bool,
+    /// Chosen experts, in decode.
+    experts: bool,
+}
+
 /// Everything that stays the same while settings are searched.
 struct Planner<'a> {
     profile: &'a Profile,
@@ -161,16 +183,8 @@ struct Planner<'a> {
     wishes: Wishes,
     abilities: &'a Abilities,
     obstacles: Obstacles,
-    /// Whether prompts may be streamed to a GPU.
-    streams: bool,
-    /// How that is placed which no rule names.
-    scheme: Scheme,
-    /// What the settings' search may not choose.
-    fixed: Fixed,
-    /// Whether chosen experts may be copied to a GPU.
-    fetches: bool,
-    /// Whether feed-forward matrices may be streamed to a GPU in decode.
-    brings: bool,
+    /// The way of placing that is tried.
+    way: Way,
     cards: Cards,
     cargo: Cargo,
     widths: Widths,
@@ -195,11 +209,7 @@ impl<'a> Planner<'a> {
             machine,
             limits,
             abilities,
-            streams: abilities.streams,
-            scheme: Scheme::ByUse,
-            fixed: Fixed::default(),
-            fetches: abilities.fetches,
-            brings: abilities.streams,
+            way: Way::default(),
             cards: Cards::new(inventory, &wishes.wish, traffic, &kept_off, abilities.gpus),
             obstacles,
             cargo: Cargo::new(inventory, &wishes.wish, traffic),
@@ -228,7 +238,7 @@ impl<'a> Planner<'a> {
 
     /// Slots of the ring that weights are streamed through.
     const fn ring_slots(&self) -> u32 {
-        if self.brings { SLOTS_DECODE } else { SLOTS }
+        if self.way.copies.layers { SLOTS_DECODE } else { SLOTS }
     }
 
     /// How many of a token's experts are copied to a GPU at most.
@@ -239,12 +249,12 @@ impl<'a> Planner<'a> {
 
     /// The GPU that chosen experts are copied to in decode, where that may be.
     fn fetch_wished(&self) -> Option<u32> {
-        self.first_gpu().filter(|_| self.fetches && self.fetch_most() > 0)
+        self.first_gpu().filter(|_| self.way.copies.experts && self.fetch_most() > 0)
     }
 
     /// The GPU that weights are streamed to in prefill, where that is wanted.
     fn stream_wished(&self) -> Option<u32> {
-        if !self.streams {
+        if !self.way.copies.prompts {
             return None;
         }
         match self.profile.prefill.stream_to.value() {

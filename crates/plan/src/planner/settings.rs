@@ -60,7 +60,7 @@ pub(super) fn within(micro_batch: u32, tokens: u32) -> u32 {
 
 /// Tokens of context to try, the most wanted first.
 fn contexts(planner: &Planner) -> Vec<u32> {
-    if let Some(tokens) = planner.fixed.context.or(planner.profile.context.tokens.value().copied()) {
+    if let Some(tokens) = planner.way.fixed.context.or(planner.profile.context.tokens.value().copied()) {
         return vec![tokens];
     }
     let most = cost::CONTEXTS[0].min(planner.inventory.shape.context_train.max(1));
@@ -71,7 +71,7 @@ fn contexts(planner: &Planner) -> Vec<u32> {
 
 /// Micro-batches to try, the most wanted first.
 fn micro_batches(planner: &Planner) -> Vec<u32> {
-    match planner.fixed.micro_batch.or(planner.profile.prefill.micro_batch.value().copied()) {
+    match planner.way.fixed.micro_batch.or(planner.profile.prefill.micro_batch.value().copied()) {
         Some(tokens) => vec![tokens],
         None if planner.stream_wished().is_some() => cost::MICRO_BATCHES_STREAMED.to_vec(),
         None => cost::MICRO_BATCHES.to_vec(),

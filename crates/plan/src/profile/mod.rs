@@ -12,6 +12,7 @@ mod prove;
 mod ranges;
 mod raw;
 mod write;
+mod yaml;
 
 pub use error::{Fault, Mark, Origin, ProfileError};
 pub use overrides::Overrides;
