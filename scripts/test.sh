@@ -2,6 +2,7 @@
 # All tests: format, lints, tests, documentation. What is skipped is printed.
 #   PLIMSOLL_FIXTURES  folder of the oracle fixtures; tests that need it are skipped without it
 #   PLIMSOLL_MODELS    folder of the small real models (target/models); fetched where they are missing
+#   PLIMSOLL_THOROUGH  set to let each read of a run fail in turn, which takes three minutes
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PLIMSOLL_MODELS=${PLIMSOLL_MODELS:-$PWD/target/models}

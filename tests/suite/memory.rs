@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::support::plimsoll;
+use serde_json::Value;
+
+use crate::support::{own_fixture, plimsoll};
 use crate::synth;
 
 /// Runs the binary and gives its output with its peak resident size in bytes, as the system counted it.
@@ -20,14 +22,33 @@ fn run_measured(arguments: &[&str]) -> (Output, u64) {
     (output, peak)
 }
 
-fn generate(model: &Path, ram: u64) -> (Vec<u64>, u64) {
+/// Tokens, the process's peak, and bytes that the drive gave for each.
+fn generate(model: &Path, ram: u64) -> (Vec<u64>, u64, f64) {
     let ram = ram.to_string();
     let model = model.to_str().unwrap();
     let common = ["run", "-m", model, "--raw", "--json", "--temp", "0", "-n", "6", "-c", "256", "-p", "hello"];
     let (output, peak) = run_measured(&[&common[..], &["--ram", &ram]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    (json["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect(), peak)
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let tokens = json["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap());
+    (tokens.collect(), peak, disk_bytes(&json["stats"]["tiers"]))
+}
+
+/// Bytes that a token reads from disk, of a plan's tiers or of a run's.
+fn disk_bytes(tiers: &Value) -> f64 {
+    let disk = tiers.as_array().unwrap().iter().find(|tier| tier["name"] == "disk");
+    disk.map_or(0.0, |disk| disk["read_bytes_per_token"].as_f64().unwrap())
+}
+
+fn planned_disk_bytes(arguments: &[&str]) -> f64 {
+    let output = plimsoll(&[&["plan", "--json"], arguments].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    disk_bytes(&serde_json::from_slice::<Value>(&output.stdout).unwrap()["tiers"])
+}
+
+/// Within 5 %.
+fn as_planned(read: f64, planned: f64) -> bool {
+    (read - planned).abs() <= 0.05 * planned
 }
 
 #[test]
@@ -39,13 +60,38 @@ fn a_1b_model_stays_under_30_50_and_100_percent_of_its_size() {
     let mut texts = Vec::new();
     for percent in [30, 50, 100] {
         let ceiling = size * percent / 100;
-        let (tokens, peak) = generate(&model, ceiling);
+        let (tokens, peak, read) = generate(&model, ceiling);
+        let planned = planned_disk_bytes(&["-m", model.to_str().unwrap(), "-c", "256", "--ram", &ceiling.to_string()]);
+        assert!(as_planned(read, planned) && (percent == 100 || read > 0.0), "{percent} %: {read} for {planned}");
         println!("ceiling {percent} % = {} MB, peak {} MB", ceiling / 1_000_000, peak / 1_000_000);
         assert!(peak <= ceiling, "peak {peak} over the ceiling of {ceiling} ({percent} %)");
         assert_eq!(tokens.len(), 6);
         texts.push(tokens);
     }
     assert!(texts.iter().all(|text| *text == texts[0]), "{texts:?}");
+}
+
+#[test]
+fn a_token_reads_from_disk_what_the_plan_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let profile = folder.path().join("profile.yaml");
+    let profile = profile.to_str().unwrap();
+    for (model, on_disk) in [
+        ("qwen3-kq/model-q4_k_m.gguf", "{ role: dense_ffn, home: disk }"),
+        ("qwen3-kq/model-q4_k_m.gguf", "{ layers: 1.., home: disk }"),
+        ("gpt_oss/model-mxfp4.gguf", "{ role: routed_expert, home: disk }"),
+    ] {
+        let tiers = "version: 1\ntiers: { ram: { memory: 1GiB, threads: 2 }, disk: {} }\ncontext: { tokens: 256 }";
+        std::fs::write(profile, format!("{tiers}\nplacement:\n  - {on_disk}\n")).unwrap();
+        let model = own_fixture(model);
+        let common = ["-m", model.to_str().unwrap(), "--profile", profile];
+        let run = ["run", "--raw", "--json", "--temp", "0", "-n", "33", "-p", "hello"];
+        let output = plimsoll(&[&run[..], &common].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let (read, planned) = (disk_bytes(&json["stats"]["tiers"]), planned_disk_bytes(&common));
+        assert!(planned > 0.0 && as_planned(read, planned), "{on_disk}: {read} bytes where {planned} were planned");
+    }
 }
 
 #[test]
