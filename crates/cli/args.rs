@@ -5,6 +5,7 @@
 // Doc comments are the help texts here, where backticks would be shown.
 #![allow(clippy::doc_markdown)]
 
+mod copies;
 mod measure;
 mod plans;
 mod shared;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 
+pub use copies::{RepackArgs, VerifyArgs};
 pub use measure::{BenchArgs, BenchFormat, BenchOf, LogitsArgs, PerplexityArgs};
 pub use plans::{AdviseArgs, DoctorArgs, HardwareArgs, InspectArgs, PlanArgs, ProbeArgs};
 pub use shared::{ModelArgs, PlacementArgs, SamplingArgs, TemplateArgs, Think, ThinkArgs, spelled_out};
@@ -60,6 +62,10 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Get a model from the Hugging Face hub
     Pull(PullArgs),
+    /// Copy a model so that each tensor starts on a page of the drive, with a checksum for each tensor and expert
+    Repack(RepackArgs),
+    /// Compare a model with its checksums, and name what differs
+    Verify(VerifyArgs),
     /// Check a placement profile, or print the schema of profiles
     #[command(subcommand)]
     Profile(ProfileCommand),

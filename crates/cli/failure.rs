@@ -3,19 +3,22 @@
 //! Owns the exit codes. Must never decide how to go on.
 
 use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use engine::EngineError;
 use gguf::GgufError;
 #[cfg(feature = "cuda")]
 use kernels::cuda::CudaError;
+use kernels::memory::ReadError;
 use plan::hardware::{BuildError, NoAdvice};
 use plan::report::UnknownTensor;
-use plan::{ExpertUseError, ProfileError, Refusal};
+use plan::{Bytes, ExpertUseError, ProfileError, Refusal};
 use probe::ProbeError;
 use tiers::TierError;
 
 use crate::fetch::FetchError;
+use crate::sums::SumsError;
 use crate::text::TextError;
 
 /// Exit codes that scripts may rely on.
@@ -54,6 +57,31 @@ pub struct Strict(pub String);
     "{0} holds a vocabulary and no weights\n\nhint: `plimsoll tokenize` and `plimsoll inspect` read it; give the model's file to run it"
 )]
 pub struct NoWeights(pub String);
+
+/// A model whose bytes are not those that its checksums were made of. Which ones has been printed.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{damaged} of {parts} parts differ from their checksums\n\nhint: copy or download the file again; a drive or memory that flips bits \
+     does so again (smartctl, memtest)"
+)]
+pub struct Damaged {
+    /// Parts that differ.
+    pub damaged: usize,
+    /// All parts.
+    pub parts: usize,
+}
+
+/// A drive that is too full for a copy.
+#[derive(Debug, thiserror::Error)]
+#[error("the copy needs {need}, {folder} has {free} free\n\nhint: free some space, or name a folder on another drive", folder = folder.display())]
+pub struct NoRoom {
+    /// Bytes to be written.
+    pub need: Bytes,
+    /// Bytes free.
+    pub free: Bytes,
+    /// Where.
+    pub folder: PathBuf,
+}
 
 /// The user stopped it. What was made so far has been printed.
 #[derive(Debug, thiserror::Error)]
@@ -117,10 +145,13 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<NoAdvice>() {
         return Some(if matches!(error, NoAdvice::NotARate(_)) { Exit::Usage } else { Exit::Resources });
     }
-    if cause.is::<NoWeights>() {
+    if cause.is::<NoWeights>() || cause.is::<Damaged>() || cause.is::<SumsError>() {
         return Some(Exit::Model);
     }
-    if cause.is::<Strict>() {
+    if cause.is::<ReadError>() {
+        return Some(Exit::Io);
+    }
+    if cause.is::<Strict>() || cause.is::<NoRoom>() {
         return Some(Exit::Resources);
     }
     if let Some(error) = cause.downcast_ref::<FetchError>() {

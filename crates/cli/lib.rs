@@ -16,5 +16,6 @@ mod output;
 mod show;
 mod signals;
 mod speech;
+mod sums;
 pub mod text;
 mod verify;

@@ -202,7 +202,8 @@ impl Ready {
     }
 }
 
-fn source(path: &Path) -> anyhow::Result<Arc<dyn ByteSource>> {
+/// A model's file, to be read.
+pub(crate) fn source(path: &Path) -> anyhow::Result<Arc<dyn ByteSource>> {
     let file = FileSource::open(path).with_context(|| path.display().to_string())?;
     Ok(Arc::new(file))
 }

@@ -3,6 +3,7 @@
 mod architecture;
 mod bad_input;
 mod command_line;
+mod copies;
 mod faults;
 #[cfg(feature = "cuda")]
 mod gpu;

@@ -13,8 +13,10 @@ mod plan;
 mod probe;
 mod profile;
 mod render;
+mod repack;
 mod run;
 mod tokenize;
+mod verify;
 
 use std::path::Path;
 
@@ -44,6 +46,8 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Probe(args) => probe::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Pull(args) => pull(&args),
+        Command::Repack(args) => repack::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Profile(command) => profile::run(&command),
         Command::Chat(args) => chat::run(&args),
         Command::Render(args) => render::run(&args),

@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::io::Read;
+use std::ops::Range;
 
 use plan::{Bytes, QuantType, Tensor};
 
@@ -23,6 +24,8 @@ const KEY_BYTES_MAX: u64 = (64 << 10) - 1;
 const TENSOR_NAME_BYTES_MAX: u64 = 256;
 /// Largest alignment of tensor data; files use 32.
 const ALIGNMENT_MAX: u64 = 1 << 20;
+/// The one key that the layout of a file depends on.
+pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
 /// Alignment where the file does not say.
 const ALIGNMENT: u64 = 32;
 /// Fewest bytes of an entry: the key's length, one byte of key, the type, one byte of value.
@@ -42,6 +45,8 @@ pub(crate) struct Header {
     pub(crate) metadata: Metadata,
     /// In file order; offsets count from the start of the file. `file` is 0 until the set is known.
     pub(crate) tensors: Vec<Tensor>,
+    /// Where in the file the entries of the metadata are, in order.
+    pub(crate) entries: Vec<Range<u64>>,
 }
 
 /// Reads and checks a header.
@@ -54,7 +59,7 @@ pub(crate) fn read<R: Read>(reader: &mut Reader<R>) -> Result<Header, GgufError>
     let least = entry_count * ENTRY_BYTES_MIN + tensor_count * TENSOR_BYTES_MIN;
     reader.have_all(1, least, What::Counts)?;
 
-    let metadata = entries(reader, entry_count)?;
+    let (metadata, entries) = entries(reader, entry_count)?;
     let alignment = alignment(&metadata)?;
     let mut tensors = Vec::new();
     for index in 0..tensor_count {
@@ -66,7 +71,7 @@ pub(crate) fn read<R: Read>(reader: &mut Reader<R>) -> Result<Header, GgufError>
     let data_start = reader.position().next_multiple_of(alignment);
     crate::layout::place(&mut tensors, data_start, alignment, reader.length())?;
     tensors.shrink_to_fit();
-    Ok(Header { version, metadata, tensors })
+    Ok(Header { version, metadata, tensors, entries })
 }
 
 fn limit(what: &str, found: u64, limit: u64) -> Result<(), GgufError> {
@@ -111,9 +116,11 @@ fn lookalike(start: &[u8]) -> Lookalike {
     }
 }
 
-fn entries<R: Read>(reader: &mut Reader<R>, count: u64) -> Result<Metadata, GgufError> {
+fn entries<R: Read>(reader: &mut Reader<R>, count: u64) -> Result<(Metadata, Vec<Range<u64>>), GgufError> {
     let mut entries: Vec<(String, Value)> = Vec::new();
+    let mut places = Vec::new();
     for index in 0..count {
+        let start = reader.position();
         let key = reader.string(KEY_BYTES_MAX, What::Key(index))?;
         let key = match std::str::from_utf8(key) {
             Err(_) => return Err(GgufError::BadKey { index, problem: "not UTF-8" }),
@@ -124,12 +131,13 @@ fn entries<R: Read>(reader: &mut Reader<R>, count: u64) -> Result<Metadata, Gguf
         let kind = reader.u32(What::Value(&key))?;
         let value = if kind == ARRAY { array(reader, &key)? } else { scalar(reader, &key, kind)? };
         entries.push((key, value));
+        places.push(start..reader.position());
     }
     let mut seen = HashSet::with_capacity(entries.len());
     if let Some((key, _)) = entries.iter().find(|(key, _)| !seen.insert(key.as_str())) {
         return Err(GgufError::DuplicateKey { key: key.clone() });
     }
-    Ok(Metadata::new(entries))
+    Ok((Metadata::new(entries), places))
 }
 
 /// A value of the type with this number.
@@ -199,7 +207,7 @@ fn array<R: Read>(reader: &mut Reader<R>, key: &str) -> Result<Value, GgufError>
 }
 
 fn alignment(metadata: &Metadata) -> Result<u64, GgufError> {
-    const KEY: &str = "general.alignment";
+    const KEY: &str = ALIGNMENT_KEY;
     let found = match metadata.get(KEY) {
         None => return Ok(ALIGNMENT),
         Some(Value::Unsigned(found)) => *found,

@@ -2,6 +2,7 @@
 //!
 //! Owns the file format. Must never know weights or devices, nor trust a length, offset or count that a file gives.
 
+mod aligned;
 mod delta;
 mod error;
 mod experts;
@@ -19,6 +20,7 @@ mod summary;
 pub mod testing;
 mod vocabulary;
 
+pub use aligned::{Aligned, Moved, aligned};
 pub use error::{GgufError, Lookalike};
 pub use metadata::{Metadata, Strings, Value};
 pub use split::{Files, Model, open, open_among};

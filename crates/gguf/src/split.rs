@@ -43,7 +43,7 @@ pub trait Files {
 }
 
 /// Files of this machine.
-struct Local;
+pub(crate) struct Local;
 
 impl Files for Local {
     type Reader = File;
@@ -115,7 +115,7 @@ pub fn open_among<F: Files>(among: &F, path: &Path) -> Result<Model, GgufError> 
 }
 
 fn model(files: Vec<ModelFile>, header: Header) -> Result<Model, GgufError> {
-    let Header { version, metadata, tensors } = header;
+    let Header { version, metadata, tensors, .. } = header;
     let inventory = crate::inventory::inventory(files, &metadata, tensors)?;
     Ok(Model { inventory, metadata, version })
 }

@@ -17,6 +17,7 @@ mod inventory;
 mod machine;
 mod placement;
 mod planner;
+pub mod prepared;
 pub mod processor;
 pub mod profile;
 mod quant;

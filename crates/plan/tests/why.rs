@@ -27,6 +27,10 @@ fn more_of_what_binds_is_worth_something() {
     assert!(margin.decode_tokens_per_s > plan.forecast.decode_tokens_per_s, "{margin:?}");
     let text = why.text();
     assert!(text.contains("waiting for the drive") && text.contains("more in ram: decode +"), "{text}");
+    // Half of a slot's matrices start within a page; of reads of 2 MiB that is little.
+    let gain = why.prepared.expect("what a copy would save");
+    assert!(gain.saved < gain.reads && gain.share() < 0.005, "{gain:?}");
+    assert!(text.contains("fewer bytes from disk, which is nothing"), "{text}");
 }
 
 #[test]
@@ -36,7 +40,7 @@ fn what_has_room_is_not_missed() {
     let (model, machine) = (common::inventory("llama-1b-q4_k_m"), common::laptop());
     let plan = plan(&profile, &model, &machine).expect("a plan");
     let why = why(&plan, &profile, &model, &machine, None);
-    assert!(why.margins.is_empty() && why.decode.bottleneck() == Term::Weights, "{why:?}");
+    assert!(why.prepared.is_none() && why.margins.is_empty() && why.decode.bottleneck() == Term::Weights, "{why:?}");
 }
 
 #[test]

@@ -3,17 +3,21 @@
 //! Must never know what the bytes mean: no tensor, type or layer.
 
 mod buffer;
+mod checksum;
 mod faulty;
 mod file;
 mod progress;
 mod queue;
 mod readers;
 mod source;
+mod through;
 #[cfg(target_os = "linux")]
 mod uring;
 
 pub use buffer::{AllocError, Buffer, PAGE};
+pub use checksum::Checksum;
 pub use faulty::{Fault, FaultySource};
 pub use file::FileSource;
 pub use queue::{Depth, Landed, Method, Queue, QueueGone, Reading};
 pub use source::{ByteSource, ReadError, read_exact_at};
+pub use through::{ThroughError, read_through};

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::figure;
 use crate::{
     Bytes, Cost, ExpertUse, Forecaster, Inventory, Machine, Overrides, Plan, Profile, TERMS, Tier, forecast, plan_with,
+    prepared,
 };
 
 /// What a plan's forecast rests on, and what would change it.
@@ -18,6 +19,8 @@ pub struct Why {
     pub prompt: Cost,
     /// What more of each memory would bring, by replanning.
     pub margins: Vec<Margin>,
+    /// What a prepared copy would save of a token's reads from the drive.
+    pub prepared: Option<prepared::Gain>,
 }
 
 /// More memory of a tier, and what the plan would then do.
@@ -67,7 +70,7 @@ pub fn why(
             prompt_tokens_per_s: richer.forecast.prompt_tokens_per_s - plan.forecast.prompt_tokens_per_s,
         })
     });
-    Why { decode, prompt, margins: margins.collect() }
+    Why { decode, prompt, margins: margins.collect(), prepared: prepared::gain(plan, inventory) }
 }
 
 /// RAM that would hold what is on disk, in whole GiB; none where nothing that is run is there.
@@ -122,6 +125,12 @@ impl Why {
                 signed(*decode),
                 signed(*prompt)
             );
+        }
+        if let Some(gain) = &self.prepared {
+            // Below that no run would show it.
+            let nothing = if gain.share() < 0.005 { ", which is nothing" } else { "" };
+            let share = gain.share() * 100.0;
+            let _ = writeln!(out, "    a prepared copy (plimsoll repack): {share:.1} % fewer bytes from disk{nothing}");
         }
         out
     }
