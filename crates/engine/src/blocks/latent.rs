@@ -133,13 +133,13 @@ impl Pass<'_> {
         values.reshape(heads, s.value, positions);
         // The rotated part is the same for all heads; the plain part is added up.
         each_tile(self.pool, g.cache, positions, tile, |start, tile| {
-            for keys in keys.numbers_mut().chunks_exact_mut(positions * key) {
+            self.pool.run_pieces(keys.numbers_mut(), positions * key, &|_, keys| {
                 let keys = &mut keys[start * key..];
                 for (to, from) in keys.chunks_exact_mut(key).zip(tile.chunks_exact(s.rank + s.rotated)) {
                     to[..s.plain].fill(0.0);
                     to[s.plain..].copy_from_slice(&from[s.rank..]);
                 }
-            }
+            });
         });
         let making = HeadProduct::keys(g.latent, first);
         self.expand(g, g.latent.key_rows(first, end), making, tile, key, keys)?;
@@ -147,15 +147,16 @@ impl Pass<'_> {
         self.expand(g, g.latent.value_rows(first, end), making, tile, s.value, values)?;
         let (queries, gathered) = rows.split_at_mut(tokens * heads * key);
         let gathered = &mut gathered[..tokens * heads * s.value];
-        for (to, from) in queries.chunks_exact_mut(key).zip(g.queries(key)) {
-            to.copy_from_slice(from);
-        }
+        let all = g.attention.heads;
+        self.pool.run_pieces(queries, heads * key, &|token, queries| {
+            queries.copy_from_slice(&g.q[(token * all + first) * key..][..heads * key]);
+        });
         let shape = plain_shape(heads, heads, key, s.value, g.attention.scale);
         attention_with(self.pool, &shape, queries, keys, values, self.first_position, &self.sight(), gathered);
-        for (token, from) in gathered.chunks_exact(heads * s.value).enumerate() {
-            let to = (token * g.attention.heads + first) * s.value;
-            out[to..to + heads * s.value].copy_from_slice(from);
-        }
+        self.pool.run_pieces(out, all * s.value, &|token, out| {
+            let from = &gathered[token * heads * s.value..][..heads * s.value];
+            out[first * s.value..end * s.value].copy_from_slice(from);
+        });
         Ok(())
     }
 

@@ -1,8 +1,10 @@
 //! Outputs that several threads write: each its own part ([`Scattered`]), or wherever a caller says ([`Cells`]).
 
+mod sixteen;
+
 use std::marker::PhantomData;
 use std::slice;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 
 /// A slice whose parts several threads write, each its own.
 pub(super) struct Scattered<'a, T = f32> {
@@ -53,57 +55,78 @@ impl<'a> Cells<'a> {
     /// Copies numbers from `from` on.
     #[inline(always)]
     pub(super) fn read(self, from: usize, numbers: &mut [f32]) {
-        for (number, cell) in numbers.iter_mut().zip(&self.0[from..]) {
-            *number = f32::from_bits(cell.load(Ordering::Relaxed));
-        }
+        let (cells, last) = self.0[from..][..numbers.len()].as_chunks();
+        let (numbers, rest) = numbers.as_chunks_mut();
+        cells.iter().zip(numbers).for_each(|(cells, numbers)| sixteen::read(cells, numbers));
+        single::read(last, rest);
     }
 
     /// Sets the numbers from `from` on.
     #[inline(always)]
     pub(super) fn write(self, from: usize, numbers: &[f32]) {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(lanes) = numbers.first_chunk::<16>()
-            && numbers.len() == 16
-        {
-            return self.write_lanes(from, lanes);
-        }
-        for (number, cell) in numbers.iter().zip(&self.0[from..]) {
-            cell.store(number.to_bits(), Ordering::Relaxed);
-        }
-    }
-
-    /// Sixteen at once: a store waits for its cache line, and of single numbers the few dozens that can wait are soon used up.
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    fn write_lanes(self, from: usize, numbers: &[f32; 16]) {
-        let to = self.0[from..from + 16].as_ptr();
-        // SAFETY: it reads sixteen numbers of one array and writes sixteen cells of another, both seen above, with
-        // instructions that every x86-64 has. The processor writes each aligned four bytes of a store at once, so for other
-        // threads they are sixteen relaxed stores.
-        unsafe {
-            std::arch::asm!(
-                "movups {a}, [{from}]",
-                "movups {b}, [{from} + 16]",
-                "movups {c}, [{from} + 32]",
-                "movups {d}, [{from} + 48]",
-                "movups [{to}], {a}",
-                "movups [{to} + 16], {b}",
-                "movups [{to} + 32], {c}",
-                "movups [{to} + 48], {d}",
-                from = in(reg) numbers.as_ptr(),
-                to = in(reg) to,
-                a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, d = out(xmm_reg) _,
-                options(nostack, preserves_flags),
-            );
-        }
+        let (cells, last) = self.0[from..][..numbers.len()].as_chunks();
+        let (numbers, rest) = numbers.as_chunks();
+        cells.iter().zip(numbers).for_each(|(cells, numbers)| sixteen::write(cells, numbers));
+        single::write(last, rest);
     }
 
     /// Adds `weight` times each number to those from `from` on.
     #[inline(always)]
     pub(super) fn add(self, from: usize, weight: f32, numbers: &[f32]) {
-        for (number, cell) in numbers.iter().zip(&self.0[from..]) {
+        let (cells, last) = self.0[from..][..numbers.len()].as_chunks();
+        let (numbers, rest) = numbers.as_chunks();
+        cells.iter().zip(numbers).for_each(|(cells, numbers)| sixteen::add(cells, weight, numbers));
+        single::add(last, weight, rest);
+    }
+}
+
+/// Cells one by one.
+mod single {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[inline(always)]
+    pub(super) fn read(cells: &[AtomicU32], numbers: &mut [f32]) {
+        for (number, cell) in numbers.iter_mut().zip(cells) {
+            *number = f32::from_bits(cell.load(Ordering::Relaxed));
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn write(cells: &[AtomicU32], numbers: &[f32]) {
+        for (number, cell) in numbers.iter().zip(cells) {
+            cell.store(number.to_bits(), Ordering::Relaxed);
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn add(cells: &[AtomicU32], weight: f32, numbers: &[f32]) {
+        for (number, cell) in numbers.iter().zip(cells) {
             let sum = f32::from_bits(cell.load(Ordering::Relaxed)) + weight * number;
             cell.store(sum.to_bits(), Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_moved_and_added_alike_in_sixteens_and_alone() {
+        let numbers: Vec<f32> = (0..70).map(|i| (i as f32 - 31.0) / 7.0).collect();
+        for (from, count) in [(0, 0), (3, 1), (5, 15), (1, 16), (7, 17), (2, 47), (0, 70)] {
+            let mut out = vec![0.1; 70];
+            let cells = Cells::new(&mut out);
+            cells.write(from, &numbers[..count]);
+            cells.add(from, 0.3, &numbers[..count]);
+            let mut read = vec![0.0; count];
+            cells.read(from, &mut read);
+            for (i, number) in out.iter().enumerate() {
+                let inside = (from..from + count).contains(&i);
+                let expected = if inside { numbers[i - from] + 0.3 * numbers[i - from] } else { 0.1 };
+                assert_eq!(number.to_bits(), expected.to_bits(), "number {i} of {count} from {from}");
+            }
+            assert_eq!(read, out[from..from + count]);
         }
     }
 }

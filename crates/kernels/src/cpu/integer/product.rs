@@ -183,11 +183,12 @@ impl<F: Finish, const P: usize> WideKernel for Multiply<'_, '_, F, P> {
             }
             for (columns, sums) in task.columns.chunks(LISTED).zip(sums.chunks_mut(LISTED)) {
                 let all = task.activations.block(block);
-                let mut runs = [&all[columns[0] as usize]; LISTED];
+                let mut room = [const { MaybeUninit::uninit() }; LISTED];
+                let runs = filled(&mut room, columns.len(), &all[columns[0] as usize]);
                 for (run, column) in runs.iter_mut().zip(columns) {
                     *run = &all[*column as usize];
                 }
-                multiply(w, layout.form, layout.groups(block), panels, &runs[..columns.len()], sums);
+                multiply(w, layout.form, layout.groups(block), panels, runs, sums);
             }
         }
     }

@@ -149,7 +149,8 @@ impl<const ROWS: usize> Kernel for Task<'_, ROWS> {
                 Tiles { product, columns: columns.clone(), start, length }.run(s, &decoded[..count], &mut sums);
             }
             for (c, column) in columns.clone().enumerate() {
-                product.finish(column, first, &sums.map(|sums| sums[c])[..count]);
+                let products: [f32; ROWS] = std::array::from_fn(|row| sums[row][c]);
+                product.finish(column, first, &products[..count]);
             }
         }
     }

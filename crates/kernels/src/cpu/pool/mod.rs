@@ -25,7 +25,7 @@
 //! on 16 cores reached 153 together instead of 203, and with the policy 40 and 100 µs gave the same.
 
 mod board;
-#[cfg_attr(not(target_os = "linux"), path = "nowhere.rs")]
+#[cfg_attr(any(not(target_os = "linux"), miri), path = "nowhere.rs")]
 mod places;
 mod policy;
 mod seats;
@@ -153,8 +153,11 @@ impl Pool {
         }
     }
 
-    /// Runs `task(i, piece)` for the `i`-th piece of `piece` numbers of `out` (the last may be shorter).
-    pub(crate) fn run_pieces<T: Send>(&self, out: &mut [T], piece: usize, task: &(dyn Fn(usize, &mut [T]) + Sync)) {
+    /// Runs `task(i, piece)` for the `i`-th piece of `piece` numbers of `out` (the last may be shorter), as [`run`](Self::run) does.
+    ///
+    /// # Panics
+    /// Where a piece is to have no numbers, and where a task panics.
+    pub fn run_pieces<T: Send>(&self, out: &mut [T], piece: usize, task: &(dyn Fn(usize, &mut [T]) + Sync)) {
         let whole = super::outputs::Scattered::new(out);
         let length = whole.len();
         self.run(length.div_ceil(piece), &|i| {

@@ -13,7 +13,7 @@
 /// Linux calls it `SCHED_BATCH`: <https://man7.org/linux/man-pages/man7/sched.7.html>. Any process may ask for it;
 /// where the system refuses, nothing changes. The caller of `Pool::run` is left alone: threads that it starts would
 /// inherit it.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(miri)))]
 pub(super) fn yield_to_running_threads() {
     /// `sched_param` of `sched.h`, as glibc and musl have it at least.
     #[repr(C)]
@@ -30,5 +30,5 @@ pub(super) fn yield_to_running_threads() {
     sched_setscheduler(0, SCHED_BATCH, &Parameters { priority: 0, reserved: [0; 5] });
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), miri))]
 pub(super) fn yield_to_running_threads() {}
