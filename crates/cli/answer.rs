@@ -290,7 +290,7 @@ mod tests {
             links: vec![LinkStats { from: "disk".into(), to: "ram".into(), bytes: 1, bytes_per_s: 2.9e9 }],
             crossings_per_token: 0.0,
             overlap: 1.3,
-            disk: DiskStats { reads_at_once: 8, stall_ms_per_token: 0.0 },
+            disk: DiskStats { reads_at_once: 8, ..DiskStats::default() },
             expert_cache: ExpertCacheStats::default(),
             fallbacks: Vec::new(),
         };

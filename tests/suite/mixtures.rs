@@ -32,7 +32,7 @@ fn open(path: &std::path::Path, home: impl Fn(&plan::Unit) -> Tier) -> (gguf::Mo
     for (placement, unit) in plan.placements.iter_mut().zip(&model.inventory.units) {
         placement.home = home(unit);
     }
-    plan.staging = plan::Staging { slot: Bytes(1 << 20), slots: 3 };
+    plan.staging = plan::Staging { slot: Bytes(1 << 20), slots: 12 };
     let engine = open_plan(&model, plan);
     (model, engine)
 }
@@ -66,6 +66,32 @@ fn a_prompt_reads_each_chosen_expert_once() {
             _ => assert_eq!((read.hits, read.misses, read.bytes_read, link), (experts, 0, 0, 0)),
         }
     }
+}
+
+#[test]
+fn what_is_foreseen_is_read_ahead_and_changes_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("foreseen.gguf");
+    // Where all experts are chosen each guess is right.
+    let sizes = LatentSizes { layers: 20, experts: 8, used: 8, ..NARROW };
+    let mut draft = synth::deepseek(&sizes);
+    for key in ["expert_group_count", "expert_group_used_count"] {
+        draft.set(&format!("deepseek2.{key}"), Field::u32(1));
+    }
+    synth::write(&path, &draft).unwrap();
+    let [in_ram, on_disk] = [Tier::Ram, Tier::Disk].map(|home| {
+        let (_, mut engine) = open(&path, |unit| if unit.role == Role::RoutedExpert { home } else { Tier::Ram });
+        let mut session = engine.session().unwrap();
+        let mut bits = Vec::new();
+        for token in 0..40 {
+            bits.extend(engine.decode(&mut session, token * 7).unwrap().iter().map(|logit| logit.to_bits()));
+        }
+        (bits, engine.stats(Bytes(0)).disk)
+    });
+    assert!(in_ram.0 == on_disk.0);
+    let foreseen = |disk: &engine::DiskStats| disk.prefetch_used_bytes_per_token;
+    assert!(foreseen(&in_ram.1) == 0.0 && foreseen(&on_disk.1) > 0.0, "{:?} {:?}", in_ram.1, on_disk.1);
+    assert!(on_disk.1.prefetch_wasted_bytes_per_token < foreseen(&on_disk.1), "{:?}", on_disk.1);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::args::RepackArgs;
 use crate::failure::{Interrupted, NoRoom, Usage};
 use crate::signals::Signals;
 use crate::sums::{self, Part, Sums};
-use crate::{open, output, show};
+use crate::{open, show};
 
 /// Bytes after which what was written is on the drive and leaves the page cache.
 const SETTLE: u64 = 64 << 20;
@@ -85,10 +85,7 @@ impl Copy {
 
     /// The name of the copy while it is made.
     fn temporary(&self) -> PathBuf {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(self.place.file_name().unwrap_or_default());
-        name.push(".part");
-        self.place.with_file_name(name)
+        temporary(&self.place)
     }
 
     fn make(&self, stop: &AtomicBool) -> anyhow::Result<()> {
@@ -96,7 +93,10 @@ impl Copy {
         let mut target = Target::create(self.temporary()).with_context(cannot)?;
         let sums = self.write(&mut target, stop)?;
         target.file.sync_all().with_context(cannot)?;
-        output::write_whole(&sums::place(&self.place), &sums.text())?;
+        let place = sums::place(&self.place);
+        let mut beside = Target::create(temporary(&place)).with_context(cannot)?;
+        beside.write(sums.text().as_bytes()).and_then(|()| beside.file.sync_all()).with_context(cannot)?;
+        beside.move_to(&place).with_context(cannot)?;
         target.move_to(&self.place).with_context(cannot)?;
         show::note(&format!("wrote {} ({}) and its checksums", self.place.display(), Bytes(self.layout.bytes)));
         Ok(())
@@ -138,6 +138,14 @@ impl Copy {
             Err(error) => Err(anyhow::Error::new(error).context(self.from.display().to_string())),
         }
     }
+}
+
+/// The one name that a file has while it is made.
+fn temporary(place: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(place.file_name().unwrap_or_default());
+    name.push(".part");
+    place.with_file_name(name)
 }
 
 /// The parts of a copy in their order, each with the bytes of the old file that it begins with.

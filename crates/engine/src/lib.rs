@@ -12,6 +12,7 @@ mod devices;
 mod engine;
 mod error;
 mod experts;
+mod foresight;
 mod generate;
 #[cfg(feature = "cuda")]
 mod gpu;

@@ -5,6 +5,7 @@
 
 use tiers::{RowSlice, TierError, Tiers};
 
+use crate::foresight::Foresight;
 use crate::route::{Brought, Route};
 use crate::spec::{Ffn, Form, Mixture, Spec, Use};
 
@@ -40,13 +41,15 @@ pub(crate) struct Lookahead {
     after: After,
     /// Of the next one, if the tiers have been told of all of this one.
     next: Option<Told>,
+    /// Beyond the next router.
+    pub(crate) foresight: Foresight,
 }
 
 impl Lookahead {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let after = After { logits: 0, form: Form::DECODE, brought: None };
         let this = Told { layers: 0, waits: false };
-        Self { this, way: (Form::DECODE, None), after, next: None }
+        Self { this, way: (Form::DECODE, None), after, next: None, foresight: Foresight::default() }
     }
 
     /// Starts a pass: what was expected of it stands, if it is the one that was foreseen.

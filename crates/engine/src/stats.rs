@@ -45,6 +45,10 @@ pub struct DiskStats {
     pub reads_at_once: u64,
     /// Milliseconds that computation waited for them, for one decoded token.
     pub stall_ms_per_token: f64,
+    /// Bytes of experts that were read before their router had chosen them, for one decoded token.
+    pub prefetch_used_bytes_per_token: f64,
+    /// The same of experts that it did not choose.
+    pub prefetch_wasted_bytes_per_token: f64,
 }
 
 /// Chosen experts by where they were, of prompt and decode together: an expert counts once for each pass and layer that
@@ -157,6 +161,8 @@ pub(crate) struct Phase {
     /// The most reads of the drive at once, up to the phase's end.
     pub(crate) disk_depth: u64,
     pub(crate) stall: Duration,
+    pub(crate) guessed_bytes: u64,
+    pub(crate) wasted_bytes: u64,
     pub(crate) traffic: Traffic,
 }
 
@@ -179,6 +185,8 @@ impl Phase {
         self.disk_busy += after.disk_busy.saturating_sub(before.disk_busy);
         self.disk_depth = after.disk_depth;
         self.stall += after.disk_stall.saturating_sub(before.disk_stall);
+        self.guessed_bytes += after.guessed_bytes - before.guessed_bytes;
+        self.wasted_bytes += after.wasted_bytes - before.wasted_bytes;
     }
 
     /// `total` shared out to this phase's tokens.
@@ -271,6 +279,8 @@ impl Record {
             disk: DiskStats {
                 reads_at_once: self.prompt.disk_depth.max(phase.disk_depth),
                 stall_ms_per_token: phase.each(ms(phase.stall)),
+                prefetch_used_bytes_per_token: phase.each(phase.guessed_bytes as f64),
+                prefetch_wasted_bytes_per_token: phase.each(phase.wasted_bytes as f64),
             },
             expert_cache: ExpertCacheStats::default(),
             fallbacks: plan.notes.clone(),

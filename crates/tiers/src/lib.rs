@@ -11,6 +11,7 @@
 mod arena;
 mod error;
 mod exchange;
+mod guess;
 mod load;
 mod ring;
 mod rows;
@@ -54,6 +55,10 @@ pub struct Counts {
     pub disk_depth: u64,
     /// Time that computation waited for bytes from disk.
     pub disk_stall: Duration,
+    /// Bytes of guesses ([`Tiers::guess`]) that were expected then, and that were not.
+    pub guessed_bytes: u64,
+    /// The others.
+    pub wasted_bytes: u64,
 }
 
 /// Bytes of a run of rows, at hand until it is dropped. A staged one gives its slot back then.
@@ -227,6 +232,27 @@ impl Tiers {
         self.ring.as_mut().ok_or_else(|| TierError::NoRing { slice: slice.clone() })?.expect(slice)
     }
 
+    /// Says that the rows of `slice` may be expected soon: they are read where nothing that is expected waits, and given up for it. Where
+    /// they are resident there is nothing to do.
+    ///
+    /// # Errors
+    /// Where the queue of reads is gone.
+    pub fn guess(&mut self, slice: &RowSlice) -> Result<(), TierError> {
+        let staged = |place: &rows::Place| place.home == Tier::Disk || self.exchange.has(slice.unit);
+        let comes = self.places.checked(slice).is_some_and(staged) && self.arena.unit(slice.unit).is_none();
+        match &mut self.ring {
+            Some(ring) if comes => ring.guess(slice),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives up all guesses that did not come true, and of which nothing is expected now.
+    pub fn give_up_guesses(&mut self) {
+        if let Some(ring) = &mut self.ring {
+            ring.give_up_guesses();
+        }
+    }
+
     /// Takes what the router of one layer chose, a unit of each expert, before any of them is expected: where experts change places,
     /// those that are leased from disk in this pass may stay in RAM.
     pub fn chose(&mut self, experts: impl Iterator<Item = UnitId>) {
@@ -307,7 +333,10 @@ impl Tiers {
     #[must_use]
     pub fn counts(&self) -> Counts {
         let (disk_busy, disk_depth) = self.ring.as_ref().map_or_else(Default::default, |r| (r.busy(), r.deepest()));
+        let (guessed_bytes, wasted_bytes) = self.ring.as_ref().map_or((0, 0), Ring::guessed);
         Counts {
+            guessed_bytes,
+            wasted_bytes,
             disk_busy,
             disk_depth,
             ram_bytes: self.ram_bytes.get(),

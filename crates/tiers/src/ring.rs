@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use kernels::memory::{Buffer, Landed, Queue, Reading};
 use plan::{Bytes, Staging};
 
+use crate::guess::{GUESS, Guesses};
 use crate::rows::{Expected, Places};
 use crate::{Piece, RowSlice, TierError};
 
@@ -53,6 +54,8 @@ pub(crate) struct Ring {
     ahead: Expected,
     /// What was expected and not yet taken.
     expected: Expected,
+    /// What may be expected soon.
+    guesses: Guesses,
     /// What landed before its turn.
     early: Vec<Landed>,
     /// Room for what lands at once.
@@ -104,6 +107,7 @@ impl Ring {
             free,
             ahead: Expected::default(),
             expected: Expected::default(),
+            guesses: Guesses::default(),
             early: Vec::new(),
             landing: Vec::new(),
             next: 0,
@@ -150,10 +154,10 @@ impl Ring {
     /// Waits for the piece whose turn it is.
     fn arrived(&mut self) -> Result<Landed, TierError> {
         loop {
+            self.ask();
             if let Some(place) = self.early.iter().position(|early| early.tag == self.turn) {
                 return Ok(self.early.swap_remove(place));
             }
-            self.ask();
             if self.queue.under_way() == 0 {
                 return Err(TierError::ReaderGone);
             }
@@ -172,7 +176,17 @@ impl Ring {
 
     /// Keeps of what landed the pieces that are wanted still, and the slots of the others.
     fn sort(&mut self) {
-        for landed in self.landing.drain(..) {
+        for mut landed in self.landing.drain(..) {
+            if landed.tag & GUESS != 0 {
+                match self.guesses.landed(landed) {
+                    Ok(Some(true_one)) => landed = true_one,
+                    Ok(None) => continue,
+                    Err(buffer) => {
+                        self.free.push(buffer);
+                        continue;
+                    }
+                }
+            }
             if landed.tag < self.turn {
                 self.free.push(landed.buffer);
                 continue;
@@ -189,24 +203,60 @@ impl Ring {
     /// Asks for what is expected, as long as there are slots.
     fn ask(&mut self) {
         while let Some(piece) = self.ahead.next(&self.places) {
-            let Some(buffer) = self.free.pop() else { break };
+            if self.guesses.comes_true(&piece, self.next, &mut self.early) {
+                self.ahead.advance(&piece);
+                self.next += 1;
+                continue;
+            }
+            let Some(buffer) = self.free.pop().or_else(|| self.guesses.give_up_one()) else { break };
             self.ahead.advance(&piece);
-            let place = self.places.place(piece.unit);
-            self.queue.add(Reading {
-                tag: self.next,
-                source: place.file as usize,
-                offset: place.offset + piece.offset,
-                length: piece.bytes() as usize,
-                buffer,
-            });
+            self.read(self.next, &piece, buffer);
             self.next += 1;
         }
+        // Half of the slots stay free for what is expected.
+        while self.ahead.is_empty() && !self.stopped && self.free.len() > self.staging.slots as usize / 2 {
+            let Some((tag, piece)) = self.guesses.next() else { break };
+            let Some(buffer) = self.free.pop() else { break };
+            self.read(tag, &piece, buffer);
+        }
         self.watch.see(self.queue.under_way() > 0);
+    }
+
+    fn read(&mut self, tag: u64, piece: &Piece, buffer: Buffer) {
+        let place = self.places.place(piece.unit);
+        self.queue.add(Reading {
+            tag,
+            source: place.file as usize,
+            offset: place.offset + piece.offset,
+            length: piece.bytes() as usize,
+            buffer,
+        });
+    }
+
+    /// Has `slice` read where nothing that is expected waits, since it may be expected soon.
+    pub(crate) fn guess(&mut self, slice: &RowSlice) -> Result<(), TierError> {
+        if self.stopped || self.failed {
+            return Ok(());
+        }
+        self.places.cut(slice).for_each(|piece| self.guesses.want(piece));
+        self.go_on()
+    }
+
+    /// Gives up all guesses that did not come true, and of which nothing is expected.
+    pub(crate) fn give_up_guesses(&mut self) {
+        let Self { guesses, free, ahead, .. } = self;
+        guesses.give_up(free, |piece| ahead.has(piece.unit));
+    }
+
+    /// Bytes of guesses that came true, and of others.
+    pub(crate) fn guessed(&self) -> (u64, u64) {
+        (self.guesses.used, self.guesses.wasted)
     }
 
     /// Expects nothing any more, and takes the slots back that were filled in vain. Those that are being filled right now are free when
     /// they have landed.
     pub(crate) fn forget(&mut self) {
+        self.guesses.give_up(&mut self.free, |_| false);
         if self.expected.is_empty() && !self.failed {
             return;
         }

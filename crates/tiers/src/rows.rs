@@ -190,6 +190,11 @@ impl Expected {
         }
     }
 
+    /// Whether rows of this unit are to come.
+    pub(crate) fn has(&self, unit: UnitId) -> bool {
+        self.0.iter().any(|slice| slice.unit == unit)
+    }
+
     /// Takes everything away.
     pub(crate) fn clear(&mut self) {
         self.0.clear();

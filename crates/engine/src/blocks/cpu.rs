@@ -114,6 +114,15 @@ impl Steps for Pass<'_> {
         self.choose_experts(layer, f, &self.span(scores))
     }
 
+    fn foresees(&self, next: &Mixture) -> bool {
+        self.can_foresee(next)
+    }
+
+    fn guess(&mut self, layer: usize, next: &Mixture, scores: Part) -> Result<()> {
+        let scores = self.span(scores);
+        self.guess_experts(layer, next, &scores)
+    }
+
     fn open_rows(&mut self, gates: Part, x: Part) -> Result<()> {
         let (gates, width) = (self.span(gates), x.count / gates.count);
         gates.change(&Sigmoid(self.pool))?;

@@ -6,7 +6,7 @@
 use kernels::cpu::{
     Column, Columns, Input, Job, WeightedColumn, WeightedJob, dequantize, matmul_jobs, matmul_weighted, route,
 };
-use plan::UnitId;
+use plan::{Tier, UnitId};
 use tiers::RowSlice;
 
 use super::ffn::{down, gate_up};
@@ -15,8 +15,8 @@ use super::{Pass, Result, join};
 use crate::experts::Choice;
 use crate::ops::{Activate, AddVector, ScaleRows};
 use crate::span::Span;
-use crate::spec::{Expert, Mixture, Spec};
-use crate::steps::{Register, Steps};
+use crate::spec::{Expert, Ffn, Mixture, Spec};
+use crate::steps::{Part, Register, Steps};
 
 /// Which matrix of an expert.
 #[derive(Clone, Copy)]
@@ -43,6 +43,7 @@ pub(super) fn mixture(s: &mut dyn Steps, spec: &Spec, layer: usize, f: &Mixture)
         s.products(&[&f.router], normed, scores, now.tokens)?;
     }
     s.choose(layer, f, scores)?;
+    foresee(s, spec, layer, scores, block)?;
     if let Some(shared) = &f.shared {
         // Its bytes were expected before the experts', and it is computed while theirs are on their way.
         if !together {
@@ -58,6 +59,19 @@ pub(super) fn mixture(s: &mut dyn Steps, spec: &Spec, layer: usize, f: &Mixture)
     }
     s.experts(layer, f, normed, block, f.shared.is_some())?;
     join(s, spec, None)
+}
+
+/// Guesses what the next layer's router will choose: its input is this one's, but for what this layer's experts and the next attention add.
+/// Overwrites `scores` and `room`.
+fn foresee(s: &mut dyn Steps, spec: &Spec, layer: usize, scores: Part, room: Part) -> Result<()> {
+    match spec.layers.get(layer + 1).map(|layer| &layer.ffn) {
+        Some(Ffn::Mixture(next)) if next.routing.experts == scores.count && s.foresees(next) => {
+            s.norm(&next.norm, s.now().rows(Register::X, spec.width), room)?;
+            s.products(&[&next.router], room, scores, s.now().tokens)?;
+            s.guess(layer + 1, next, scores)
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Pass<'_> {
@@ -81,6 +95,7 @@ impl Pass<'_> {
     /// Groups the pairs of what was chosen whose experts are `mine` to compute, and counts the choice.
     pub(crate) fn count_choice(&mut self, layer: usize, f: &Mixture, mine: &dyn Fn(usize) -> bool) {
         self.scratch.pairs.group(f.routing.experts, f.routing.used, mine);
+        self.lookahead.foresight.chose(layer, &self.scratch.pairs.chosen);
         let choice = Choice {
             first_position: self.first_position,
             layer,
@@ -101,6 +116,45 @@ impl Pass<'_> {
         }
         for (expert, _) in self.scratch.pairs.groups() {
             self.tiers.expect(&f.experts[expert].down)?;
+        }
+        self.tiers.give_up_guesses();
+        Ok(())
+    }
+
+    /// Whether a guess for a layer could be of use and costs no read itself.
+    pub(super) fn can_foresee(&self, f: &Mixture) -> bool {
+        let resident = |unit: UnitId| self.tiers.is_resident(unit);
+        let bias = f.selection_bias.as_ref().is_none_or(|bias| resident(bias.slice.unit));
+        self.tokens == 1
+            && self.lookahead.foresight.looks(self.first_position)
+            && f.experts.iter().any(|expert| self.tiers.home(expert.gate.unit) == Tier::Disk)
+            && resident(f.norm.slice.unit)
+            && resident(f.router.weight.unit)
+            && f.router.bias.is_none()
+            && bias
+    }
+
+    /// Takes a guess, and tells the tiers which experts may come.
+    pub(super) fn guess_experts(&mut self, layer: usize, f: &Mixture, scores: &Span) -> Result<()> {
+        let bias = match &f.selection_bias {
+            Some(bias) => {
+                self.load(bias)?;
+                Some(&self.scratch.vector[..bias.length])
+            }
+            None => None,
+        };
+        let foresight = &mut self.lookahead.foresight;
+        let (chosen, weights) = foresight.guess(layer, f.routing.used);
+        scores.with(|scores| route(&f.routing, scores, bias, chosen, weights))?;
+        let reads = foresight.reads();
+        let away = foresight.leave(|expert| !self.tiers.is_resident(f.experts[expert as usize].gate.unit));
+        let away = if reads { away } else { &[] };
+        for expert in away.iter().map(|expert| &f.experts[*expert as usize]) {
+            self.tiers.guess(&expert.gate)?;
+            self.tiers.guess(&expert.up)?;
+        }
+        for expert in away {
+            self.tiers.guess(&f.experts[*expert as usize].down)?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ mod device;
 mod exchange;
 mod expectation;
 mod failures;
+mod guesses;
 mod homes;
 mod model;
 mod random;

@@ -87,7 +87,7 @@ impl Beside {
     }
 
     fn step(&mut self, random: &mut Random) {
-        match random.below(40) {
+        match random.below(46) {
             0..14 => self.expect(&random.slice()),
             14..34 => {
                 if let Some(piece) = self.queue.front().cloned() {
@@ -104,7 +104,9 @@ impl Beside {
                 self.broken.store(true, Ordering::Relaxed);
                 self.doubtful = true;
             }
-            _ => self.broken.store(false, Ordering::Relaxed),
+            39 => self.broken.store(false, Ordering::Relaxed),
+            40..45 => self.tiers.guess(&random.slice()).unwrap(),
+            _ => self.tiers.give_up_guesses(),
         }
     }
 }
