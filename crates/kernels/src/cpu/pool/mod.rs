@@ -9,24 +9,19 @@
 //! Workers look for tickets for [`SPIN`], then sleep. The caller wakes two, and each that finds a ticket wakes two
 //! more ([`seats`]): on 16 cores a caller that woke all 15 itself spent 25 µs on it, and now spends 3.
 //!
-//! # Why workers keep off their caller's core, and are not pinned
-//! Pinning was measured, on 16 cores of Sapphire Rapids that have no second hyperthread, in tokens per second of the example
+//! # Why no worker is pinned to a core
+//! It was measured, on 16 cores of Sapphire Rapids that have no second hyperthread, in tokens per second of the example
 //! bench `pool`. A process alone is as fast pinned (16 threads: 223 and 246) as not (217 and 273). But two processes of
 //! 8 threads, which leave each other alone otherwise (321 and 295 together), fight over the same 8 cores when
 //! pinned (158 and 150). And threads inherit what their parent may run on: a caller that is pinned takes the reader of
-//! a drive with it.
-//!
-//! What the system does badly is one thing: it wakes workers on the core of the caller, which works on, so that they wait
-//! ([`places`]). Of a caller and a worker that decode a model larger than RAM, three quarters of the moments in which both could run had them
-//! on one of two cores. So that core is taken from the workers' affinity, and of all others the system chooses: tasks go to who has time.
+//! a drive with it. So every thread runs where the process may, and the system chooses: tasks go to who has time. To keep workers off their
+//! caller's core alone was tried, too: with fewer threads than those 16 cores it took reads from 50 to 100 GB/s down to 10.
 //!
 //! What does keep two processes apart is that a worker which wakes up takes no core from a running thread ([`policy`]),
 //! and that it looks for more work for a while before it sleeps: with 10 µs instead of 40, two processes of 16 threads
 //! on 16 cores reached 153 together instead of 203, and with the policy 40 and 100 µs gave the same.
 
 mod board;
-#[cfg_attr(any(not(target_os = "linux"), miri), path = "nowhere.rs")]
-mod places;
 mod policy;
 mod seats;
 
@@ -39,7 +34,6 @@ use std::time::{Duration, Instant};
 
 use super::Isa;
 use board::{Board, TASKS_MAX};
-use places::Places;
 use seats::Seats;
 
 /// How long a thread without work looks for more before it sleeps: longer than the gaps between the operations of a
@@ -62,7 +56,6 @@ pub struct Pool {
 struct Shared {
     board: Board,
     seats: Seats,
-    places: Places,
     /// Raised while a job runs: a second caller, or a task that calls `run`, finds it so and works alone.
     busy: Line<AtomicBool>,
     /// How many ask that no worker falls asleep.
@@ -94,7 +87,6 @@ impl Pool {
         let shared = Arc::new(Shared {
             board: Board::new(),
             seats: Seats::new(threads.saturating_sub(1)),
-            places: Places::new(threads.saturating_sub(1)),
             busy: Line::default(),
             awake: AtomicUsize::new(0),
             shutdown: AtomicBool::new(false),
@@ -135,13 +127,12 @@ impl Pool {
     /// # Panics
     /// Where a task panics: the tasks not yet begun are dropped, and the panic goes on here.
     pub fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        let Shared { board, seats, places, busy, .. } = &*self.shared;
+        let Shared { board, seats, busy, .. } = &*self.shared;
         let alone = self.workers.is_empty() || !(2..=TASKS_MAX).contains(&tasks);
         // Acquire and Release: what one caller did to the board lies before what the next one does.
         if alone || busy.0.swap(true, Ordering::Acquire) {
             return (0..tasks).for_each(task);
         }
-        places.leave_to_caller();
         // SAFETY: `busy` makes this thread the only caller until `finish`, which every job gets to, since neither
         // `wake` nor `work_off` panics. `task` is borrowed for longer than that.
         let first = unsafe { board.publish(tasks, task) };
@@ -183,7 +174,6 @@ impl Shared {
     /// A worker's life: look for a ticket, sleep where there is none, work as long as there are some.
     fn serve(&self, seat: usize) {
         policy::yield_to_running_threads();
-        self.places.take(seat);
         self.seats.take(seat);
         let news = || self.board.is_open() || self.shutdown.load(Ordering::SeqCst);
         loop {
