@@ -92,24 +92,26 @@ pub(crate) fn engines_agree(
         rounding_costs_no_more_than_llama_cpps(&mut make(64), prompts, name);
     }
     // A sum whose last bit differs moves a code of 8 bits by one now and then, and in models as small as these one such number is a
-    // large part of all: the processor's own rounding costs as much.
-    let most = if exact { ROUNDING_DIVERGENCE } else { DIVERGENCE };
+    // large part of all: the processor's own rounding costs as much. Where two experts' scores are all but equal it makes a router choose the
+    // other one, and a position is far off by itself; how far all are from exact arithmetic was held against llama.cpp's above.
+    let (typical, most) =
+        if exact { (ROUNDING_DIVERGENCE, 10.0 * ROUNDING_DIVERGENCE) } else { (DIVERGENCE, DIVERGENCE) };
     for micro_batch in [8, 64] {
         let mut ours = make(micro_batch);
         let what = format!("{name}, micro-batch {micro_batch}");
-        let mean = divergence_of_goldens(&mut ours, &mut theirs, prompts, exact, &what);
-        assert!(mean <= most, "{what}: {mean:.1e}");
+        let (median, mean) = divergence_of_goldens(&mut ours, &mut theirs, prompts, exact, &what);
+        assert!(median <= typical && mean <= most, "{what}: {median:.1e}, in the mean {mean:.1e}");
     }
 }
 
-/// How far all logits of the goldens' prompts are from the processor's.
+/// How far logits of the goldens' prompts are from the processor's: the median of all positions, and their mean.
 fn divergence_of_goldens(
     ours: &mut Engine,
     theirs: &mut Engine,
     prompts: &[serde_json::Value],
     exact: bool,
     what: &str,
-) -> f64 {
+) -> (f64, f64) {
     let (mut worst, mut all) = (0f32, Vec::new());
     for prompt in prompts {
         let reference = if exact { &prompt["exact"] } else { prompt };
@@ -127,12 +129,15 @@ fn divergence_of_goldens(
             let best = argmax(off);
             let top = on.iter().copied().fold(f32::MIN, f32::max);
             assert!(top - on[best as usize] <= 2.0 * difference, "{what}: another token is likelier");
+            all.push(divergence(off, on));
         }
-        all.push(mean_divergence(&off, &on));
     }
-    let mean = all.iter().sum::<f64>() / all.len() as f64;
-    println!("{what}: largest difference to the processor {worst:.1e}, mean divergence {mean:.1e}");
-    mean
+    all.sort_by(f64::total_cmp);
+    let (median, mean) = (all[all.len() / 2], all.iter().sum::<f64>() / all.len() as f64);
+    println!(
+        "{what}: largest difference to the processor {worst:.1e}, divergence {median:.1e}, in the mean {mean:.1e}"
+    );
+    (median, mean)
 }
 
 #[test]

@@ -69,6 +69,9 @@ pub enum Scheme {
     /// By what a byte saves: what every token reads nearest, and of experts those that are used most.
     #[default]
     ByUse,
+    /// The same, but of dense layers attention first, of all of them, so that less is streamed of each and none of them rests the link; what
+    /// they keep of a conversation takes the room of weights.
+    AttentionFirst,
     /// Whole layers, as llama.cpp's `-ngl` does: the last ones on a GPU until it is full, the others from the first one on in RAM, and on disk
     /// what does not fit there.
     Layers,
@@ -78,13 +81,20 @@ pub enum Scheme {
 
 impl Scheme {
     /// Every scheme, the planner's own first.
-    pub const ALL: [Self; 3] = [Self::ByUse, Self::Layers, Self::ExpertsOnCpu];
+    pub const ALL: [Self; 4] = [Self::ByUse, Self::AttentionFirst, Self::Layers, Self::ExpertsOnCpu];
+
+    /// Whether it is one of the simple ways, which place whole layers.
+    #[must_use]
+    pub const fn is_by_layer(self) -> bool {
+        matches!(self, Self::Layers | Self::ExpertsOnCpu)
+    }
 }
 
 impl fmt::Display for Scheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::ByUse => "by use",
+            Self::AttentionFirst => "attention first",
             Self::Layers => "by layer (-ngl)",
             Self::ExpertsOnCpu => "experts on the CPU (-cmoe)",
         })

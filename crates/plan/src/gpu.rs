@@ -23,7 +23,7 @@ pub struct Abilities {
 }
 
 /// What this version computes.
-pub const NOW: Abilities = Abilities { mixtures: true, latents: true, streams: true, fetches: false, gpus: 1 };
+pub const NOW: Abilities = Abilities { mixtures: true, latents: true, streams: true, fetches: true, gpus: 1 };
 
 /// Why a block stays with the processor: it has something that no GPU computes.
 pub type Obstacle = &'static str;

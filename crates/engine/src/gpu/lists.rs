@@ -152,6 +152,9 @@ impl GpuPass<'_, '_> {
         let (experts, stream, quants) = (m.layers.at(layer), side.gpu.compute(), host.quants);
         let Lists { pairs, runs, .. } = &mut m.lists;
         pairs.clear(choices);
+        if host.devices.brought.is_some() {
+            host.tiers.advance_on(side.number)?;
+        }
         stream.download_now(m.chosen.slice().range(..choices), &mut pairs.chosen)?;
         stream.download_now(m.weights.slice().range(..choices), &mut pairs.weights)?;
         let brought = host.devices.brought;

@@ -20,7 +20,9 @@ mod vectors;
 use std::ops::Range;
 
 use kernels::cpu::AttentionShape;
-use kernels::cuda::{Arena, AttentionForm, DeviceBuffer, Event, Gpu, KvStore, Pinned, Quantized, RopeTable, supports};
+use kernels::cuda::{
+    Arena, AttentionForm, DeviceBuffer, Event, Gpu, HalvesRoom, KvStore, Pinned, Quantized, RopeTable, supports,
+};
 use plan::cost::{self, LOGIT_ROWS};
 use plan::{Bytes, Device, Inventory, KvPlan, KvType, LayerDevices, ModelShape, Plan, Tier};
 use tiers::Tiers;
@@ -64,6 +66,8 @@ pub(crate) struct GpuSide {
     turns: Vec<RopeTable>,
     /// What the next products read, in 8 bits.
     columns: Quantized,
+    /// What products of very many columns pass through, on cards where that pays.
+    halves: Option<HalvesRoom>,
     /// Which numbers those are.
     rounded: Option<Part>,
     /// A block that is yet to be added to the residual stream: the norm that comes next, as a rule, does both.
@@ -131,6 +135,7 @@ impl GpuSide {
             vectors: Vectors::new(&gpu, &mut arena, inventory, tiers)?,
             turns,
             columns: Quantized::new(&mut arena, sizes.widest, sizes.tokens)?,
+            halves: (sizes.halves > Bytes::ZERO).then(|| HalvesRoom::new(&mut arena)).transpose()?,
             rounded: None,
             pending: None,
             gathered: arena.take(sizes.gathered)?,
@@ -260,6 +265,8 @@ struct Sizes {
     registers: [usize; REGISTERS],
     /// The widest input of a matrix.
     widest: usize,
+    /// Bytes for products in halves.
+    halves: Bytes,
     gathered: usize,
     /// Bytes for heads in a latent's space.
     latent: Option<Bytes>,
@@ -296,6 +303,7 @@ impl Sizes {
             tokens,
             registers,
             widest: widest.into_iter().max().unwrap_or(0).max(narrow),
+            halves: cost::gpu::halves(gpu.info().capability, plan.micro_batch),
             gathered: gathered(spec, plan, gpu, latent.map_or(0, |bytes| bytes.0 as usize / 4)),
             latent,
             mixtures: Counts::of(spec, tokens, tokens * widths[Register::Attended as usize]).filter(|_| here),
@@ -306,6 +314,7 @@ impl Sizes {
         Registers::bytes(&self.registers)
             + frequencies.iter().map(|f| RopeTable::bytes(f.len(), self.tokens)).sum()
             + Quantized::bytes(self.widest, self.tokens)
+            + self.halves
             + Arena::bytes_of::<f32>(self.gathered)
             + self.latent.map_or(Bytes::ZERO, LatentRoom::bytes)
             + Arena::bytes_of::<u32>(1 + self.tokens)

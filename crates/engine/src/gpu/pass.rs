@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use kernels::cuda::{
-    self, Change, Download, MATVEC_COLUMNS, Matrix, Norm, NormKind, Output, Pinned, Rows, in_floats, in_integers,
-    lookup, matmul, matmul_floats, matvec, matvec_floats,
+    self, Change, Download, HalvesRoom, MATVEC_COLUMNS, Matrix, Norm, NormKind, Output, Pinned, Rows, in_floats,
+    in_integers, lookup, matmul, matmul_floats, matvec, matvec_floats,
 };
 use plan::Tier;
 use tiers::{RowSlice, Tiers};
@@ -296,10 +296,12 @@ impl GpuSide {
         if in_integers(matrix.quant) {
             self.round(x, matrix.width)?;
             let (stream, mut to) = (self.gpu.compute(), self.registers.get_mut(out));
-            if few {
-                matvec(stream, matrix, &self.columns, &mut to, step, false)?;
-            } else {
-                matmul(stream, matrix, &self.columns, &mut to, step)?;
+            match &mut self.halves {
+                _ if few => matvec(stream, matrix, &self.columns, &mut to, step, false)?,
+                Some(room) if HalvesRoom::serves(matrix.quant, self.columns.columns()) => {
+                    room.multiply(stream, matrix, &self.columns, &mut to, step)?;
+                }
+                _ => matmul(stream, matrix, &self.columns, &mut to, step)?,
             }
         } else {
             debug_assert!(in_floats(matrix.quant), "types were checked when the engine was opened");

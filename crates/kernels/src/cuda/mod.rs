@@ -20,6 +20,7 @@ mod elementwise;
 mod error;
 mod expand;
 mod experts;
+mod halves;
 mod head_product;
 mod heads;
 mod host;
@@ -48,6 +49,7 @@ pub use elementwise::{Change, Rows, WeightedRows, add, add_weighted, change, gat
 pub use error::CudaError;
 pub use expand::{Expansion, HeadRooms, expand};
 pub use experts::{CHOICES_MAX, Chosen, ExpertTable, Joining, experts_down, experts_up};
+pub use halves::HalvesRoom;
 pub use head_product::{HeadMatrix, HeadSteps, head_product, head_product_transposed};
 pub use heads::{Growth, HEAD_DIM_MAX, HeadNorm, HeadPart, HeadTurn, HeadsTo, RopeTable, advance, heads};
 pub use host::{Download, Pinned, PinnedSlice, Registered};

@@ -30,6 +30,30 @@ const UNTOLD: u64 = 8 * 4;
 /// Ropes of one model.
 const ROPES: u64 = 2;
 
+/// Room for parts of matrices and of columns in 16 bits, on cards that [multiply in halves](in_halves): 4,096 rows of [`HALVES_DEPTH`] numbers
+/// and [`HALVES_PART`] columns.
+pub const HALVES: Bytes = Bytes(96 << 20);
+/// Columns from which on products go by way of that room.
+pub const HALVES_COLUMNS: u32 = 512;
+/// The most columns that are in it at one time.
+pub const HALVES_PART: usize = 2048;
+/// The most numbers of a row.
+pub const HALVES_DEPTH: usize = 8192;
+
+/// Whether tensor cores of this compute capability multiply halves, with sums in 32 bits, at half the rate of bytes, as those of large computers
+/// do (A100, H100, B200), and not at a quarter. Source: CUDA C++ Programming Guide, "Arithmetic Instructions", results per clock.
+#[must_use]
+pub const fn in_halves(capability: (u32, u32)) -> bool {
+    capability.0 >= 8 && capability.1 == 0
+}
+
+/// What products of many columns take besides activations, for a micro-batch of so many tokens.
+#[must_use]
+pub fn halves(capability: (u32, u32), micro_batch: u32) -> Bytes {
+    let serves = in_halves(capability) && micro_batch >= HALVES_COLUMNS;
+    if serves { HALVES + Bytes((4 * HALVES_PART as u64).next_multiple_of(ALIGNMENT)) } else { Bytes::ZERO }
+}
+
 /// The driver's own part of a card.
 #[must_use]
 pub fn process(gpu: &Gpu) -> Bytes {

@@ -6,7 +6,7 @@ mod cpu;
 use self::copies::{comes, share_of};
 use super::depth;
 use super::layers::{Layer, layers};
-use super::streams::{self, Coming, Ring};
+use super::streams::{Coming, Ring};
 use super::terms::{Cost, Term};
 use crate::blocks::{Block, Devices, block_of};
 use crate::expert_cache::HitRates;
@@ -72,9 +72,7 @@ struct Work {
 #[derive(Clone, Copy, Default)]
 struct Stage {
     disk_bytes: f64,
-    /// Streamed to a GPU.
-    link_s: f64,
-    /// Streamed to a GPU in decode too: what it does with them, behind all else.
+    /// Streamed to a GPU: what it does with them, behind all else.
     comes: Coming,
     /// One after the other: the processor's blocks, GPUs' blocks, and crossings between them.
     weights_s: f64,
@@ -191,14 +189,44 @@ impl<'a> Passes<'a> {
         for stage in &costs {
             cost += *stage;
         }
-        if self.comes.contains(&true) && !matches!(pass, Pass::Streamed { .. }) {
-            let row: Vec<_> = costs.iter().zip(&stages).map(|(cost, stage)| (cost.seconds, stage.comes)).collect();
-            let bytes: f64 = stages.iter().map(|stage| stage.ram_bytes + stage.beside_bytes + stage.comes.bytes).sum();
-            let seconds = streams::seconds(&row, self.ring).max(bytes / (self.ram_together * RAM_SHARED));
-            cost.gpu_s += stages.iter().map(|stage| stage.comes.gpu_s).sum::<f64>();
-            cost.spend(Term::Link, (seconds - cost.seconds).max(0.0));
+        if stages.iter().any(|stage| stage.comes.bytes > 0.0) {
+            let gpu = self.machine.calibration.gpu;
+            let coming = |stage: &Stage| Coming { gpu_s: stage.comes.gpu_s * gpu, ..stage.comes };
+            let row: Vec<_> = costs.iter().zip(&stages).map(|(cost, stage)| (cost.seconds, coming(stage))).collect();
+            self.come_beside(&mut cost, &row, &stages, pass);
         }
         cost
+    }
+
+    /// Adds what the stages in a row wait for that comes to a GPU, and its products.
+    fn come_beside(&self, cost: &mut Cost, row: &[(f64, Coming)], stages: &[Stage], pass: Pass) {
+        let sum = |of: fn(&Stage) -> f64| stages.iter().map(of).sum::<f64>();
+        let coming_s = self.ring.seconds(sum(|stage| stage.comes.bytes));
+        let gpu_s: f64 = row.iter().map(|(_, coming)| coming.gpu_s).sum();
+        let (seconds, waits) = if matches!(pass, Pass::Streamed { .. }) {
+            // What lives on disk comes by way of RAM, at the slower of both rates.
+            let disk = |stage: &Stage| stage.disk_bytes / self.disk * self.machine.calibration.disk;
+            let late = |(before, coming): &(f64, Coming), stage: &Stage| {
+                let bytes = coming.bytes.max(self.ring.bytes_in(disk(stage)));
+                (*before, Coming { bytes: if coming.bytes > 0.0 { bytes } else { 0.0 }, ..*coming })
+            };
+            let row: Vec<_> = row.iter().zip(stages).map(|(stage, of)| late(stage, of)).collect();
+            let waits = if stages.iter().map(disk).sum::<f64>() >= coming_s { Term::Disk } else { Term::Link };
+            (self.ring.first(&row), waits)
+        } else {
+            let bytes = sum(|stage| stage.ram_bytes + stage.beside_bytes + stage.comes.bytes);
+            (self.ring.steady(row).max(bytes / (self.ram_together * RAM_SHARED)), Term::Link)
+        };
+        cost.link_s += coming_s;
+        cost.gpu_s += gpu_s;
+        let late = (seconds - cost.seconds).max(0.0);
+        // Of what is left the card computes as long as it does, and waits for the rest.
+        if matches!(pass, Pass::Streamed { .. }) {
+            cost.spend(Term::Gpu, gpu_s.min(late));
+            cost.spend(waits, (late - gpu_s).max(0.0));
+        } else {
+            cost.spend(waits, late);
+        }
     }
 
     /// A stage's seconds: what computes, one after the other, and what it is waited for.
@@ -213,7 +241,7 @@ impl<'a> Passes<'a> {
             cpu_s: (stage.weights_s + stage.attention_s + stage.vectors_s) * cpu + cpu_beside,
             gpu_s: stage.gpu_s * calibration.gpu + gpu_beside,
             disk_s: disk,
-            link_s: stage.link_s + stage.fetch_s,
+            link_s: stage.fetch_s,
             ..Cost::default()
         };
         cost.spend(Term::Weights, stage.weights_s * cpu + (cpu_beside - gpu_beside).max(0.0));
@@ -222,8 +250,9 @@ impl<'a> Passes<'a> {
         cost.spend(Term::Gpu, cost.gpu_s);
         cost.spend(Term::Crossings, stage.crossings_s);
         cost.spend(Term::Link, (fetch - cpu_beside.max(gpu_beside)).max(0.0));
-        let (late, waits) = if disk >= stage.link_s { (disk, Term::Disk) } else { (stage.link_s, Term::Link) };
-        cost.spend(waits, (late - cost.seconds).max(0.0));
+        if stage.comes.bytes == 0.0 || !matches!(pass, Pass::Streamed { .. }) {
+            cost.spend(Term::Disk, (disk - cost.seconds).max(0.0));
+        }
         cost
     }
 
@@ -259,8 +288,8 @@ impl<'a> Passes<'a> {
                 *(if beside { &mut stage.gpu_beside_s } else { &mut stage.gpu_s }) += seconds;
             }
             (_, Device::Gpu(number), _) if matches!(pass, Pass::Streamed { .. }) => {
-                stage.link_s += self.gpu(number).map_or(0.0, |gpu| bytes / gpu.link.rate.0.max(1.0));
-                stage.gpu_s += self.on_gpu(number, work);
+                stage.comes.bytes += bytes;
+                stage.comes.gpu_s += self.on_gpu(number, work);
             }
             (_, _, Some(Device::Gpu(number))) if block.is_some_and(|block| self.block_comes(block)) => {
                 stage.comes.bytes += bytes;

@@ -1,6 +1,6 @@
-//! Weights that a link brings to a GPU while the processor computes, through a ring: how long a token takes.
+//! Weights that a link brings to a GPU through a ring, while something else is computed: how long a pass takes.
 //!
-//! Copies go on while the ring has room, whatever is computed, and across the end of a token. A block whose weights come waits for those that
+//! Copies go on while the ring has room, whatever is computed, in decode across the end of a token too. A block whose weights come waits for those that
 //! are not there yet, and what it has used makes room.
 
 use crate::{Machine, Plan};
@@ -29,21 +29,40 @@ impl Ring {
     }
 }
 
-/// The seconds of a token: of each stage the seconds before it needs what comes for it, and that.
-pub(super) fn seconds(stages: &[(f64, Coming)], ring: Ring) -> f64 {
-    let mut there = 0.0;
-    let mut seconds = 0.0;
-    // The first token fills the ring; the second is like all that follow.
-    for _ in 0..2 {
-        seconds = 0.0;
+impl Ring {
+    /// Bytes that come in so many seconds.
+    pub(super) fn bytes_in(self, seconds: f64) -> f64 {
+        seconds * self.rate
+    }
+
+    /// Seconds until so many bytes have come.
+    pub(super) fn seconds(self, bytes: f64) -> f64 {
+        bytes / self.rate
+    }
+
+    /// The seconds of a pass whose ring is empty, as a prompt's is: of each stage the seconds before it needs what comes for it, and that.
+    pub(super) fn first(self, stages: &[(f64, Coming)]) -> f64 {
+        self.pass(stages, &mut 0.0)
+    }
+
+    /// The seconds of a token like all that follow the first one, which fills the ring.
+    pub(super) fn steady(self, stages: &[(f64, Coming)]) -> f64 {
+        let mut there = 0.0;
+        self.pass(stages, &mut there);
+        self.pass(stages, &mut there)
+    }
+
+    /// The seconds of a pass that finds so many bytes in the ring, and leaves others there.
+    fn pass(self, stages: &[(f64, Coming)], there: &mut f64) -> f64 {
+        let mut seconds = 0.0;
         for (before, coming) in stages {
-            there = f64::min(ring.bytes, there + before * ring.rate);
-            let waits = ((coming.bytes - there) / ring.rate).max(coming.gpu_s);
-            there = f64::clamp(there + waits * ring.rate - coming.bytes, 0.0, ring.bytes);
+            *there = f64::min(self.bytes, *there + before * self.rate);
+            let waits = ((coming.bytes - *there) / self.rate).max(coming.gpu_s);
+            *there = f64::clamp(*there + waits * self.rate - coming.bytes, 0.0, self.bytes);
             seconds += before + if coming.bytes > 0.0 { waits } else { 0.0 };
         }
+        seconds
     }
-    seconds
 }
 
 #[cfg(test)]
@@ -65,7 +84,21 @@ mod tests {
             // What one stage leaves serves the next.
             (vec![(4.0, coming(1.0)), (0.0, coming(3.0))], 4.0, 5.0),
         ] {
-            let found = seconds(&stages, Ring { bytes: room, rate: 1.0 });
+            let found = Ring { bytes: room, rate: 1.0 }.steady(&stages);
+            assert!((found - expected).abs() < 1e-9, "{stages:?}: {found}, expected {expected}");
+        }
+    }
+
+    #[test]
+    fn a_prompt_begins_with_an_empty_ring_and_longer_ones_bridge_longer_stages() {
+        let coming = |bytes| Coming { bytes, gpu_s: 1.0 };
+        for (stages, room, expected) in [
+            (vec![(0.0, coming(2.0)), (0.0, coming(2.0))], 4.0, 4.0),
+            // While 5 s of something else are computed 2 of the next 4 can come, or all of them.
+            (vec![(0.0, coming(4.0)), (5.0, coming(4.0))], 2.0, 4.0 + 5.0 + 2.0),
+            (vec![(0.0, coming(4.0)), (5.0, coming(4.0))], 8.0, 4.0 + 5.0 + 1.0),
+        ] {
+            let found = Ring { bytes: room, rate: 1.0 }.first(&stages);
             assert!((found - expected).abs() < 1e-9, "{stages:?}: {found}, expected {expected}");
         }
     }

@@ -148,14 +148,20 @@ impl Cards {
         }
         self.asked.iter().for_each(|asked| filling.ask(asked));
         let gpus = self.allowed(&filling);
-        if scheme != Scheme::ByUse {
+        if scheme.is_by_layer() {
             self.fill_by_layer(&mut filling, &gpus, scheme == Scheme::Layers);
             self.asked_experts.iter().for_each(|asked| filling.ask(asked));
             return filling.homes;
         }
+        let is_attention = |part: &&Group| matches!(part.block, Some(Block::Attention(_)));
+        if scheme == Scheme::AttentionFirst {
+            for attention in self.whole.iter().flatten().filter(is_attention) {
+                filling.put_first(&[attention], &gpus);
+            }
+        }
         let mut rest = Vec::new();
         for parts in &self.whole {
-            let all: Vec<&Group> = parts.iter().collect();
+            let all: Vec<&Group> = parts.iter().filter(|part| !filling.has(part)).collect();
             if !all.is_empty() && !filling.put_first(&all, &gpus) {
                 rest.push(all);
             }
@@ -285,6 +291,11 @@ impl Filling<'_> {
             }
             _ => {}
         }
+    }
+
+    /// Whether a group has found its place.
+    fn has(&self, group: &Group) -> bool {
+        group.units.first().is_some_and(|unit| self.homes[*unit as usize].is_some())
     }
 
     fn put_first(&mut self, groups: &[&Group], gpus: &[u32]) -> bool {

@@ -1,13 +1,14 @@
 //! The choice among plans: the planner's own way of placing, and the simple ones that it must never be worse than.
 //!
-//! Owns the candidates. Where a profile states an aim, they are the planner's own way with every micro-batch that it may choose, with and without
-//! streaming; and in any case the simple ways, with the context that the planner's own way has. The candidate with the fewest seconds for the aim is
+//! Owns the candidates. Where a profile states an aim, they are the planner's own ways with every micro-batch that it may choose, with and without
+//! streaming; the best of them with longer rings; and in any case the simple ways, with the context that the planner's own way has. The candidate with the fewest seconds for the aim is
 //! taken, the planner's own where nothing is faster.
 
 use super::settings::Fixed;
 use super::{Copies, Given, Planner, Refusal, Way, describe, settings, way_planner};
 use crate::gpu::Abilities;
 use crate::profile::{Choice, Profile};
+use crate::streaming::SLOTS_LONGER;
 use crate::{ExpertUse, Inventory, Machine, Plan, Scheme, cost, forecast, gpu};
 
 /// How much faster a candidate must be to be taken: sums in another order differ by less.
@@ -68,7 +69,14 @@ pub fn compare_for(
 /// The simple ways that differ for this model.
 fn simple(inventory: &Inventory) -> impl Iterator<Item = Scheme> {
     let mixture = inventory.shape.experts > 0;
-    Scheme::ALL.into_iter().skip(1).filter(move |scheme| mixture || *scheme != Scheme::ExpertsOnCpu)
+    let by_layer = Scheme::ALL.into_iter().filter(|scheme| scheme.is_by_layer());
+    by_layer.filter(move |scheme| mixture || *scheme != Scheme::ExpertsOnCpu)
+}
+
+/// The planner's own ways that differ for this model and machine.
+fn own(given: Given<'_>) -> &'static [Scheme] {
+    let dense = given.inventory.shape.experts == 0;
+    if dense && !given.machine.gpus.is_empty() { &[Scheme::ByUse, Scheme::AttentionFirst] } else { &[Scheme::ByUse] }
 }
 
 /// Seconds of the conversation that a profile names, by its aim.
@@ -77,39 +85,61 @@ fn seconds(plan: &Plan, profile: &Profile, given: Given<'_>) -> f64 {
     forecast::seconds(plan, given.inventory, given.machine, given.traffic, aim, profile.lengths)
 }
 
+/// The best plan so far.
+struct Best {
+    plan: Plan,
+    seconds: f64,
+    scheme: Scheme,
+    fixed: Fixed,
+}
+
 /// The best of all candidates.
 pub(super) fn best(profile: &Profile, given: Given<'_>) -> Result<Plan, Refusal> {
     let mut ways = way_planner(profile, given)?;
-    let mut best = ways.plan(Scheme::ByUse, Fixed::default())?;
-    let mut least = seconds(&best, profile, given);
-    let context = Some(best.kv.tokens);
-    let mut consider = |ways: &mut Ways<'_>, scheme: Scheme, fixed: Fixed| {
+    let plan = ways.plan(Scheme::ByUse, Fixed::default())?;
+    let fixed = Fixed { context: Some(plan.kv.tokens), ..Fixed::default() };
+    let mut best = Best { seconds: seconds(&plan, profile, given), plan, scheme: Scheme::ByUse, fixed };
+    let consider = |ways: &mut Ways<'_>, best: &mut Best, scheme: Scheme, fixed: Fixed| {
         let Ok(plan) = ways.plan(scheme, fixed) else { return };
         let seconds = seconds(&plan, profile, given);
-        if seconds < least * GAIN {
-            (best, least) = (plan, seconds);
+        if seconds < best.seconds * GAIN {
+            *best = Best { plan, seconds, scheme, fixed };
         }
     };
-    if matches!(profile.aim, Choice::Asked(_)) {
-        for micro_batch in batches(&ways.planner, context) {
-            for still in [false, true] {
-                consider(&mut ways, Scheme::ByUse, Fixed { context, micro_batch: Some(micro_batch), still });
+    for scheme in own(given) {
+        if matches!(profile.aim, Choice::Asked(_)) {
+            for micro_batch in batches(&ways.planner, fixed.context) {
+                for still in [false, true] {
+                    consider(&mut ways, &mut best, *scheme, Fixed { micro_batch, still, ..fixed });
+                }
             }
+        } else if *scheme != Scheme::ByUse {
+            consider(&mut ways, &mut best, *scheme, fixed);
+        }
+    }
+    // More slots bridge what a prompt computes between weights that come.
+    for slots in SLOTS_LONGER {
+        let (before, scheme, fixed) = (best.seconds, best.scheme, Fixed { slots: Some(slots), ..best.fixed });
+        if !best.plan.device_staging.is_empty() {
+            consider(&mut ways, &mut best, scheme, fixed);
+        }
+        if best.seconds >= before {
+            break;
         }
     }
     for scheme in simple(given.inventory) {
-        consider(&mut ways, scheme, Fixed { context, ..Fixed::default() });
+        consider(&mut ways, &mut best, scheme, fixed);
     }
-    Ok(best)
+    Ok(best.plan)
 }
 
-/// Micro-batches that the planner may choose, if it may choose.
-fn batches(planner: &Planner<'_>, context: Option<u32>) -> Vec<u32> {
+/// Micro-batches that the planner may choose; none is the one that was asked for.
+fn batches(planner: &Planner<'_>, context: Option<u32>) -> Vec<Option<u32>> {
     if planner.profile.prefill.micro_batch.value().is_some() {
-        return Vec::new();
+        return vec![None];
     }
     let within = |tokens: &&u32| context.is_none_or(|context| **tokens <= context);
-    cost::MICRO_BATCHES_STREAMED.iter().filter(within).copied().collect()
+    cost::MICRO_BATCHES_STREAMED.iter().filter(within).copied().map(Some).collect()
 }
 
 /// A planner that makes plans in several ways.

@@ -114,11 +114,13 @@ impl Planner<'_> {
     }
 
     fn card(&self, setup: &Setup, number: u32) -> Vec<Load> {
-        let process = self.machine.gpus.get(number as usize).map_or(gpu::CONTEXT, gpu::process);
+        let card = self.machine.gpus.get(number as usize);
+        let process = card.map_or(gpu::CONTEXT, gpu::process);
+        let halves = card.map_or(Bytes::ZERO, |card| gpu::halves(card.capability, setup.micro_batch));
         let latent = cost::gpu_latent(&self.inventory.shape, setup.micro_batch);
         vec![
             load("process", process),
-            load("activations", gpu::activations(&self.widths, setup.micro_batch) + latent),
+            load("activations", gpu::activations(&self.widths, setup.micro_batch) + latent + halves),
             load("vectors", gpu::vectors(self.inventory)),
             load("slack", gpu::SLACK),
         ]

@@ -136,7 +136,7 @@ impl Cargo {
             }
         }
         let open: Vec<&Open> = self.open.iter().filter(|open| on_gpus[open.unit as usize].is_none()).collect();
-        if scheme != Scheme::ByUse {
+        if scheme.is_by_layer() {
             fill_by_layer(open, rooms, &mut homes, scheme == Scheme::ExpertsOnCpu);
             return homes;
         }

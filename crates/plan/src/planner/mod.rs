@@ -237,8 +237,9 @@ impl<'a> Planner<'a> {
     }
 
     /// Slots of the ring that weights are streamed through.
-    const fn ring_slots(&self) -> u32 {
-        if self.way.copies.layers { SLOTS_DECODE } else { SLOTS }
+    fn ring_slots(&self) -> u32 {
+        let usual = if self.way.copies.layers { SLOTS_DECODE } else { SLOTS };
+        self.way.fixed.slots.unwrap_or(usual)
     }
 
     /// How many of a token's experts are copied to a GPU at most.

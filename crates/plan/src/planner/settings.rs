@@ -29,6 +29,8 @@ pub(super) struct Fixed {
     pub(super) micro_batch: Option<u32>,
     /// Whether no weights are streamed to a GPU.
     pub(super) still: bool,
+    /// Slots of the ring that weights are streamed through, where they are.
+    pub(super) slots: Option<u32>,
 }
 
 const NO_RING: Staging = Staging { slot: Bytes::ZERO, slots: 0 };

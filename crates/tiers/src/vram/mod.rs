@@ -145,6 +145,11 @@ impl Vram {
         }
     }
 
+    /// Asks for as many copies as slots are free for.
+    pub(crate) fn advance(&mut self, sources: Sources<'_>) -> Result<(), TierError> {
+        self.ring.as_mut().map_or(Ok(()), |ring| ring.advance(&mut self.road, sources))
+    }
+
     /// What comes next of `next`, and of what follows as much as lies beside it.
     pub(crate) fn lease(&mut self, next: &[RowSlice], sources: Sources<'_>) -> Result<DeviceLease<'_>, TierError> {
         match &mut self.ring {

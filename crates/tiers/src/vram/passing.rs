@@ -23,6 +23,16 @@ impl Tiers {
         card.expect(together, sources)
     }
 
+    /// Asks for as many copies to the card `gpu:number` as slots of its ring are free for: leases do so by themselves, and who is about to wait for
+    /// the card does it first, or its link rests meanwhile.
+    ///
+    /// # Errors
+    /// As [`Self::expect_on`].
+    pub fn advance_on(&mut self, number: u32) -> Result<(), TierError> {
+        let (card, sources) = self.passage(number, &[])?;
+        card.advance(sources)
+    }
+
     /// Rows at hand on the card `gpu:number`: those at the front of `next`, which must be what was expected there next, as far as they lie
     /// in one slot of its ring, and what follows them in `next` as far as it lies in the same slot as a whole. Nobody waits but the card.
     ///

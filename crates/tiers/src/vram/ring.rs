@@ -106,6 +106,12 @@ impl DeviceRing {
         schedule.pump(&mut flow, false)
     }
 
+    /// Asks for as many copies as slots are free for.
+    pub(crate) fn advance(&mut self, road: &mut Road, sources: Sources<'_>) -> Result<(), TierError> {
+        let (schedule, mut flow) = self.flow(road, sources)?;
+        schedule.pump(&mut flow, false)
+    }
+
     /// What comes next of `next`, and of what follows as much as lies beside it.
     pub(crate) fn lease(
         &mut self,
