@@ -2,6 +2,7 @@
 
 mod architecture;
 mod bad_input;
+mod calibration;
 mod command_line;
 mod copies;
 mod faults;

@@ -11,7 +11,10 @@
 //! steps     = jobs for all threads × seconds of one that does nothing
 //! ```
 //!
-//! Seconds a byte are interpolated between measured numbers of columns, in time and linearly. With fewer threads than cores work takes as
+//! Seconds a byte are interpolated between measured numbers of columns, in time and linearly. With one column they are so by the bytes of a job too, which
+//! are all matrices that are handed to the threads at once: a short one ends before memory is read at its full rate (30 µs of the 88 that a
+//! matrix of 2048 × 2048 in `Q4_1` takes on two cores). What a token reads and a last-level cache still holds for the next one is read
+//! faster, up to what the cores unpack. With fewer threads than cores work takes as
 //! many times longer, but for one column: there a thread has what RAM gives to so many, or what it unpacks by itself.
 
 use std::collections::BTreeMap;
@@ -23,6 +26,11 @@ use crate::QuantType;
 /// The numbers of columns that products are measured with.
 pub const COLUMNS: [u32; 7] = [1, 2, 4, 8, 16, 64, 256];
 
+/// Weights of a short job and of a long one, by which products with one column are measured: 512 rows of 4096, and 4096.
+pub const SHORT_JOB: usize = 512 * 4096;
+/// The long one.
+pub const LONG_JOB: usize = 8 * SHORT_JOB;
+
 /// How fast matrices of one type are multiplied.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Product {
@@ -30,6 +38,10 @@ pub struct Product {
     pub bytes_per_s: [f64; COLUMNS.len()],
     /// The same with one thread and one column.
     pub one_thread: f64,
+    /// The same with all cores and one column, in jobs of [`SHORT_JOB`] weights; the other figures are of [`LONG_JOB`].
+    pub short: f64,
+    /// Seconds of a row with one column, beside its bytes and with all cores.
+    pub row_s: f64,
 }
 
 /// Seconds for one number, with all cores unless said.
@@ -72,8 +84,8 @@ pub struct Processor {
     pub products: BTreeMap<QuantType, Product>,
     /// Threads, ascending up to all cores, with the bytes of weights per second that so many read for one column.
     pub reads: Vec<(u32, f64)>,
-    /// Seconds of a row with one column, beside its bytes.
-    pub row_s: f64,
+    /// Bytes that are read over and over, ascending, with how many times faster that is than from RAM; what is more is read from RAM.
+    pub again: Vec<(f64, f64)>,
     /// Seconds of an output with many columns, beside the row's bytes.
     pub output_s: f64,
     /// Attention.
@@ -89,14 +101,26 @@ impl Processor {
     #[must_use]
     pub fn is_sane(&self) -> bool {
         let Self { attention: a, vectors: v, .. } = self;
-        let products = self.products.values().flat_map(|p| p.bytes_per_s.into_iter().chain([p.one_thread]));
+        let products = self.products.values().flat_map(|p| p.bytes_per_s.into_iter().chain([p.one_thread, p.short]));
         let positive = products.chain(self.reads.iter().map(|(_, rate)| *rate)).chain([a.operations_per_s]);
         let vectors = [v.norm_s, v.add_s, v.round_s, v.activate_s, v.turn_s, v.keep_s, v.choose_s];
-        let seconds = vectors.into_iter().chain([a.unpack_s, a.use_s, self.row_s, self.output_s, self.step_s]);
+        let seconds = vectors.into_iter().chain([a.unpack_s, a.use_s, self.output_s, self.step_s]);
+        let seconds = seconds.chain(self.products.values().map(|p| p.row_s));
         positive.into_iter().all(|rate| rate.is_finite() && rate > 0.0)
             && seconds.into_iter().all(|seconds| seconds.is_finite() && seconds >= 0.0)
             && !self.reads.is_empty()
             && self.reads.is_sorted_by(|a, b| a.0 < b.0)
+            && self.again.is_sorted_by(|a, b| a.0 < b.0)
+            && self.again.iter().all(|(bytes, faster)| *bytes > 0.0 && faster.is_finite() && *faster >= 1.0)
+    }
+
+    /// How many times faster weights are read where a token reads so many bytes.
+    #[must_use]
+    pub fn faster_again(&self, bytes: f64) -> f64 {
+        let Some(place) = self.again.iter().position(|(most, _)| bytes <= *most) else { return 1.0 };
+        let (above, faster) = self.again[place];
+        let Some((below, fastest)) = place.checked_sub(1).map(|place| self.again[place]) else { return faster };
+        fastest + (faster - fastest) * (bytes - below) / (above - below)
     }
 
     /// How many times longer work takes with `threads` threads than with all cores.
@@ -121,19 +145,29 @@ impl Processor {
         below.1
     }
 
-    /// Seconds of a matrix of this type, so many bytes in so many rows, with some columns; none where the type was not measured.
+    /// Seconds of a matrix of this type, so many bytes in so many rows, with some columns; none where the type was not measured. With one column it is
+    /// part of a job of `job` bytes, of `all` that a token reads.
     #[must_use]
-    pub fn product_s(&self, quant: QuantType, bytes: f64, rows: f64, columns: f64, threads: u32) -> Option<f64> {
+    pub fn product_s(
+        &self,
+        quant: QuantType,
+        (bytes, rows): (f64, f64),
+        columns: f64,
+        threads: u32,
+        (job, all): (f64, f64),
+    ) -> Option<f64> {
         let product = self.products.get(&quant)?;
         let slower = self.slower(threads);
         if columns <= 1.0 {
-            let all = self.read_rate(u32::MAX);
-            // All cores' rate, less what fewer get of RAM; but no more than each unpacks by itself.
-            let shared = product.bytes_per_s[0] * self.read_rate(threads) / all.max(1.0);
-            let rate = if slower > 1.0 { shared.min(product.one_thread * f64::from(threads)) } else { shared };
-            return Some(bytes / rate.max(1.0) + rows * self.row_s * slower);
+            let every = self.read_rate(u32::MAX);
+            // All cores' rate, less what fewer get of RAM, or more where a cache has it; but no more than each unpacks by itself.
+            let shared = product.bytes_per_s[0] * self.read_rate(threads) / every.max(1.0);
+            let unpacked = product.one_thread * f64::from(threads);
+            let rate = if slower > 1.0 { shared.min(unpacked) } else { shared };
+            let rate = rate.max(unpacked.min(rate * self.faster_again(all)));
+            return Some(bytes / rate.max(1.0) * product.in_job(quant, job) + rows * product.row_s * slower);
         }
-        let outputs = (rows * columns * self.output_s).max(rows * self.row_s);
+        let outputs = (rows * columns * self.output_s).max(rows * product.row_s);
         Some((bytes * product.byte_s(columns) + outputs) * slower)
     }
 
@@ -153,6 +187,19 @@ impl Processor {
 }
 
 impl Product {
+    /// How many times longer a byte takes in a job of so many bytes than in a long one. Jobs' seconds are interpolated between the two that were
+    /// measured; a byte of those that are shorter still takes what it does in a short one.
+    fn in_job(&self, quant: QuantType, bytes: f64) -> f64 {
+        let size = |weights: usize| (weights / quant.block_elements() * quant.block_bytes()) as f64;
+        let (short, long) = (size(SHORT_JOB), size(LONG_JOB));
+        let byte_s = self.bytes_per_s[0].recip();
+        let short_s = short / self.short.max(1.0);
+        let beyond = (bytes - short).max(0.0) / (long - short);
+        let seconds =
+            if bytes <= short { bytes / self.short.max(1.0) } else { short_s + (long * byte_s - short_s) * beyond };
+        if bytes > 0.0 { (seconds / (bytes * byte_s)).max(1.0) } else { 1.0 }
+    }
+
     /// Seconds of a byte of weights that meets so many columns, more than one.
     fn byte_s(&self, columns: f64) -> f64 {
         let at = |place: usize| (f64::from(COLUMNS[place]), 1.0 / self.bytes_per_s[place].max(1.0));
@@ -172,11 +219,16 @@ mod tests {
 
     /// A byte costs 1 ns with up to 16 columns, and a sixteenth of that for each column beyond; four cores, of which two read as fast.
     fn processor() -> Processor {
-        let product = Product { bytes_per_s: [1e9, 1e9, 1e9, 1e9, 1e9, 0.25e9, 0.0625e9], one_thread: 0.4e9 };
+        let product = Product {
+            bytes_per_s: [1e9, 1e9, 1e9, 1e9, 1e9, 0.25e9, 0.0625e9],
+            one_thread: 0.4e9,
+            short: 0.5e9,
+            row_s: 2e-9,
+        };
         Processor {
             products: [(QuantType::Q4K, product)].into(),
             reads: vec![(1, 5e9), (2, 10e9), (4, 10e9)],
-            row_s: 2e-9,
+            again: vec![(100.0, 1.4), (300.0, 1.2)],
             output_s: 1e-9,
             attention: AttentionRates { operations_per_s: 1e9, unpack_s: 1e-9, use_s: 0.5e-9 },
             vectors: Vectors::default(),
@@ -200,10 +252,45 @@ mod tests {
             // More threads than cores are no faster.
             (512.0, 9, 32.0 + 51.2),
         ] {
-            let found = processor().product_s(QuantType::Q4K, 1000.0, 100.0, columns, threads).expect("measured");
+            let found = processor()
+                .product_s(QuantType::Q4K, (1000.0, 100.0), columns, threads, (f64::INFINITY, f64::INFINITY))
+                .expect("measured");
             assert!((found * 1e6 - expected).abs() < 1e-9, "{columns} columns, {threads} threads: {found}");
         }
-        assert_eq!(processor().product_s(QuantType::Q8_0, 1.0, 1.0, 1.0, 1), None);
+        assert_eq!(processor().product_s(QuantType::Q8_0, (1.0, 1.0), 1.0, 1, (1.0, 1.0)), None);
+    }
+
+    #[test]
+    fn short_jobs_take_longer_a_byte() {
+        // Q4_K has 144 bytes for 256 weights; short jobs are read at half the rate.
+        let short = (SHORT_JOB / 256 * 144) as f64;
+        for (job, expected) in [
+            (0.0, 1.0),
+            (short / 3.0, 2.0),
+            (short, 2.0),
+            // Half way in bytes, from 2 to 8 times what a short one's bytes take: 5 of 4.5.
+            (4.5 * short, 5.0 / 4.5),
+            (8.0 * short, 1.0),
+            (f64::INFINITY, 1.0),
+        ] {
+            let found =
+                processor().product_s(QuantType::Q4K, (1000.0, 0.0), 1.0, 4, (job, f64::INFINITY)).expect("measured")
+                    * 1e6;
+            assert!((found - expected).abs() < 1e-9, "{job}: {found}, expected {expected}");
+        }
+    }
+
+    #[test]
+    fn what_a_cache_holds_is_read_faster() {
+        for (bytes, expected) in [(1.0, 1.4), (100.0, 1.4), (200.0, 1.3), (300.0, 1.2), (301.0, 1.0)] {
+            let found = processor().faster_again(bytes);
+            assert!((found - expected).abs() < 1e-9, "{bytes}: {found}, expected {expected}");
+        }
+        // Two threads unpack 0.8 GB/s, four 1.6: more than 1.4 times what RAM gives.
+        for (threads, expected) in [(2, 1.25), (4, 1.0 / 1.4)] {
+            let found = processor().product_s(QuantType::Q4K, (1000.0, 0.0), 1.0, threads, (f64::INFINITY, 50.0));
+            assert!((found.expect("measured") * 1e6 - expected).abs() < 1e-9, "{threads}: {found:?}");
+        }
     }
 
     #[test]

@@ -132,6 +132,7 @@ const PARSE: &[Case] = &[
     ("tokens beyond measure", after_tiers!("context: {tokens: 99999999999}"), (2, 19), "is no number of tokens"),
     ("unknown KV type", after_tiers!("context: {kv_type: q8}"), (2, 20), "did you mean `q8_0`"),
     ("KV type twice", after_tiers!("context: {kv_type: f16, k_type: f32}"), (2, 33), "given twice"),
+    ("KV type open and given", after_tiers!("context: {kv_type: auto, k_type: f32}"), (2, 34), "given twice"),
     ("KV on disk", after_tiers!("context: {kv_home: disk}"), (2, 20), "cannot live on disk"),
     (
         "KV on a tier that is not named",

@@ -3,7 +3,7 @@
 mod common;
 
 use plan::profile::parse;
-use plan::{Aim, Bytes, Compared, Inventory, Lengths, Scheme, Tier, compare_for, report};
+use plan::{Aim, Bytes, Compared, Inventory, KvType, Lengths, Scheme, Tier, compare_for, plan_for, report};
 
 fn rows(model: &Inventory, ram: u64, text: &str) -> Vec<Compared> {
     let text = format!(
@@ -72,4 +72,46 @@ fn the_choice_stands_beside_simple_placements() {
         assert!(table.contains(part), "{table}");
     }
     println!("{table}");
+}
+
+#[test]
+fn an_open_context_is_as_long_as_costs_little() {
+    let model = common::inventory("llama-1b-q4_k_m");
+    let tokens = |text: &str| {
+        let text = format!("version: 1\ntiers: {{ ram: {{ memory: 600MiB }}, disk: {{}} }}\n{text}");
+        let profile = parse(&text, "p.yaml").unwrap();
+        let plan = plan_for(&profile, &model, &common::desktop(Bytes(8 << 30)), None, &common::ALL).unwrap();
+        (plan.kv.tokens, plan.tier(Tier::Disk).unwrap().read_per_token)
+    };
+    let (usual, short, long) =
+        (tokens(""), tokens("aim: decode\n"), tokens("aim: decode\nlengths: { prompt: 3000, answer: 100 }\n"));
+    // What a context of 640 tokens leaves free is read from the drive otherwise.
+    assert_eq!((usual.0, short.0, long.0), (4096, 1024, 4096));
+    assert!(short.1.as_f64() < 0.9 * usual.1.as_f64(), "{short:?} {usual:?}");
+    assert_eq!(tokens("aim: decode\ncontext: { tokens: 2048 }\n").0, 2048);
+}
+
+#[test]
+fn open_types_of_keys_and_values_follow_what_serves() {
+    let model = common::inventory("llama-1b-q4_k_m");
+    let plan = |context: &str| {
+        let text = format!(
+            "version: 1\ntiers: {{ ram: {{ memory: 700MiB }}, disk: {{}} }}\naim: decode\ncontext: {{ {context} }}\n"
+        );
+        let profile = parse(&text, "p.yaml").unwrap();
+        plan_for(&profile, &model, &common::desktop(Bytes(8 << 30)), None, &common::ALL)
+    };
+    let (asked, open) = (plan("tokens: 8192").unwrap(), plan("tokens: 8192, kv_type: auto").unwrap());
+    assert_eq!((asked.kv.k_type, open.kv.k_type, open.kv.v_type), (KvType::F16, KvType::Q8_0, KvType::Q8_0));
+    assert!(open.forecast.decode_tokens_per_s > 1.05 * asked.forecast.decode_tokens_per_s);
+    assert!(
+        open.notes.iter().any(|note| note.starts_with("keys and values in q8_0 instead of f16")),
+        "{:?}",
+        open.notes
+    );
+    // A short context has them in f16, as without the word.
+    assert_eq!(plan("tokens: 256, kv_type: auto").unwrap(), plan("tokens: 256").unwrap());
+    // Where only 8 bits fit, they are taken.
+    assert!(plan("tokens: 24000").is_err());
+    assert_eq!(plan("tokens: 24000, kv_type: auto").unwrap().kv.v_type, KvType::Q8_0);
 }

@@ -141,10 +141,8 @@ pub(crate) const QUANT: QuantType = QuantType::Q4K;
 pub(crate) const WIDTH: usize = 4096;
 /// Rows of one multiplication in decode: as a layer's matrices have.
 pub(crate) const ROWS: usize = 4096;
-/// More weights than any cache holds, on a desktop or on a card; less where memory is short.
-pub(crate) const WEIGHTS: usize = 512 << 20;
 /// Measurements of each figure, after one to warm up: the middle one counts.
-pub(crate) const RUNS: usize = 3;
+pub(crate) const RUNS: usize = 5;
 /// The same of a figure whose spread people are shown.
 pub(crate) const RUNS_SHOWN: usize = 7;
 /// Bytes of one slot, as a ring has it, and how many there are; one of a ring's six is in use.

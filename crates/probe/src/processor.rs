@@ -11,15 +11,20 @@ use kernels::cpu::{
     add, attention, matmul_jobs, rms_norm, rope, route, silu_mul, supports,
 };
 use kernels::memory::Buffer;
-use plan::processor::{ATTENTION_WASTE, AttentionRates, COLUMNS, Processor, Product, Vectors};
+use plan::processor::{ATTENTION_WASTE, AttentionRates, COLUMNS, Processor, Product, SHORT_JOB, Vectors};
 use plan::{Bytes, KvType, QuantType};
 
-use crate::measure::{QUANT, ROWS, RUNS, WEIGHTS, WIDTH, matrix_bytes, rate};
+use crate::measure::{QUANT, ROWS, RUNS, WIDTH, matrix_bytes, rate};
 use crate::{ProbeError, Spread};
 
+/// More than a server's last-level cache holds (480 MiB on the machine that this was found on), several times; less where RAM is short.
+const RAM_BYTES: u64 = 2 << 30;
+/// Sets of weights that are read over and over, to see what a cache makes of them.
+const SETS: [usize; 4] = [64 << 20, 128 << 20, 256 << 20, 512 << 20];
 /// How long one measurement with one column takes, about, and what it reads at least: slow machines are not measured for longer.
 const PASS_S: f64 = 0.015;
 const PASS_BYTES_MIN: usize = 32 << 20;
+const PASS_BYTES: usize = 512 << 20;
 /// Rows of a matrix that meets several columns, and of one that meets one.
 const FEW_ROWS: usize = 1024;
 /// A short row, by which what a row costs is told from what its bytes cost.
@@ -38,8 +43,13 @@ pub(crate) fn measure(pool: &Pool, available: Bytes) -> Result<(Processor, Sprea
     let mut bench = Bench::new(pool, available)?;
     let (ram, operations) = (bench.reads(pool), bench.operations());
     bench.pass = ((ram.median * PASS_S) as usize).clamp(PASS_BYTES_MIN, bench.pass);
-    let mut processor = Processor { reads: bench.threads(ram.median)?, step_s: step(pool), ..Processor::default() };
-    (processor.row_s, processor.output_s) = (bench.row_s(1), bench.row_s(COLUMNS[COLUMNS.len() - 1]));
+    let mut processor = Processor {
+        reads: bench.threads(ram.median)?,
+        again: bench.again(),
+        step_s: step(pool),
+        ..Processor::default()
+    };
+    processor.output_s = bench.beside_s(QUANT, COLUMNS[COLUMNS.len() - 1]);
     for quant in QuantType::ALL.iter().copied().filter(|quant| supports(*quant)) {
         let product = bench.product(quant, &processor)?;
         processor.products.insert(quant, product);
@@ -54,6 +64,8 @@ struct Bench<'a> {
     pool: &'a Pool,
     weights: Buffer,
     at: usize,
+    /// How many of them are read before it begins anew.
+    set: usize,
     /// Bytes that are read for one measurement with one column.
     pass: usize,
 }
@@ -61,17 +73,17 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn new(pool: &'a Pool, available: Bytes) -> Result<Self, ProbeError> {
         let least = WIDTH * ROWS * 4;
-        let mut weights = Buffer::try_new(((WEIGHTS as u64).min(available.0 / 4) as usize).max(least))?;
-        for (i, byte) in weights.iter_mut().enumerate() {
-            *byte = ORDINARY[i % ORDINARY.len()];
+        let mut weights = Buffer::try_new((RAM_BYTES.min(available.0 / 4) as usize).max(least))?;
+        for eight in weights.chunks_exact_mut(ORDINARY.len()) {
+            eight.copy_from_slice(&ORDINARY);
         }
-        let pass = weights.len();
-        Ok(Self { pool, weights, at: 0, pass })
+        let (pass, set) = (weights.len().min(PASS_BYTES), weights.len());
+        Ok(Self { pool, weights, at: 0, set, pass })
     }
 
     /// The next so many bytes.
     fn next(&mut self, bytes: usize) -> usize {
-        if self.at + bytes > self.weights.len() {
+        if self.at + bytes > self.set {
             self.at = 0;
         }
         let at = self.at;
@@ -114,6 +126,23 @@ impl<'a> Bench<'a> {
         })
     }
 
+    /// How many times faster sets of weights are read that a cache may still hold, as far as RAM holds them four times.
+    fn again(&mut self) -> Vec<(f64, f64)> {
+        let (pool, whole) = (self.pool, self.weights.len());
+        let matrix = matrix_bytes(QUANT, ROWS, WIDTH);
+        let mut seconds = |set: usize| {
+            (self.set, self.at) = (set, 0);
+            // Twice the set at least, so that most of it is read again.
+            let times = (2 * set).min(PASS_BYTES) / matrix;
+            usual(|| self.seconds(pool, QUANT, (ROWS, WIDTH), 1, times)) / times as f64
+        };
+        let far = seconds(whole);
+        let sets = SETS.into_iter().filter(|set| 4 * set <= whole);
+        let again = sets.map(|set| (set as f64, (far / seconds(set)).max(1.0))).collect();
+        self.set = whole;
+        again
+    }
+
     /// The same for fewer threads than all, which are known.
     fn threads(&mut self, all: f64) -> Result<Vec<(u32, f64)>, ProbeError> {
         let most = self.pool.threads() as u32;
@@ -138,11 +167,12 @@ impl<'a> Bench<'a> {
     }
 
     /// What a row costs beside its bytes, for each column: what is left of short rows when the bytes' share of long ones is taken off.
-    fn row_s(&mut self, columns: u32) -> f64 {
+    fn beside_s(&mut self, quant: QuantType, columns: u32) -> f64 {
         let pool = self.pool;
-        let rows = if columns == 1 { 16 * ROWS } else { 8 * FEW_ROWS };
+        let most = self.weights.len() / matrix_bytes(quant, 1, SHORT);
+        let rows = (if columns == 1 { 16 * ROWS } else { 8 * FEW_ROWS }).min(most);
         let mut of = |rows: usize, width| {
-            median(|| self.seconds(pool, QUANT, (rows, width), columns, 2)) / (2 * rows) as f64 / f64::from(columns)
+            usual(|| self.seconds(pool, quant, (rows, width), columns, 2)) / (2 * rows) as f64 / f64::from(columns)
         };
         let (short, long) = (of(rows, SHORT), of(rows * SHORT / WIDTH, WIDTH));
         let share = SHORT as f64 / WIDTH as f64;
@@ -151,53 +181,52 @@ impl<'a> Bench<'a> {
 
     fn product(&mut self, quant: QuantType, known: &Processor) -> Result<Product, ProbeError> {
         let pool = self.pool;
+        let row_s = self.beside_s(quant, 1);
         let rate_of = |bytes: f64, rows: f64, columns: u32, seconds: f64| {
-            let beside = if columns == 1 {
-                rows * known.row_s
-            } else {
-                rows * (f64::from(columns) * known.output_s).max(known.row_s)
-            };
-            // What a row costs was measured with another type: it is never most of it.
+            let beside =
+                if columns == 1 { rows * row_s } else { rows * (f64::from(columns) * known.output_s).max(row_s) };
+            // What a row costs is a difference of two measurements: it is never most of it.
             bytes / (seconds - beside).max(seconds / 2.0)
         };
         // Where RAM is short a matrix of wide numbers has fewer rows.
         let height = (self.weights.len() / matrix_bytes(quant, 1, WIDTH)).min(ROWS);
-        let mut one_column = |pool: &Pool, part: usize| {
+        let mut one_column = |pool: &Pool, height: usize, part: usize| {
             let matrix = matrix_bytes(quant, height, WIDTH);
             let times = (self.pass / matrix / part).max(1);
-            let seconds = median(|| self.seconds(pool, quant, (height, WIDTH), 1, times));
+            let seconds = usual(|| self.seconds(pool, quant, (height, WIDTH), 1, times));
             rate_of((times * matrix) as f64, (times * height) as f64, 1, seconds)
         };
-        let all = one_column(pool, 1);
+        let all = one_column(pool, height, 1);
+        let short = one_column(pool, SHORT_JOB / WIDTH, 4).min(all);
         let one_thread = if pool.threads() == 1 {
             all
         } else {
             let alone = Pool::new(1, pool.isa()).map_err(ProbeError::Threads)?;
-            one_column(&alone, 4)
+            one_column(&alone, height, 4)
         };
         let mut bytes_per_s = [all; COLUMNS.len()];
         for (place, columns) in COLUMNS.into_iter().enumerate().skip(1) {
             let matrix = matrix_bytes(quant, FEW_ROWS, WIDTH) as f64;
             let times = if columns <= 16 { 4 } else { 1 };
-            let seconds = median(|| self.seconds(pool, quant, (FEW_ROWS, WIDTH), columns, times)) / times as f64;
+            let seconds = usual(|| self.seconds(pool, quant, (FEW_ROWS, WIDTH), columns, times)) / times as f64;
             bytes_per_s[place] = rate_of(matrix, FEW_ROWS as f64, columns, seconds);
         }
-        Ok(Product { bytes_per_s, one_thread })
+        Ok(Product { bytes_per_s, one_thread, short, row_s })
     }
 }
 
 /// The middle one of what `run` says, which is run once before.
-fn median(mut run: impl FnMut() -> f64) -> f64 {
+fn usual(mut run: impl FnMut() -> f64) -> f64 {
     run();
     let mut seconds: Vec<f64> = std::iter::repeat_with(run).take(RUNS).collect();
     seconds.sort_by(f64::total_cmp);
     seconds[RUNS / 2]
 }
 
-/// Seconds of `run`, again and again for a while: the middle one.
+/// Seconds of `run`, again and again for a while.
 fn timed(mut run: impl FnMut()) -> f64 {
     const TIMES: u32 = 8;
-    median(|| {
+    usual(|| {
         let started = Instant::now();
         (0..TIMES).for_each(|_| run());
         started.elapsed().as_secs_f64() / f64::from(TIMES)

@@ -1,7 +1,10 @@
-//! What a layer does on the processor besides products and attention, counted in numbers.
+//! What a layer does on the processor besides products and attention, counted in numbers, and which products are one job.
 //!
 //! Owns the counts, read from shapes and names of tensors. Must never know seconds or devices.
 
+use std::collections::HashMap;
+
+use crate::traffic::Traffic;
 use crate::{Inventory, ModelShape, Role, Unit};
 
 /// Numbers that one token has in the vectors of a block, and jobs of a pass.
@@ -41,6 +44,28 @@ pub(super) fn layers(inventory: &Inventory) -> Vec<Layer> {
         }
     }
     layers
+}
+
+/// By tensor, the bytes of the job that one token's products with it are part of: the matrices of a layer that read the same input are handed to the
+/// threads at once, and so are a token's experts.
+pub(super) fn jobs(inventory: &Inventory, traffic: Traffic<'_>) -> Vec<f64> {
+    let mut bytes = vec![0.0; inventory.tensors.len()];
+    let mut key = vec![None; inventory.tensors.len()];
+    for unit in &inventory.units {
+        let tensor = unit.tensor as usize;
+        bytes[tensor] += traffic.read_per_token(unit);
+        if key[tensor].is_none() {
+            let (row, name) = (inventory.tensor_of(unit).row_elements(), inventory.tensor_of(unit).name.as_str());
+            let last = name.contains("down") || name.contains("attn_output");
+            key[tensor] = unit.layer.map(|layer| (layer, unit.role, row, last));
+        }
+    }
+    let mut together: HashMap<_, f64> = HashMap::new();
+    for (key, bytes) in key.iter().zip(&bytes) {
+        *together.entry(*key).or_default() += bytes;
+    }
+    // What belongs to no layer is a job by itself.
+    key.iter().zip(bytes).map(|(key, bytes)| if key.is_some() { together[key] } else { bytes }).collect()
 }
 
 /// What every layer has: both blocks join the residual stream, and attention turns and keeps what it made.
@@ -169,6 +194,21 @@ mod tests {
             Numbers { norm: 8.0 + 8.0, add: 8.0, round: 16.0, turn: 12.0, keep: 8.0, jobs: 3.0, ..Numbers::default() };
         let ffn = Numbers { norm: 8.0, add: 8.0, round: 24.0, activate: 16.0, jobs: 2.0, ..Numbers::default() };
         assert_eq!(found, [Layer { attention, ffn }]);
+    }
+
+    #[test]
+    fn matrices_of_one_input_are_one_job() {
+        let ffn: [(&str, Role, &[u64]); 5] = [
+            ("blk.0.ffn_gate_exps.weight", Role::RoutedExpert, &[8, 5, 4]),
+            ("blk.0.ffn_up_exps.weight", Role::RoutedExpert, &[8, 5, 4]),
+            ("blk.0.ffn_down_exps.weight", Role::RoutedExpert, &[8, 8, 4]),
+            ("blk.0.ffn_up_shexp.weight", Role::SharedExpert, &[8, 5]),
+            ("blk.0.ffn_down_shexp.weight", Role::SharedExpert, &[5, 8]),
+        ];
+        // Each unit here has 4 bytes, and two of four experts are chosen: 8 bytes of a tensor of experts.
+        let model = model(4, &[&ATTENTION[1..3], &ATTENTION[4..5], &ffn].concat());
+        let found = jobs(&model, Traffic::new(&model, None));
+        assert_eq!(found, [8.0, 8.0, 4.0, 16.0, 16.0, 8.0, 4.0, 4.0]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod cpu;
 
 use self::copies::{comes, share_of};
 use super::depth;
-use super::layers::{Layer, layers};
+use super::layers::{Layer, jobs, layers};
 use super::streams::{Coming, Ring};
 use super::terms::{Cost, Term};
 use crate::blocks::{Block, Devices, block_of};
@@ -107,6 +107,10 @@ pub(super) struct Passes<'a> {
     ring: Ring,
     /// What layers do besides products, where the processor's kernels were measured.
     layers: Vec<Layer>,
+    /// And by tensor the bytes of the job that one token's products with it are part of.
+    jobs: Vec<f64>,
+    /// The bytes in RAM that every token reads.
+    read_again: f64,
     /// Devices of blocks in decode, and in prompts with streamed weights.
     decode: Devices,
     /// By layer, whether its feed-forward matrices are copied to a GPU in decode too.
@@ -129,7 +133,9 @@ impl<'a> Passes<'a> {
         let (mut streamed, mut mixtures) = (decode.clone(), vec![None; plan.blocks.len()]);
         let one = |layer: &LayerDevices| layer.attention != Device::Cpu && layer.attention == layer.ffn;
         let mut alone: Vec<bool> = plan.blocks.iter().map(one).collect();
+        let mut read_again = 0.0;
         for (unit, placement) in inventory.units.iter().zip(&plan.placements) {
+            read_again += if placement.home == Tier::Ram { traffic.read_per_token(unit) } else { 0.0 };
             let block = block_of(inventory, unit, traffic.tied());
             if let (Device::Gpu(_), Some(device)) = (placement.prefill, block.and_then(|block| streamed.get_mut(block)))
             {
@@ -155,6 +161,8 @@ impl<'a> Passes<'a> {
             operations: (machine.cpu_ops_per_second * share).max(1.0),
             comes: comes(plan, inventory),
             layers: if machine.processor.is_some() { layers(inventory) } else { Vec::new() },
+            jobs: if machine.processor.is_some() { jobs(inventory, traffic) } else { Vec::new() },
+            read_again,
             decode,
             streamed,
             ring: Ring::of(plan, machine),

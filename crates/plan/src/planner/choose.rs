@@ -1,7 +1,9 @@
 //! The choice among plans: the planner's own way of placing, and the simple ones that it must never be worse than.
 //!
-//! Owns the candidates. Where a profile states an aim, they are the planner's own ways with every micro-batch that it may choose, with and without
-//! streaming; the best of them with longer rings; and in any case the simple ways, with the context that the planner's own way has. The candidate with the fewest seconds for the aim is
+//! Owns the candidates. First the planner's own way settles the context: where a profile states an aim and leaves it open it is the longest that holds
+//! the conversation and costs no more than a twentieth; where it leaves the type of keys and values open they are kept in 8 bits if that makes
+//! a plan possible, its context longer, or the conversation a twentieth faster. Then, with that context, come the planner's own ways, where there is an
+//! aim with every micro-batch that it may choose, with and without streaming; the best of them with longer rings; and in any case the simple ways. The candidate with the fewest seconds for the aim is
 //! taken, the planner's own where nothing is faster.
 
 use super::settings::Fixed;
@@ -9,10 +11,13 @@ use super::{Copies, Given, Planner, Refusal, Way, describe, settings, way_planne
 use crate::gpu::Abilities;
 use crate::profile::{Choice, Profile};
 use crate::streaming::SLOTS_LONGER;
-use crate::{ExpertUse, Inventory, Machine, Plan, Scheme, cost, forecast, gpu};
+use crate::{ExpertUse, Inventory, KvType, Machine, Plan, Scheme, cost, forecast, gpu};
 
 /// How much faster a candidate must be to be taken: sums in another order differ by less.
 const GAIN: f64 = 1.0 - 1e-9;
+
+/// How much faster a plan must be for what it gives up: tokens of context, or the last bits of keys and values.
+const WORTH: f64 = 0.95;
 
 /// One way of placing, as `plan --compare` shows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,7 +59,8 @@ pub fn compare_for(
     let chosen = super::plan_for(profile, inventory, machine, experts, abilities)?;
     let given = Given::new(inventory, machine, abilities, experts);
     let seconds = |plan: &Plan| seconds(plan, profile, given);
-    let fixed = Fixed { context: Some(chosen.kv.tokens), ..Fixed::default() };
+    let kv = profile.context.types_open.then_some(chosen.kv.k_type);
+    let fixed = Fixed { context: Some(chosen.kv.tokens), kv, ..Fixed::default() };
     let mut rows =
         vec![Compared { scheme: chosen.scheme, seconds: seconds(&chosen), plan: Some(chosen), chosen: true }];
     let mut planner = way_planner(profile, given)?;
@@ -96,8 +102,13 @@ struct Best {
 /// The best of all candidates.
 pub(super) fn best(profile: &Profile, given: Given<'_>) -> Result<Plan, Refusal> {
     let mut ways = way_planner(profile, given)?;
-    let plan = ways.plan(Scheme::ByUse, Fixed::default())?;
-    let fixed = Fixed { context: Some(plan.kv.tokens), ..Fixed::default() };
+    let has_aim = matches!(profile.aim, Choice::Asked(_));
+    let mut plan = usual(&mut ways, profile, given)?;
+    if has_aim && profile.context.tokens.value().is_none() {
+        plan = shorter(&mut ways, plan, profile, given);
+    }
+    let kv = profile.context.types_open.then_some(plan.kv.k_type);
+    let fixed = Fixed { context: Some(plan.kv.tokens), kv, ..Fixed::default() };
     let mut best = Best { seconds: seconds(&plan, profile, given), plan, scheme: Scheme::ByUse, fixed };
     let consider = |ways: &mut Ways<'_>, best: &mut Best, scheme: Scheme, fixed: Fixed| {
         let Ok(plan) = ways.plan(scheme, fixed) else { return };
@@ -107,7 +118,7 @@ pub(super) fn best(profile: &Profile, given: Given<'_>) -> Result<Plan, Refusal>
         }
     };
     for scheme in own(given) {
-        if matches!(profile.aim, Choice::Asked(_)) {
+        if has_aim {
             for micro_batch in batches(&ways.planner, fixed.context) {
                 for still in [false, true] {
                     consider(&mut ways, &mut best, *scheme, Fixed { micro_batch, still, ..fixed });
@@ -131,6 +142,34 @@ pub(super) fn best(profile: &Profile, given: Given<'_>) -> Result<Plan, Refusal>
         consider(&mut ways, &mut best, scheme, fixed);
     }
     Ok(best.plan)
+}
+
+/// The planner's own way, with keys and values as they are asked, or in 8 bits where that is left open and serves.
+fn usual(ways: &mut Ways<'_>, profile: &Profile, given: Given<'_>) -> Result<Plan, Refusal> {
+    let asked = ways.plan(Scheme::ByUse, Fixed::default());
+    if !profile.context.types_open {
+        return asked;
+    }
+    let Ok(small) = ways.plan(Scheme::ByUse, Fixed { kv: Some(KvType::Q8_0), ..Fixed::default() }) else {
+        return asked;
+    };
+    let serves = |plan: &Plan| {
+        let faster = seconds(&small, profile, given) < seconds(plan, profile, given) * WORTH;
+        small.kv.tokens > plan.kv.tokens || faster
+    };
+    Ok(asked.ok().filter(|plan| !serves(plan)).unwrap_or(small))
+}
+
+/// The same with the longest context that holds the conversation and takes at most a twentieth longer than the fastest one.
+fn shorter(ways: &mut Ways<'_>, longest: Plan, profile: &Profile, given: Given<'_>) -> Plan {
+    let holds = profile.lengths.prompt.saturating_add(profile.lengths.answer);
+    let kv = profile.context.types_open.then_some(longest.kv.k_type);
+    let tokens = cost::CONTEXTS.into_iter().filter(|tokens| (holds..longest.kv.tokens).contains(tokens));
+    let fixed = tokens.map(|tokens| Fixed { context: Some(tokens), kv, ..Fixed::default() });
+    let plans: Vec<Plan> = fixed.filter_map(|fixed| ways.plan(Scheme::ByUse, fixed).ok()).collect();
+    let plans: Vec<Plan> = std::iter::once(longest.clone()).chain(plans).collect();
+    let fastest = plans.iter().map(|plan| seconds(plan, profile, given)).fold(f64::INFINITY, f64::min);
+    plans.into_iter().find(|plan| seconds(plan, profile, given) * WORTH <= fastest).unwrap_or(longest)
 }
 
 /// Micro-batches that the planner may choose; none is the one that was asked for.
@@ -178,5 +217,5 @@ impl Ways<'_> {
 
 /// Whether there is a plan at all.
 pub(super) fn is_possible(profile: &Profile, given: Given<'_>) -> bool {
-    way_planner(profile, given).and_then(|mut ways| ways.plan(Scheme::ByUse, Fixed::default())).is_ok()
+    way_planner(profile, given).and_then(|mut ways| usual(&mut ways, profile, given)).is_ok()
 }

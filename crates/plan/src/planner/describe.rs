@@ -148,6 +148,12 @@ fn say_settings(planner: &Planner, setup: &Setup, notes: &mut Vec<String>) {
         }
         _ => {}
     }
+    if profile.context.types_open && setup.kv.k_type != profile.context.k_type {
+        let (kept, usual) = (setup.kv.k_type.name(), profile.context.k_type.name());
+        notes.push(format!(
+            "keys and values in {kept} instead of {usual}: the ceiling leaves more to weights and context"
+        ));
+    }
     if planner.threads > planner.machine.cores {
         notes.push(format!("{} threads on {} cores", planner.threads, planner.machine.cores));
     }

@@ -24,9 +24,10 @@ pub(super) struct Draft {
 impl Planner<'_> {
     /// The KV cache of so many tokens, its homes still open: they follow from attention's.
     pub(super) fn kv(&self, tokens: u32) -> KvPlan {
-        let context = &self.profile.context;
-        let bytes = cost::kv_cache(&self.inventory.shape, tokens, context.k_type, context.v_type);
-        KvPlan { tokens, k_type: context.k_type, v_type: context.v_type, homes: Vec::new(), bytes }
+        let (context, chosen) = (&self.profile.context, self.way.fixed.kv);
+        let (k_type, v_type) = (chosen.unwrap_or(context.k_type), chosen.unwrap_or(context.v_type));
+        let bytes = cost::kv_cache(&self.inventory.shape, tokens, k_type, v_type);
+        KvPlan { tokens, k_type, v_type, homes: Vec::new(), bytes }
     }
 
     /// Fills what the settings leave of each ceiling with weights: GPUs first, and then RAM, which has what GPUs do not.

@@ -6,7 +6,7 @@ use super::Planner;
 use super::draft::Draft;
 use super::refusal::{DoesNotFit, Refusal};
 use super::rules::Wish;
-use crate::{Bytes, KvPlan, Load, Staging, Tier, cost};
+use crate::{Bytes, KvPlan, KvType, Load, Staging, Tier, cost};
 
 /// One choice of everything that the profile leaves open.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub(super) struct Fixed {
     pub(super) context: Option<u32>,
     /// Tokens of a micro-batch.
     pub(super) micro_batch: Option<u32>,
+    /// How keys and values are kept.
+    pub(super) kv: Option<KvType>,
     /// Whether no weights are streamed to a GPU.
     pub(super) still: bool,
     /// Slots of the ring that weights are streamed through, where they are.

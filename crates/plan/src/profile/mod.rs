@@ -76,6 +76,8 @@ pub struct Context {
     pub k_type: KvType,
     /// How values are kept.
     pub v_type: KvType,
+    /// Whether the planner may keep both in [`KvType::Q8_0`] instead, where that serves.
+    pub types_open: bool,
     /// The tier that holds the cache: never disk.
     pub kv_home: Choice<Tier>,
 }

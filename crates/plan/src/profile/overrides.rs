@@ -55,6 +55,7 @@ impl Profile {
             }
             *choice = Choice::asked(number, origin);
         }
+        self.context.types_open &= flags.k_type.is_none() && flags.v_type.is_none();
         self.context.k_type = flags.k_type.unwrap_or(self.context.k_type);
         self.context.v_type = flags.v_type.unwrap_or(self.context.v_type);
         let mut rules = self.tensor_rules(&flags.override_tensors)?;

@@ -256,8 +256,9 @@ impl Prover<'_> {
     }
 
     fn context(&self, profile: &Profile, raw: &RawContext) -> Result<Context, ProfileError> {
-        let both = self.optional(raw.kv_type.as_ref(), Self::kv_type)?;
-        if let (Some(_), Some(text)) = (both, raw.k_type.as_ref().or(raw.v_type.as_ref())) {
+        let types_open = raw.kv_type.as_ref().is_some_and(|text| text.value == "auto");
+        let both = self.optional(raw.kv_type.as_ref().filter(|_| !types_open), Self::kv_type)?;
+        if let (Some(_), Some(text)) = (&raw.kv_type, raw.k_type.as_ref().or(raw.v_type.as_ref())) {
             let hint = "write either `kv_type` or `k_type` and `v_type`";
             return Err(self.bad(text, "the type of keys and values is given twice", hint));
         }
@@ -279,6 +280,7 @@ impl Prover<'_> {
             },
             k_type: self.optional(raw.k_type.as_ref(), Self::kv_type)?.or(both).unwrap_or_default(),
             v_type: self.optional(raw.v_type.as_ref(), Self::kv_type)?.or(both).unwrap_or_default(),
+            types_open,
             kv_home,
         })
     }

@@ -81,8 +81,9 @@ pub(super) struct RawContext {
     #[schemars(schema_with = "auto_or_number")]
     #[serde(default)]
     pub(super) tokens: Option<Text>,
-    /// How keys and values are kept: `f32`, `f16` or `q8_0`.
-    #[schemars(with = "Option<crate::KvType>")]
+    /// How keys and values are kept: `f32`, `f16` or `q8_0`; `auto` is f16, or `q8_0` where the planner finds that it serves.
+    #[schemars(schema_with = "auto_or_kv_type")]
+    #[serde(default)]
     pub(super) kv_type: Option<Text>,
     /// How keys are kept, where that differs.
     #[schemars(with = "Option<crate::KvType>")]
@@ -192,6 +193,10 @@ fn tiers(generator: &mut SchemaGenerator) -> Schema {
 
 fn auto_or_number(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "anyOf": [{ "const": "auto" }, { "type": "integer", "minimum": 1 }] })
+}
+
+fn auto_or_kv_type(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [{ "const": "auto" }, generator.subschema_for::<crate::KvType>()] })
 }
 
 fn auto_or_count(_: &mut SchemaGenerator) -> Schema {

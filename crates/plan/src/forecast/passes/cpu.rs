@@ -21,7 +21,10 @@ impl Passes<'_> {
         let rows = unit.rows as f64 * work.bytes / unit.bytes.as_f64().max(1.0);
         let columns = self.traffic.columns(unit, tokens);
         let quant = self.inventory.tensor_of(unit).quant;
-        processor.product_s(quant, work.bytes, rows, columns, self.plan.threads).unwrap_or(plainly)
+        let job = self.jobs[unit.tensor as usize];
+        processor
+            .product_s(quant, (work.bytes, rows), columns, self.plan.threads, (job, self.read_again))
+            .unwrap_or(plainly)
     }
 
     /// Adds a layer's attention to its stage: what it reads of the cache, and its operations.
