@@ -6,8 +6,7 @@
 use std::time::Instant;
 
 use kernels::cuda::{
-    Arena, Crossing, CudaError, DeviceBuffer, Download, Event, Gpu, GpuInfo, HalvesRoom, Matrix, Pinned, Quantized,
-    matmul, matvec,
+    Arena, Crossing, CudaError, DeviceBuffer, Download, Event, Gpu, GpuInfo, Matrix, Pinned, Quantized, matmul, matvec,
 };
 use plan::GPU_CAPABILITY_MIN;
 
@@ -117,20 +116,12 @@ fn decode(gpu: &Gpu, weights: &DeviceBuffer<u8>) -> Result<Spread, CudaError> {
 
 /// One matrix by a micro-batch.
 fn prompt(gpu: &Gpu, weights: &DeviceBuffer<u8>) -> Result<Spread, CudaError> {
-    let halves = plan::cost::gpu::halves(gpu.info().capability, COLUMNS as u32);
-    let mut room = Arena::new(gpu, "halves", halves)?;
-    let mut room = (halves > plan::Bytes::ZERO).then(|| HalvesRoom::new(&mut room)).transpose()?;
     let mut arena = arena_for(gpu, COLUMNS, COLUMNS * ROWS)?;
     let x = columns(gpu, &mut arena, COLUMNS)?;
     let mut out = arena.take::<f32>(COLUMNS * ROWS)?;
     let matrix = Matrix { quant: QUANT, weights: weights.slice().range(..MATRIX), rows: ROWS, width: WIDTH };
     let operations = 2.0 * (COLUMNS * ROWS * WIDTH) as f64;
-    timed(gpu, operations, || match &mut room {
-        Some(room) if HalvesRoom::serves(QUANT, COLUMNS) => {
-            room.multiply(gpu.compute(), &matrix, &x, &mut out.slice_mut(), ROWS)
-        }
-        _ => matmul(gpu.compute(), &matrix, &x, &mut out.slice_mut(), ROWS),
-    })
+    timed(gpu, operations, || matmul(gpu.compute(), &matrix, &x, &mut out.slice_mut(), ROWS))
 }
 
 /// Pinned memory to the card and back, and memory that is not pinned to the card, in bytes per second.

@@ -1,7 +1,8 @@
 //! Fills GPUs with blocks: whole layers from the last one down, and then experts.
 //!
 //! A pass that changes its device pays for the crossing, so what lies together in a pass goes to a GPU together: the output, then layers from
-//! the last down (as llama.cpp's `-ngl` counts), which makes one crossing for each token. A layer takes along what it keeps of a
+//! the last down (as llama.cpp's `-ngl` counts), which makes one crossing for each token. Or attention of all layers goes first, where that is faster:
+//! then a prompt has something to bring in every layer, and two crossings a layer are what decode pays. A layer takes along what it keeps of a
 //! conversation. Of a mixture's layer all but the routed experts are read by every token and go first; its experts follow, those that most
 //! tokens choose first, while RAM's experts are computed beside them. Vectors stay in RAM and are mirrored.
 //!
