@@ -2,6 +2,7 @@
 
 #include "blocks/grids.cuh"
 #include "columns.cuh"
+#include "mma.cuh"
 
 struct HalveRows {
   const u8* weights;
@@ -13,11 +14,6 @@ struct HalveRows {
   u32 first;
   u32 groups;
 };
-
-__device__ __forceinline__ u32 both(float low, float high) {
-  const __half2 halves = __floats2half2_rn(low, high);
-  return *reinterpret_cast<const u32*>(&halves);
-}
 
 // A lane takes a group; neighbours write side by side. Grid: runs of 256 groups of all rows.
 template <class T>
@@ -44,7 +40,7 @@ __device__ __forceinline__ void halve(const HalveRows& p) {
       const u32 codes = group.codes[n / 4] >> (n % 4 * 8);
       const float less = T::MINIMUM ? group.minimum[h] : 0.0f;
       const float low = static_cast<float>(static_cast<i8>(codes) - T::OFFSET), high = static_cast<float>(static_cast<i8>(codes >> 8) - T::OFFSET);
-      words[k] = both(group.scale[h] * low - less, group.scale[h] * high - less);
+      words[k] = halves(group.scale[h] * low - less, group.scale[h] * high - less);
     }
     out[eight] = {words[0], words[1], words[2], words[3]};
   }
@@ -56,7 +52,7 @@ __device__ __forceinline__ void halve(const HalveRows& p) {
 HALVES_OF(Q4_0) HALVES_OF(Q4_1) HALVES_OF(Q5_0) HALVES_OF(Q5_1) HALVES_OF(Q8_0)
 HALVES_OF(Q2_K) HALVES_OF(Q3_K) HALVES_OF(Q4_K) HALVES_OF(Q5_K) HALVES_OF(Q6_K)
 HALVES_OF(IQ1_S) HALVES_OF(IQ1_M) HALVES_OF(IQ2_XXS) HALVES_OF(IQ2_XS) HALVES_OF(IQ2_S) HALVES_OF(IQ3_XXS) HALVES_OF(IQ3_S)
-HALVES_OF(IQ4_NL) HALVES_OF(IQ4_XS) HALVES_OF(MXFP4)
+HALVES_OF(IQ4_NL) HALVES_OF(IQ4_XS)
 
 struct HalveColumns {
   // Columns of `stride` codes, and a scale for each 32 of them.
@@ -99,6 +95,6 @@ extern "C" __global__ void __launch_bounds__(256) halve_columns(HalveColumns p) 
     float x[4];
 #pragma unroll
     for (u32 k = 0; k < 4; k++) x[k] = scale * static_cast<float>(static_cast<i8>(four >> (8 * k)));
-    out[i] = {both(x[0], x[1]), both(x[2], x[3])};
+    out[i] = {halves(x[0], x[1]), halves(x[2], x[3])};
   }
 }

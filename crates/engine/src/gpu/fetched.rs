@@ -8,13 +8,12 @@
 //! Must never know how many are to come: that is the plan's.
 
 use kernels::cuda::{self, Arena, Chosen, DeviceBuffer, Event, ExpertTable, Gpu, Pinned, Quantized, Slice};
-use plan::{Bytes, Fetch, Plan, QuantType, Tier};
+use plan::{Fetch, Plan, QuantType};
 use tiers::Tiers;
 
-use super::Result;
 use super::experts::{Counts, FEW, Home, Layers, Tables, common, mixture, parts};
 use super::mixture::joining;
-use crate::EngineError;
+use super::{Result, check_room};
 use crate::blocks::Quants;
 use crate::spec::{Mixture, Spec};
 
@@ -79,7 +78,8 @@ impl Fetching {
             + Quantized::bytes(counts.inner(), choices)
             + Arena::bytes_of::<f32>(FEW * spec.width)
             + Arena::bytes_of::<u64>(count).times(3 * known.len() as u64);
-        check_room(plan, fetch, needed)?;
+        let all = fetch.slot.times(u64::from(fetch.experts)) + needed;
+        check_room(plan, number, "fetched experts on the GPU", &["fetched experts"], all)?;
         let mut arena = Arena::new(gpu, "fetched experts", needed)?;
         let tables = known.iter().map(|kind| kind.tables(gpu, &mut arena, (rooms, slot), count, spec.width));
         let tables = tables.collect::<Result<_>>()?;
@@ -224,19 +224,10 @@ fn first_of(coming: &mut Vec<u32>, chosen: &[u32], away: impl Fn(usize) -> bool,
     coming.truncate(share(coming.len() as u32) as usize);
 }
 
-/// Refuses what the plan has no room for.
-fn check_room(plan: &Plan, fetch: Fetch, needed: Bytes) -> Result<()> {
-    let loads = plan.tier(Tier::Gpu(fetch.gpu)).into_iter().flat_map(|tier| &tier.loads);
-    let load: Bytes = loads.filter(|load| load.what == "fetched experts").map(|load| load.bytes).sum();
-    let planned = load.saturating_sub(fetch.slot.times(u64::from(fetch.experts)));
-    if needed > planned {
-        return Err(EngineError::PlanTooSmall { what: "fetched experts on the GPU", planned, needed });
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use plan::Bytes;
+
     use super::*;
 
     #[test]

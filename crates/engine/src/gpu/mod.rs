@@ -120,7 +120,7 @@ impl GpuSide {
         let Some(gpu) = tiers.card(number).cloned() else { unreachable!("the plan homes layers on gpu:{number}") };
         let sizes = Sizes::of(spec, &inventory.shape, (plan, route), &gpu);
         let needed = sizes.bytes(frequencies) + Vectors::bytes(inventory);
-        check_room(plan, number, needed)?;
+        check_room(plan, number, "activations on the GPU", &["activations", "vectors"], needed)?;
         let mut arena = Arena::new(&gpu, "activations", needed)?;
         let turns = frequencies.iter().zip(&spec.ropes).map(|(frequencies, rope)| {
             Ok(RopeTable::new(&gpu, &mut arena, frequencies, rope.magnitude, sizes.tokens)?)
@@ -353,13 +353,12 @@ fn gathered(spec: &Spec, plan: &Plan, gpu: &Gpu, latent: usize) -> usize {
     most
 }
 
-/// Refuses what the plan has no room for.
-fn check_room(plan: &Plan, number: u32, needed: Bytes) -> Result<()> {
+/// Refuses what the plan has no room for: more than it counts on a card under these names.
+fn check_room(plan: &Plan, number: u32, what: &'static str, names: &[&str], needed: Bytes) -> Result<()> {
     let loads = plan.tier(Tier::Gpu(number)).into_iter().flat_map(|tier| &tier.loads);
-    let counted = loads.filter(|load| ["activations", "vectors"].contains(&load.what.as_str()));
-    let planned = counted.map(|load| load.bytes).sum();
+    let planned = loads.filter(|load| names.contains(&load.what.as_str())).map(|load| load.bytes).sum();
     if needed > planned {
-        return Err(EngineError::PlanTooSmall { what: "activations on the GPU", planned, needed });
+        return Err(EngineError::PlanTooSmall { what, planned, needed });
     }
     Ok(())
 }

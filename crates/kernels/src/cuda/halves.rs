@@ -98,14 +98,12 @@ impl HalvesRoom {
         Ok(Self { halves: arena.take(halves)?, factors: arena.take(HALVES_PART)? })
     }
 
-    /// Whether this way is the faster one for a type and so many columns. Weights in MXFP4 may be beyond halves: their scales go from 2^-127 on.
+    /// Whether this way is the faster one for a type and so many columns.
     #[must_use]
     pub fn serves(quant: QuantType, columns: usize) -> bool {
         use QuantType as Q;
         let scales_for_16 = matches!(quant, Q::Q2K | Q::Q3K | Q::Q6K | Q::Iq1M | Q::Iq2Xs | Q::Iq2S);
-        in_integers(quant)
-            && !matches!(quant, Q::Mxfp4)
-            && columns >= if scales_for_16 { HALVES_COLUMNS as usize } else { MANY }
+        fits_halves(quant) && columns >= if scales_for_16 { HALVES_COLUMNS as usize } else { MANY }
     }
 
     /// `out[t·out_step + r] = Σ_k w[r][k]·x[t][k]` for each column `t`. Each output is summed in one order, whatever the other rows and columns.
@@ -114,7 +112,7 @@ impl HalvesRoom {
     /// Where a launch fails.
     ///
     /// # Panics
-    /// Where the type is not one that is multiplied [in integers](in_integers), or lengths do not fit.
+    /// Where the type is never [served](Self::serves), or lengths do not fit.
     pub fn multiply(
         &mut self,
         stream: &Stream,
@@ -124,7 +122,7 @@ impl HalvesRoom {
         out_step: usize,
     ) -> Result<(), CudaError> {
         matrix.check();
-        assert!(in_integers(matrix.quant), "no kernel that unpacks {}", matrix.quant);
+        assert!(fits_halves(matrix.quant), "no kernel that unpacks {}", matrix.quant);
         assert_eq!(columns.width(), matrix.width, "numbers of a column");
         check_out(matrix.rows, columns.columns(), out, out_step);
         for first in (0..columns.columns()).step_by(HALVES_PART) {
@@ -211,4 +209,9 @@ impl HalvesRoom {
         }
         Ok(())
     }
+}
+
+/// Whether weights of a type are unpacked to halves: those in MXFP4 may be beyond them, since their scales go from 2^-127 on.
+fn fits_halves(quant: QuantType) -> bool {
+    in_integers(quant) && quant != QuantType::Mxfp4
 }
