@@ -279,6 +279,45 @@ fn feed_forward_matrices_come_in_decode_while_the_processor_computes() {
     assert_eq!((comes(&plan), plan.device_staging.len()), (vec![false, false], 0));
 }
 
+/// Two layers whose attention takes a GPU of 10 TFLOP/s 0.44 s with 512 tokens, and whose feed-forward matrices of 4 GiB a link of 10 GB/s 0.43 s.
+fn long_attention() -> Inventory {
+    let shape = ModelShape {
+        embedding: 16_384,
+        heads: 512,
+        feed_forward: 65_536,
+        kv_per_token: vec![(16_384, 16_384); 2],
+        kv_row: (16_384, 16_384),
+        ..model().shape
+    };
+    let list = [
+        ("token_embd.weight", 1000),
+        ("blk.0.attn_q.weight", 1024),
+        ("blk.0.ffn_up.weight", 65_536),
+        ("blk.1.attn_q.weight", 1024),
+        ("blk.1.ffn_up.weight", 65_536),
+        ("output.weight", 1000),
+    ];
+    let list = list.map(|(name, rows)| (name.to_owned(), QuantType::F32, vec![16_384, rows]));
+    common::build("by hand", shape, VocabularySize::default(), list)
+}
+
+#[test]
+fn rings_are_searched_from_the_length_that_they_have() {
+    let mut machine = with_gpu(1e13);
+    machine.gpus[0].link = Rate { rate: BytesPerSecond(1e10), source: Source::Measured };
+    // Where decode streams too a ring has eight slots to begin with, and no more are needed for a decode alone.
+    for (layers, micro_batch, expected) in [(0, 512, 24), (1, 512, 24), (1, 1, plan::streaming::SLOTS_DECODE)] {
+        let text = format!(
+            "version: 1\ntiers: {{ gpu:0: {{ memory: 8GiB }}, ram: {{ memory: 64GiB }} }}\n\
+             placement: [{{ role: attention, home: gpu:0 }}, {{ role: dense_ffn, home: ram }}, {{ role: output, home: ram }}]\n\
+             prefill: {{ stream_to: gpu:0, micro_batch: {micro_batch} }}\ndecode: {{ stream_layers: {layers} }}"
+        );
+        let plan = plan_for(&parse(&text, "p.yaml").unwrap(), &long_attention(), &machine, None, &common::ALL);
+        let plan = plan.unwrap_or_else(|refusal| panic!("{refusal}"));
+        assert_eq!(plan.device_staging[0].1.slots, expected, "{layers} layers, {micro_batch} tokens");
+    }
+}
+
 #[test]
 fn prompts_are_streamed_from_where_the_link_is_faster_than_the_processor() {
     let rules = "placement: [{ role: attention, home: ram }, { role: dense_ffn, home: ram }, { role: output, home: ram }]\n\

@@ -131,11 +131,15 @@ pub(super) fn best(profile: &Profile, given: Given<'_>) -> Result<Plan, Refusal>
     // More slots bridge what a prompt computes between weights that come.
     for slots in SLOTS_LONGER {
         let (before, scheme, fixed) = (best.seconds, best.scheme, Fixed { slots: Some(slots), ..best.fixed });
-        if !best.plan.device_staging.is_empty() {
-            consider(&mut ways, &mut best, scheme, fixed);
-        }
-        if best.seconds >= before {
-            break;
+        match best.plan.device_staging.first() {
+            None => break,
+            Some((_, ring)) if slots <= ring.slots => {}
+            Some(_) => {
+                consider(&mut ways, &mut best, scheme, fixed);
+                if best.seconds >= before {
+                    break;
+                }
+            }
         }
     }
     for scheme in simple(given.inventory) {
