@@ -5,6 +5,7 @@ mod bad_input;
 mod calibration;
 mod command_line;
 mod copies;
+mod drives;
 mod faults;
 #[cfg(feature = "cuda")]
 mod gpu;

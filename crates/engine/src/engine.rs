@@ -229,7 +229,8 @@ impl Engine {
     /// size, which the engine does not know.
     #[must_use]
     pub fn stats(&self, ram_peak: Bytes) -> Stats {
-        let stats = Stats { expert_cache: self.experts.cache, ..self.record.stats(&self.plan, ram_peak) };
+        let mut stats = Stats { expert_cache: self.experts.cache, ..self.record.stats(&self.plan, ram_peak) };
+        stats.disk.drives = self.tiers.drives().into_iter().map(Into::into).collect();
         #[cfg(feature = "cuda")]
         let stats = self.devices.measured(stats);
         let fallbacks = stats.fallbacks.into_iter().chain(self.tiers.fallbacks().iter().cloned());

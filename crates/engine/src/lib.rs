@@ -40,4 +40,4 @@ pub use generate::{Finish, Generation, Request, generate};
 pub use kernels::cpu::Isa;
 pub use sampler::{Sampler, Sampling};
 pub use session::Session;
-pub use stats::{DiskStats, ExpertCacheStats, ForecastStats, LinkStats, PhaseStats, Stats, TierStats};
+pub use stats::{DiskStats, DriveStats, ExpertCacheStats, ForecastStats, LinkStats, PhaseStats, Stats, TierStats};

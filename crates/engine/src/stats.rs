@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use plan::{Bytes, Forecast, Plan, Tier};
 use serde::Serialize;
-use tiers::Counts;
+use tiers::{Counts, DriveCounts};
 
 /// One tier's part of [`Stats`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -38,10 +38,32 @@ pub struct LinkStats {
     pub bytes_per_s: f64,
 }
 
+/// Reads of one drive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DriveStats {
+    /// The model's files on it.
+    pub files: Vec<String>,
+    /// Bytes that were asked of it since the model was opened, loading included.
+    pub bytes: u64,
+    /// The most reads that were under way at once.
+    pub reads_at_once: u64,
+    /// Who reads: `io_uring`, or `threads` where that or direct reads are refused.
+    pub method: String,
+}
+
+impl From<DriveCounts> for DriveStats {
+    fn from(counts: DriveCounts) -> Self {
+        let DriveCounts { files, bytes, depth, method } = counts;
+        Self { files, bytes, reads_at_once: depth, method: method.to_string() }
+    }
+}
+
 /// Reads from disk. All zero where nothing is homed there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct DiskStats {
-    /// The most that were under way at once.
+    /// The drives that the model's files lie on: parts on different ones are read side by side.
+    pub drives: Vec<DriveStats>,
+    /// The most that were under way at once, of all drives.
     pub reads_at_once: u64,
     /// Milliseconds that computation waited for them, for one decoded token.
     pub stall_ms_per_token: f64,
@@ -277,6 +299,7 @@ impl Record {
             crossings_per_token: phase.each(phase.traffic.crossings as f64),
             overlap: if phase.wall.is_zero() { 0.0 } else { busy.as_secs_f64() / phase.wall.as_secs_f64() },
             disk: DiskStats {
+                drives: Vec::new(),
                 reads_at_once: self.prompt.disk_depth.max(phase.disk_depth),
                 stall_ms_per_token: phase.each(ms(phase.stall)),
                 prefetch_used_bytes_per_token: phase.each(phase.guessed_bytes as f64),

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use kernels::memory::{Buffer, Queue};
+use kernels::memory::Buffer;
 use plan::{Bytes, Inventory, Plan, Tier, UnitId};
 
 use crate::TierError;
+use crate::drives::Drives;
 use crate::load::{Loader, Starts, layout};
 
 /// Units start at multiples of this, a cache line.
@@ -27,7 +28,7 @@ impl Arena {
         plan: &Plan,
         inventory: &Inventory,
         loader: &mut Loader,
-        queue: &mut Queue,
+        drives: &mut Drives,
     ) -> Result<Self, TierError> {
         let (starts, length) = layout(plan, inventory, Tier::Ram, ALIGN);
         let mut buffer = Buffer::try_new(length as usize).map_err(|source| TierError::Memory {
@@ -35,7 +36,7 @@ impl Arena {
             bytes: Bytes(length),
             source,
         })?;
-        loader.read_all(queue, &starts, &mut buffer)?;
+        loader.read_all(drives, &starts, &mut buffer)?;
         Ok(Self {
             buffer: Arc::new(buffer),
             starts,

@@ -42,7 +42,12 @@ impl Guesses {
         self.wanted.push_back(piece);
     }
 
-    /// The next one to be asked for, with the name to ask under.
+    /// The next one to be asked for.
+    pub(crate) fn peek(&self) -> Option<&Piece> {
+        self.wanted.front()
+    }
+
+    /// The same taken, with the name to ask under.
     pub(crate) fn next(&mut self) -> Option<(u64, Piece)> {
         let piece = self.wanted.pop_front()?;
         let tag = GUESS | self.named;

@@ -9,6 +9,7 @@
 //! just that, in that order ([`Tiers::lease`]).
 
 mod arena;
+mod drives;
 mod error;
 mod exchange;
 mod guess;
@@ -24,10 +25,12 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kernels::memory::{ByteSource, Depth, Method, Queue, read_exact_at};
+use kernels::memory::{ByteSource, read_exact_at};
 use plan::{Bytes, Inventory, Plan, Tier, UnitId};
 
 use arena::Arena;
+pub use drives::DriveCounts;
+use drives::Drives;
 pub use error::TierError;
 use exchange::Exchange;
 use load::Loader;
@@ -117,14 +120,14 @@ impl Tiers {
         }
         let places = Arc::new(Places::new(plan, inventory)?);
         let mut loader = Loader::new(plan, inventory, &sources, progress);
-        let mut queue = Queue::open(sources.clone(), Depth::USUAL, Method::Uring);
+        let mut drives = Drives::open(inventory, &sources);
         #[cfg_attr(not(feature = "cuda"), expect(unused_mut))]
-        let mut fallbacks = fallbacks(inventory, &sources, &queue);
-        let arena = Arena::load(plan, inventory, &mut loader, &mut queue)?;
+        let mut fallbacks = fallbacks(inventory, &sources, &drives);
+        let arena = Arena::load(plan, inventory, &mut loader, &mut drives)?;
         #[cfg(feature = "cuda")]
         let (arena, cards) = on_cards(plan, inventory, &places, arena, &mut loader, &mut fallbacks)?;
         let ring = if plan.staging.slots > 0 && places.any_on_disk() {
-            Some(Ring::start(plan.staging, Arc::clone(&places), queue)?)
+            Some(Ring::start(plan.staging, Arc::clone(&places), drives)?)
         } else {
             None
         };
@@ -345,6 +348,12 @@ impl Tiers {
         }
     }
 
+    /// What was read of each drive that the model's files lie on, where anything comes from disk while the model runs.
+    #[must_use]
+    pub fn drives(&self) -> Vec<DriveCounts> {
+        self.ring.as_ref().map_or_else(Vec::new, Ring::drives)
+    }
+
     /// What differs from what was planned, for people: what the system refused.
     #[must_use]
     pub fn fallbacks(&self) -> &[String] {
@@ -376,12 +385,13 @@ fn on_cards(
 }
 
 /// What the system refused, in words.
-fn fallbacks(inventory: &Inventory, sources: &[Arc<dyn ByteSource>], queue: &Queue) -> Vec<String> {
+fn fallbacks(inventory: &Inventory, sources: &[Arc<dyn ByteSource>], drives: &Drives) -> Vec<String> {
     let buffered = inventory.files.iter().zip(sources).filter_map(|(file, source)| {
         let why = source.why_not_direct()?;
         Some(format!("{}: read through the page cache, since direct reads were refused ({why})", file.path))
     });
-    let threads = queue.refused().map(|why| format!("the disk is read by threads, since io_uring was refused ({why})"));
+    let threads =
+        drives.refused().map(|why| format!("the disk is read by threads, since io_uring was refused ({why})"));
     buffered.chain(threads).collect()
 }
 

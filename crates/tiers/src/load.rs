@@ -1,6 +1,6 @@
 //! Reading units from their files into their homes, whatever a home is made of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, Scope};
@@ -9,6 +9,7 @@ use kernels::memory::{Buffer, ByteSource, Landed, Queue, Reading, read_exact_at}
 use plan::{Bytes, Inventory, Plan, Tier, Unit};
 
 use crate::TierError;
+use crate::drives::Drives;
 
 /// Units are read in pieces of this size, so that progress is seen and little page cache is caused.
 #[cfg(feature = "cuda")]
@@ -73,20 +74,13 @@ impl<'a> Loader<'a> {
         Ok(())
     }
 
-    /// Reads every unit that has a place in `home` there, many ranges at once. Places are in the order of units.
-    pub(crate) fn read_all(&mut self, queue: &mut Queue, starts: &Starts, home: &mut [u8]) -> Result<(), TierError> {
+    /// Reads every unit that has a place in `home` there, many ranges at once, of all drives side by side. Places are in the order of units.
+    pub(crate) fn read_all(&mut self, drives: &mut Drives, starts: &Starts, home: &mut [u8]) -> Result<(), TierError> {
         let inventory = self.inventory;
-        let mut ranges = inventory.iter().zip(starts).flat_map(|((_, unit), place)| {
-            let (start, length) = place.unwrap_or((0, 0));
-            let file = inventory.tensor_of(unit).file as usize;
-            (0..length)
-                .step_by(RANGE)
-                .map(move |at| (file, unit.offset + at as u64, start + at, RANGE.min(length - at)))
-        });
+        let mut rest = self.by_drive(drives, starts, home);
         let room = Queue::room(RANGE);
         let memory = |source| TierError::Memory { what: "loading", bytes: Bytes((RANGES * room) as u64), source };
         let mut free = Buffer::try_parts(room, RANGES).map_err(memory)?;
-        let (mut home, mut before) = (home, 0);
         let mut places = BTreeMap::new();
         let mut landed = Vec::new();
         thread::scope(|scope| {
@@ -94,16 +88,17 @@ impl<'a> Loader<'a> {
             loop {
                 free.extend(copiers.done.try_iter());
                 while let Some(buffer) = free.pop() {
-                    let Some((source, offset, start, length)) = ranges.next() else {
+                    let waiting = (0..rest.len()).filter(|drive| !rest[*drive].is_empty());
+                    let Some(drive) = waiting.min_by_key(|drive| drives.under_way_on(*drive)) else {
                         free.push(buffer);
                         break;
                     };
-                    let (to, rest) = std::mem::take(&mut home)[start - before..].split_at_mut(length);
-                    (home, before) = (rest, start + length);
+                    let Some(Part { source, offset, start, to }) = next_range(&mut rest[drive]) else { break };
+                    let length = to.len();
                     places.insert(start as u64, to);
-                    queue.add(Reading { tag: start as u64, source, offset, length, buffer });
+                    drives.add(Reading { tag: start as u64, source, offset, length, buffer });
                 }
-                if queue.under_way() == 0 {
+                if drives.under_way() == 0 {
                     if free.len() == RANGES {
                         return Ok(());
                     }
@@ -111,7 +106,7 @@ impl<'a> Loader<'a> {
                     free.extend(copiers.done.recv());
                     continue;
                 }
-                queue.step(&mut landed).map_err(|_| TierError::ReaderGone)?;
+                drives.step(0, &mut landed).map_err(|_| TierError::ReaderGone)?;
                 for Landed { tag, source, buffer, range, outcome } in landed.drain(..) {
                     let path = &inventory.files[source].path;
                     outcome.map_err(|source| TierError::Read { path: path.clone(), source })?;
@@ -125,6 +120,42 @@ impl<'a> Loader<'a> {
             }
         })
     }
+
+    /// What is to be read of each drive, and its place.
+    fn by_drive<'h>(&self, drives: &Drives, starts: &Starts, home: &'h mut [u8]) -> Vec<VecDeque<Part<'h>>> {
+        let mut parts: Vec<_> = (0..drives.count()).map(|_| VecDeque::new()).collect();
+        let (mut home, mut before) = (home, 0);
+        for ((_, unit), place) in self.inventory.iter().zip(starts) {
+            let Some((start, length)) = place.filter(|(_, length)| *length > 0) else { continue };
+            let to;
+            (to, home) = std::mem::take(&mut home)[start - before..].split_at_mut(length);
+            before = start + length;
+            let source = self.inventory.tensor_of(unit).file as usize;
+            parts[drives.of(source)].push_back(Part { source, offset: unit.offset, start, to });
+        }
+        parts
+    }
+}
+
+/// Bytes of a file, and their place.
+struct Part<'a> {
+    source: usize,
+    offset: u64,
+    /// Where the place starts in the home.
+    start: usize,
+    to: &'a mut [u8],
+}
+
+/// Takes the next range away.
+fn next_range<'a>(parts: &mut VecDeque<Part<'a>>) -> Option<Part<'a>> {
+    let first = parts.front_mut()?;
+    if first.to.len() <= RANGE {
+        return parts.pop_front();
+    }
+    let (to, rest) = std::mem::take(&mut first.to).split_at_mut(RANGE);
+    let range = Part { to, ..*first };
+    (first.offset, first.start, first.to) = (first.offset + RANGE as u64, first.start + RANGE, rest);
+    Some(range)
 }
 
 /// What has landed, and its place.

@@ -4,6 +4,10 @@
 //! half-filled one cannot be seen. Pieces are asked for in the order in which they are expected, land in any, and are handed out in
 //! the first again.
 //!
+//! Each drive that the model's files lie on has a queue of its own. Where the one whose pieces come next has as many reads under way as it takes, pieces of others
+//! that come later are read beside it, into half of the slots at most. Parts of a model that hold whole layers take turns all the same, as far as the
+//! slots reach ahead. More slots for that would gain nothing: each byte that is read ahead over there is one that could as well stay in RAM.
+//!
 //! There is no thread for it. Who computes asks for the next read itself, in the moment in which a slot gets free, and looks for what
 //! landed when it needs it: the kernel and the drive go on meanwhile by themselves. A thread that waits for the drive hears of free slots
 //! too late: with one, a 2-core machine had one slot of six under way for a sixth of the time.
@@ -15,8 +19,9 @@ use std::time::{Duration, Instant};
 use kernels::memory::{Buffer, Landed, Queue, Reading};
 use plan::{Bytes, Staging};
 
+use crate::drives::{DriveCounts, Drives};
 use crate::guess::{GUESS, Guesses};
-use crate::rows::{Expected, Places};
+use crate::rows::{Ahead, Expected, Places};
 use crate::{Piece, RowSlice, TierError};
 
 /// A full slot. It is filled again when it is dropped.
@@ -47,11 +52,13 @@ impl Drop for Staged<'_> {
 /// The slots, and what is to come through them.
 pub(crate) struct Ring {
     places: Arc<Places>,
-    queue: Queue,
+    drives: Drives,
     staging: Staging,
     free: Vec<Buffer>,
-    /// What was expected and not yet asked for.
-    ahead: Expected,
+    /// By drive: what was expected and not yet asked for, each with the name of its first piece.
+    ahead: Vec<Ahead>,
+    /// Names of pieces that hold a slot.
+    asked: Vec<u64>,
     /// What was expected and not yet taken.
     expected: Expected,
     /// What may be expected soon.
@@ -60,12 +67,12 @@ pub(crate) struct Ring {
     early: Vec<Landed>,
     /// Room for what lands at once.
     landing: Vec<Landed>,
-    /// Names of reads, in the order in which they are asked for: of the next one, and of the one whose turn it is. What is before that is
+    /// Names of pieces, in the order in which they are expected: of the next one, and of the one whose turn it is. What is before that is
     /// wanted no more.
     next: u64,
     turn: u64,
-    /// Whether a read failed since the last [`Self::forget`]: no more is asked for, and where its error was told, nothing is taken.
-    stopped: bool,
+    /// The first piece that failed since the last [`Self::forget`]: none behind it is asked for. Where its error was told, nothing is taken.
+    stopped: Option<u64>,
     failed: bool,
     watch: Watch,
 }
@@ -93,7 +100,7 @@ impl Watch {
 
 impl Ring {
     /// Allocates the slots.
-    pub(crate) fn start(staging: Staging, places: Arc<Places>, queue: Queue) -> Result<Self, TierError> {
+    pub(crate) fn start(staging: Staging, places: Arc<Places>, drives: Drives) -> Result<Self, TierError> {
         let room = Queue::room(staging.slot.0 as usize);
         let free = Buffer::try_parts(room, staging.slots as usize).map_err(|source| TierError::Memory {
             what: "ring from disk",
@@ -102,17 +109,18 @@ impl Ring {
         })?;
         Ok(Self {
             places,
-            queue,
+            ahead: (0..drives.count()).map(|_| Ahead::default()).collect(),
+            asked: Vec::with_capacity(staging.slots as usize),
+            drives,
             staging,
             free,
-            ahead: Expected::default(),
             expected: Expected::default(),
             guesses: Guesses::default(),
             early: Vec::new(),
             landing: Vec::new(),
             next: 0,
             turn: 0,
-            stopped: false,
+            stopped: None,
             failed: false,
             watch: Watch::default(),
         })
@@ -124,9 +132,9 @@ impl Ring {
             return Err(TierError::NotForgotten { slice: slice.clone() });
         }
         self.expected.push(slice.clone());
-        if !self.stopped {
-            self.ahead.push(slice.clone());
-        }
+        let drive = self.drives.of(self.places.place(slice.unit).file as usize);
+        self.ahead[drive].push(slice.clone(), self.next);
+        self.next += self.places.cut(slice).count() as u64;
         self.go_on()
     }
 
@@ -139,7 +147,8 @@ impl Ring {
         if next.as_ref() != Some(piece) {
             return Err(TierError::NotExpected { asked: piece.slice(), next: next.as_ref().map(Piece::slice) });
         }
-        let Landed { buffer, range, outcome, .. } = self.arrived()?;
+        let drive = self.drives.of(self.places.place(piece.unit).file as usize);
+        let Landed { buffer, range, outcome, .. } = self.arrived(drive)?;
         if let Err(source) = outcome {
             self.failed = true;
             self.free.push(buffer);
@@ -151,27 +160,28 @@ impl Ring {
         Ok(Staged { buffer: Some(buffer), range, ring: self })
     }
 
-    /// Waits for the piece whose turn it is.
-    fn arrived(&mut self) -> Result<Landed, TierError> {
+    /// Waits for the piece whose turn it is, which comes from this drive.
+    fn arrived(&mut self, drive: usize) -> Result<Landed, TierError> {
         loop {
             self.ask();
             if let Some(place) = self.early.iter().position(|early| early.tag == self.turn) {
+                self.asked.retain(|asked| *asked != self.turn);
                 return Ok(self.early.swap_remove(place));
             }
-            if self.queue.under_way() == 0 {
+            if self.drives.under_way() == 0 {
                 return Err(TierError::ReaderGone);
             }
-            self.queue.step(&mut self.landing).map_err(|_| TierError::ReaderGone)?;
+            self.drives.step(drive, &mut self.landing).map_err(|_| TierError::ReaderGone)?;
             self.sort();
         }
     }
 
     /// Takes what has landed, and asks for more.
     fn go_on(&mut self) -> Result<(), TierError> {
-        self.queue.look(&mut self.landing).map_err(|_| TierError::ReaderGone)?;
+        self.drives.look(&mut self.landing).map_err(|_| TierError::ReaderGone)?;
         self.sort();
         self.ask();
-        self.queue.begin().map_err(|_| TierError::ReaderGone)
+        self.drives.begin().map_err(|_| TierError::ReaderGone)
     }
 
     /// Keeps of what landed the pieces that are wanted still, and the slots of the others.
@@ -192,39 +202,59 @@ impl Ring {
                 continue;
             }
             if landed.outcome.is_err() {
-                self.stopped = true;
-                self.ahead.clear();
+                self.stopped = Some(self.stopped.map_or(landed.tag, |first| first.min(landed.tag)));
             }
             self.early.push(landed);
         }
-        self.watch.see(self.queue.under_way() > 0);
+        self.watch.see(self.drives.under_way() > 0);
     }
 
-    /// Asks for what is expected, as long as there are slots.
+    /// Asks for what is expected, as long as there are slots and reads begin at once: where the drive is what is waited for, the slots that
+    /// were used last are filled again, and the others rest.
     fn ask(&mut self) {
-        while let Some(piece) = self.ahead.next(&self.places) {
-            if self.guesses.comes_true(&piece, self.next, &mut self.early) {
-                self.ahead.advance(&piece);
-                self.next += 1;
-                continue;
-            }
-            let Some(buffer) = self.free.pop().or_else(|| self.guesses.give_up_one()) else { break };
-            self.ahead.advance(&piece);
-            self.read(self.next, &piece, buffer);
-            self.next += 1;
-        }
+        // One by one in turn, so that no drive's pieces take all slots.
+        while (0..self.ahead.len()).filter(|drive| self.ask_one(*drive)).count() > 0 {}
         // Half of the slots stay free for what is expected.
-        while self.ahead.is_empty() && !self.stopped && self.free.len() > self.staging.slots as usize / 2 {
-            let Some((tag, piece)) = self.guesses.next() else { break };
-            let Some(buffer) = self.free.pop() else { break };
+        let half = self.staging.slots as usize / 2;
+        while self.ahead.iter().all(Ahead::is_empty) && self.stopped.is_none() && self.free.len() > half {
+            let Some(piece) = self.guesses.peek() else { break };
+            let drive = self.drives.of(self.places.place(piece.unit).file as usize);
+            if !self.drives.has_room(drive) {
+                break;
+            }
+            let (Some((tag, piece)), Some(buffer)) = (self.guesses.next(), self.free.pop()) else { break };
             self.read(tag, &piece, buffer);
         }
-        self.watch.see(self.queue.under_way() > 0);
+        self.watch.see(self.drives.under_way() > 0);
+    }
+
+    /// Asks this drive for its next piece; false where there is none, or not now.
+    fn ask_one(&mut self, drive: usize) -> bool {
+        let Some((tag, piece)) = self.ahead[drive].next(&self.places) else { return false };
+        if self.stopped.is_some_and(|failed| tag > failed) {
+            return false;
+        }
+        if self.guesses.comes_true(&piece, tag, &mut self.early) {
+            self.asked.push(tag);
+            self.ahead[drive].advance(&piece);
+            return true;
+        }
+        // Pieces that others come before may hold half of the slots: what comes first always finds one.
+        let first = self.ahead.iter().filter_map(Ahead::name).min().unwrap_or(tag);
+        let later = self.asked.iter().filter(|asked| **asked > first).count();
+        if !self.drives.has_room(drive) || tag > first && later >= self.staging.slots as usize / 2 {
+            return false;
+        }
+        let Some(buffer) = self.free.pop().or_else(|| self.guesses.give_up_one()) else { return false };
+        self.asked.push(tag);
+        self.ahead[drive].advance(&piece);
+        self.read(tag, &piece, buffer);
+        true
     }
 
     fn read(&mut self, tag: u64, piece: &Piece, buffer: Buffer) {
         let place = self.places.place(piece.unit);
-        self.queue.add(Reading {
+        self.drives.add(Reading {
             tag,
             source: place.file as usize,
             offset: place.offset + piece.offset,
@@ -235,7 +265,7 @@ impl Ring {
 
     /// Has `slice` read where nothing that is expected waits, since it may be expected soon.
     pub(crate) fn guess(&mut self, slice: &RowSlice) -> Result<(), TierError> {
-        if self.stopped || self.failed {
+        if self.stopped.is_some() || self.failed {
             return Ok(());
         }
         self.places.cut(slice).for_each(|piece| self.guesses.want(piece));
@@ -245,7 +275,7 @@ impl Ring {
     /// Gives up all guesses that did not come true, and of which nothing is expected.
     pub(crate) fn give_up_guesses(&mut self) {
         let Self { guesses, free, ahead, .. } = self;
-        guesses.give_up(free, |piece| ahead.has(piece.unit));
+        guesses.give_up(free, |piece| ahead.iter().any(|ahead| ahead.has(piece.unit)));
     }
 
     /// Bytes of guesses that came true, and of others.
@@ -261,8 +291,9 @@ impl Ring {
             return;
         }
         self.expected.clear();
-        self.ahead.clear();
-        (self.stopped, self.failed) = (false, false);
+        self.ahead.iter_mut().for_each(Ahead::clear);
+        self.asked.clear();
+        (self.stopped, self.failed) = (None, false);
         self.turn = self.next;
         self.free.extend(self.early.drain(..).map(|landed| landed.buffer));
     }
@@ -274,7 +305,12 @@ impl Ring {
 
     /// The most reads that were under way at once.
     pub(crate) fn deepest(&self) -> u64 {
-        self.queue.deepest() as u64
+        self.drives.deepest()
+    }
+
+    /// What was read of each drive.
+    pub(crate) fn drives(&self) -> Vec<DriveCounts> {
+        self.drives.counts()
     }
 
     /// Bytes of all slots.

@@ -162,8 +162,7 @@ impl Places {
 
 /// Slices from disk that will be used, in order, taken from the front piece by piece.
 ///
-/// The ring keeps one at either end. Both are told the same slices and cut them the same way, so that the ends agree
-/// on what comes next without a word.
+/// The ring keeps one at either end, and cuts both the same way, so that the ends agree on what comes next.
 #[derive(Default)]
 pub(crate) struct Expected(VecDeque<RowSlice>);
 
@@ -190,11 +189,6 @@ impl Expected {
         }
     }
 
-    /// Whether rows of this unit are to come.
-    pub(crate) fn has(&self, unit: UnitId) -> bool {
-        self.0.iter().any(|slice| slice.unit == unit)
-    }
-
     /// Takes everything away.
     pub(crate) fn clear(&mut self) {
         self.0.clear();
@@ -203,6 +197,61 @@ impl Expected {
     /// Whether nothing is to come.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+/// Slices of one drive in their order, each with the name of the piece that comes next of it: pieces are named in the order in which they are
+/// expected of all drives.
+#[derive(Default)]
+pub(crate) struct Ahead {
+    expected: Expected,
+    names: VecDeque<u64>,
+}
+
+impl Ahead {
+    /// Adds `slice`, whose first piece has this name.
+    pub(crate) fn push(&mut self, slice: RowSlice, name: u64) {
+        if !slice.rows.is_empty() {
+            self.expected.push(slice);
+            self.names.push_back(name);
+        }
+    }
+
+    /// The name of the piece that comes next.
+    pub(crate) fn name(&self) -> Option<u64> {
+        self.names.front().copied()
+    }
+
+    /// The piece that comes next, and its name.
+    pub(crate) fn next(&self, places: &Places) -> Option<(u64, Piece)> {
+        Some((self.name()?, self.expected.next(places)?))
+    }
+
+    /// Takes away what [`Self::next`] gave.
+    pub(crate) fn advance(&mut self, next: &Piece) {
+        let slices = self.expected.0.len();
+        self.expected.advance(next);
+        if self.expected.0.len() < slices {
+            self.names.pop_front();
+        } else if let Some(name) = self.names.front_mut() {
+            *name += 1;
+        }
+    }
+
+    /// Whether rows of this unit are to come.
+    pub(crate) fn has(&self, unit: UnitId) -> bool {
+        self.expected.0.iter().any(|slice| slice.unit == unit)
+    }
+
+    /// Takes everything away.
+    pub(crate) fn clear(&mut self) {
+        self.expected.clear();
+        self.names.clear();
+    }
+
+    /// Whether nothing is to come.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.names.is_empty()
     }
 }
 

@@ -104,6 +104,10 @@ impl<S: ByteSource> ByteSource for FaultySource<S> {
         self.inner.direct()
     }
 
+    fn drive(&self) -> u64 {
+        self.inner.drive()
+    }
+
     fn outcome(&self, offset: u64, outcome: io::Result<usize>) -> io::Result<usize> {
         let most = match self.next_fault() {
             Fault::None => usize::MAX,

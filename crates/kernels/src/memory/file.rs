@@ -14,6 +14,7 @@ pub struct FileSource {
     direct: Result<File, io::Error>,
     bytes: u64,
     written: Option<SystemTime>,
+    drive: u64,
 }
 
 impl FileSource {
@@ -38,8 +39,19 @@ impl FileSource {
         let metadata = file.metadata()?;
         advice::reads_are_scattered(&file);
         let direct = direct(path).and_then(|direct| same(&file, &direct).map(|()| direct));
-        Ok(Self { file, direct, bytes: metadata.len(), written: metadata.modified().ok() })
+        Ok(Self { file, direct, bytes: metadata.len(), written: metadata.modified().ok(), drive: drive_of(&metadata) })
     }
+}
+
+/// The number of a file's file system; one for all where systems have none.
+fn drive_of(metadata: &std::fs::Metadata) -> u64 {
+    #[cfg(unix)]
+    return std::os::unix::fs::MetadataExt::dev(metadata);
+    #[cfg(not(unix))]
+    return {
+        let _ = metadata;
+        0
+    };
 }
 
 /// Refuses a second file that took the first one's name in between.
@@ -66,6 +78,10 @@ impl ByteSource for FileSource {
 
     fn why_not_direct(&self) -> Option<String> {
         self.direct.as_ref().err().map(ToString::to_string)
+    }
+
+    fn drive(&self) -> u64 {
+        self.drive
     }
 
     fn verify(&self) -> Result<(), ReadError> {

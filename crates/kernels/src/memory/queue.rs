@@ -24,8 +24,9 @@ pub struct Depth {
 
 impl Depth {
     /// Reads long enough to cost the processor little, and enough of them that a drive is not out of work while the thread that asks
-    /// for them waits for its turn on a busy processor: 12 MiB are 2 to 4 ms of an `NVMe` drive.
-    pub const USUAL: Self = Self { reads: 24, bytes: 512 << 10 };
+    /// for them waits for its turn on a busy processor: 8 MiB are 1.3 to 3 ms of an `NVMe` drive. More of them would only be more memory that
+    /// is written in turn ([`Queue::has_room`]).
+    pub const USUAL: Self = Self { reads: 16, bytes: 512 << 10 };
 }
 
 /// Who reads.
@@ -147,6 +148,19 @@ impl Queue {
             #[cfg(target_os = "linux")]
             Inner::Uring(uring) => uring.add(reading),
             Inner::Threads(readers) => readers.add(reading),
+        }
+    }
+
+    /// Whether a range that is added now is begun at once, at least in part.
+    ///
+    /// Who asks only then, and has several buffers, leaves those untouched that are not needed: a drive of a virtual machine, whose host
+    /// copies what it reads, wrote 12 MiB again and again at 2.6 to 3.8 GB/s, and 24 MiB at 2.4 to 3.2.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        match &self.inner {
+            #[cfg(target_os = "linux")]
+            Inner::Uring(uring) => uring.has_room(),
+            Inner::Threads(readers) => readers.has_room(),
         }
     }
 

@@ -63,6 +63,11 @@ impl Readers {
         }
     }
 
+    /// One that waits for each thread counts as begun: threads do not ask for more by themselves.
+    pub(super) const fn has_room(&self) -> bool {
+        self.under_way < 2 * self.threads_most
+    }
+
     fn start(&mut self) -> std::io::Result<()> {
         let (sources, waiting) = (Arc::clone(&self.sources), Arc::clone(&self.waiting));
         let (done, bytes) = (self.done_by.clone(), self.bytes);

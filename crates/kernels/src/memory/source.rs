@@ -33,6 +33,11 @@ pub trait ByteSource: Send + Sync {
         None
     }
 
+    /// The drive that the bytes come from, by the system's number of its file system: sources with different ones are read side by side.
+    fn drive(&self) -> u64 {
+        0
+    }
+
     /// What came of a read of [`Self::direct`] at `offset`, as its reader is told. Sources that fail on purpose change it.
     ///
     /// # Errors

@@ -92,6 +92,12 @@ impl Uring {
         self.asking.push_back(place);
     }
 
+    pub(super) fn has_room(&self) -> bool {
+        let rest = |under: &Under| (under.pages.needed - under.asked).div_ceil(self.depth.bytes);
+        let waiting: usize = self.asking.iter().filter_map(|place| self.ranges[*place].as_ref()).map(rest).sum();
+        self.submitted + waiting < self.depth.reads
+    }
+
     /// Has as many reads under way as there may be.
     ///
     /// Each is handed over by itself: reads that follow each other in the file and are handed over together are joined by the kernel, and

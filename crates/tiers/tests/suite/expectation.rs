@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use kernels::memory::ByteSource;
@@ -48,6 +49,53 @@ fn resident_and_disk_slices_come_in_the_order_they_are_expected_in() {
                 assert_eq!(lease(&mut tiers, slice).unwrap(), truth(slice), "{slots} slots, {slice}");
             }
         }
+    }
+}
+
+/// A source whose first file waits with each read until the second was read.
+struct Waiting(Memory, Arc<(Mutex<bool>, Condvar)>);
+
+impl ByteSource for Waiting {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn drive(&self) -> u64 {
+        self.0.drive()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let (read, told) = &*self.1;
+        let mut read = read.lock().unwrap();
+        if self.drive() == 1 {
+            *read = true;
+            told.notify_all();
+        } else {
+            read = told.wait_timeout_while(read, LONG, |read| !*read).unwrap().0;
+            assert!(*read, "the second drive is read beside the first");
+        }
+        self.0.read_at(offset, buf)
+    }
+}
+
+#[test]
+fn drives_are_read_side_by_side_whatever_waits_for_one_of_them() {
+    for slots in [2, 3, 8] {
+        let both = Arc::new((Mutex::new(false), Condvar::new()));
+        let mut tiers = open(&plan(DISK, 64, slots), |file| Waiting(file, Arc::clone(&both))).unwrap();
+        // A piece of the first file leaves a slot at least.
+        let order = [slice(0, 0..2), whole(7), whole(1), whole(2), whole(0), whole(3), whole(1), whole(6)];
+        for slice in &order {
+            tiers.expect(slice).unwrap();
+        }
+        for slice in &order {
+            assert_eq!(lease(&mut tiers, slice).unwrap(), truth(slice), "{slots} slots, {slice}");
+        }
+        let drives = tiers.drives();
+        assert!(
+            drives.len() == 2 && drives.iter().all(|drive| drive.bytes > 0 && drive.files.len() == 1),
+            "{drives:?}"
+        );
     }
 }
 

@@ -25,7 +25,8 @@ pub(crate) const RAM: OnDisk = [false; 8];
 pub(crate) const DISK: OnDisk = [true; 8];
 pub(crate) const MIXED: OnDisk = [true, false, false, true, false, true, true, true];
 
-pub(crate) struct Memory(Vec<u8>);
+/// A file, and the drive that it lies on.
+pub(crate) struct Memory(Vec<u8>, u64);
 
 impl ByteSource for Memory {
     fn len(&self) -> u64 {
@@ -38,12 +39,17 @@ impl ByteSource for Memory {
         buf[..count].copy_from_slice(&rest[..count]);
         Ok(count)
     }
+
+    fn drive(&self) -> u64 {
+        self.1
+    }
 }
 
-/// A file of the model: the first ends with tensor 1, the second with tensor 4.
+/// A file of the model, each on a drive of its own: the first ends with tensor 1, the second with tensor 4.
 pub(crate) fn file(index: usize) -> Memory {
     let length = [1412, 2420][index];
-    Memory((0..length).map(|i: u64| ((i + 7919 * index as u64).wrapping_mul(2_654_435_761) >> 7) as u8).collect())
+    let bytes = (0..length).map(|i: u64| ((i + 7919 * index as u64).wrapping_mul(2_654_435_761) >> 7) as u8);
+    Memory(bytes.collect(), index as u64)
 }
 
 pub(crate) fn inventory() -> Inventory {
