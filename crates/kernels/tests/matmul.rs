@@ -36,6 +36,16 @@ impl Case {
         out
     }
 
+    /// The products with columns that are not rounded.
+    fn exact(&self) -> Vec<f32> {
+        let mut weights = vec![0.0; self.rows * self.k];
+        reference::dequantize(self.quant, &self.weights, &mut weights);
+        let bytes: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let mut exact = vec![f32::NAN; self.m * self.rows];
+        reference::matmul(QuantType::F32, &bytes, self.rows, self.k, &self.x, self.m, &mut exact, self.rows, 0);
+        exact
+    }
+
     /// Σ |w·x| for each output.
     fn sizes(&self) -> Vec<f32> {
         let mut w = vec![0.0; self.rows * self.k];
@@ -76,16 +86,40 @@ fn rounding_columns_costs_less_than_a_two_thousandth_of_the_power() {
     for quant in supported().filter(|quant| cpu::in_integers(*quant)) {
         for m in [1, 9] {
             let case = Case::new(quant, 16, 1024, m);
-            let mut weights = vec![0.0; case.rows * case.k];
-            reference::dequantize(quant, &case.weights, &mut weights);
-            let bytes: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
-            let mut exact = vec![f32::NAN; m * case.rows];
-            reference::matmul(QuantType::F32, &bytes, case.rows, case.k, &case.x, m, &mut exact, case.rows, 0);
+            let exact = case.exact();
             for (isa, pools) in pools() {
                 let found = case.run(&pools[0]);
                 let error: f64 = found.iter().zip(&exact).map(|(a, b)| f64::from(a - b).powi(2)).sum();
                 let power: f64 = exact.iter().map(|x| f64::from(*x).powi(2)).sum();
                 assert!(error <= 5e-4 * power, "{isa} {quant} by {m}: {:e}", error / power);
+            }
+        }
+    }
+}
+
+/// Rows, and blocks of a row (of floats: 37 numbers each): one of each, and what fills no panel and no tile.
+const ODD_SHAPES: [(usize, usize); 6] = [(1, 1), (1, 5), (15, 2), (16, 1), (17, 3), (37, 2)];
+
+/// Mean squares over all outputs of one to nine columns, since a single output may be near zero by chance.
+#[test]
+fn every_type_and_odd_shape_is_near_the_exact_products_of_one_to_nine_columns() {
+    for quant in supported() {
+        let bound = if cpu::in_integers(quant) { 5e-4 } else { 1e-7 };
+        for (rows, blocks) in ODD_SHAPES {
+            let k = blocks * if quant.block_elements() == 1 { 37 } else { quant.block_elements() };
+            let cases: Vec<Case> = (1..=9).map(|m| Case::new(quant, rows, k, m)).collect();
+            let exact: Vec<Vec<f32>> = cases.iter().map(Case::exact).collect();
+            for (isa, pools) in pools() {
+                let (mut error, mut power) = (0.0, 0.0);
+                for (case, exact) in cases.iter().zip(&exact) {
+                    let found = case.run(&pools[1]);
+                    let what = format!("{isa} {quant} {rows}×{k} by {}", case.m);
+                    assert_eq!(bits(&case.run(&pools[1])), bits(&found), "{what}, again");
+                    assert_eq!(bits(&case.run(&pools[0])), bits(&found), "{what} on one thread");
+                    error += found.iter().zip(exact).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+                    power += exact.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+                }
+                assert!(error <= bound * power, "{isa} {quant} {rows}×{k}: {:e}", error / power);
             }
         }
     }

@@ -33,8 +33,9 @@ const PAIR_COLUMNS: usize = 16;
 /// Columns whose runs are listed at a time: a multiple of those that are multiplied at once.
 const LISTED: usize = 8 * MANY;
 
-/// Sums that few columns have at once, where rows are streams: so many outputs of a lane are written together.
-const STREAM_SUMS: usize = 64;
+/// Sums that few columns have at once, where rows are streams: so many outputs of a lane are written together. A cache line of
+/// outputs each with eight columns.
+const STREAM_SUMS: usize = 8 * ROWS;
 
 /// Takes what a task has computed.
 pub(crate) trait Finish {
@@ -78,6 +79,7 @@ impl<F: Finish> Task<'_, F> {
         let columns = self.columns.len();
         let mut panels = [Unpacked::ZERO];
         let mut room = [[Column([0.0; ROWS])]; STREAM_SUMS];
+        let mut products = [0.0; STREAM_SUMS];
         let most = STREAM_SUMS / columns.max(1);
         for first in (0..each).step_by(most) {
             let count = most.min(each - first);
@@ -89,12 +91,12 @@ impl<F: Finish> Task<'_, F> {
                 let panels = &mut panels;
                 self.isa.run_wide(Multiply { task: self, layout, lanes, blocks: 0..layout.blocks, panels, sums });
             }
+            let products = &mut products[..count];
             for (column, lane) in (0..columns).flat_map(|column| (0..ROWS).map(move |lane| (column, lane))) {
-                let mut products = [0.0; STREAM_SUMS];
                 for (product, [sums]) in products.iter_mut().zip(sums[column..].iter().step_by(columns)) {
                     *product = sums.0[lane];
                 }
-                self.finish.finish(column, first + lane * each, &products[..count]);
+                self.finish.finish(column, first + lane * each, products);
             }
         }
     }
@@ -216,14 +218,16 @@ mod tests {
         // 41 rows of a lane, the first row and the last ones in no stream.
         let (row_elements, rows, start) = (1024, 1 + 42 * ROWS + 7, 1);
         let pool = Pool::new(1, Isa::PORTABLE).expect("a pool");
-        let x: Vec<f32> = (0..4 * row_elements).map(|i| (i * 29 % 97) as f32 - 48.0).collect();
+        let x: Vec<f32> = (0..8 * row_elements).map(|i| (i * 29 % 97) as f32 - 48.0).collect();
         let mut activations = Activations::default();
         activations.quantize(&pool, &x, row_elements);
         for quant in QuantType::ALL.iter().copied() {
             let Some(layout) = Layout::new(quant, row_elements) else { continue };
             let mut weights = vec![0; rows * layout.stride];
             blocks(quant, 1, &mut weights);
-            for (isa, columns) in Isa::all().flat_map(|isa| [&[2][..], &[3, 0, 1]].map(|columns| (isa, columns))) {
+            // With eight, a lane's outputs are written in several pieces.
+            let lists = [&[2][..], &[3, 0, 1], &[7, 6, 5, 4, 3, 2, 1, 0]];
+            for (isa, columns) in Isa::all().flat_map(|isa| lists.map(|columns| (isa, columns))) {
                 let products = |pieces: &mut dyn Iterator<Item = Range<usize>>| {
                     let kept = Mutex::new(vec![vec![0.0; rows]; columns.len()]);
                     for rows in pieces {

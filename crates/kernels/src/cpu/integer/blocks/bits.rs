@@ -38,6 +38,34 @@ pub(super) fn put_crumbs<W: Wide>(w: W, words: [W::V; 4], from: usize, to: &mut 
     }
 }
 
+/// Stores the `BITS` bits of each byte that begin at bit `from`: where they stand, if products take any byte, so that nothing has to be
+/// shifted. The scales of their groups are then to be taken [`in_place`] as well.
+#[inline(always)]
+pub(super) fn put_bits<W: Wide, const BITS: u32>(w: W, words: [W::V; 4], from: usize, to: &mut [Quad]) {
+    let ones = (1_u8 << BITS) - 1;
+    for (word, to) in words.into_iter().zip(to) {
+        let code = if W::HALF_RANGE {
+            w.and(moved(w, word, from, 0), w.bytes(ones))
+        } else {
+            w.and(word, w.bytes(ones << from))
+        };
+        w.store(code, to);
+    }
+}
+
+/// Divides the scales of `count` groups from `first` on by what codes are multiplied with that [`put_bits`] leaves at bit `FROM`: a power of
+/// two, so every product is the same to the last bit.
+#[inline(always)]
+pub(super) fn in_place<W: Wide, const FROM: u32, const COUNT: usize>(w: W, first: usize, out: &mut Unpacked) {
+    if W::HALF_RANGE {
+        return;
+    }
+    let part = w.each_float(1.0 / f32::from(1_u8 << FROM));
+    for scale in &mut out.scales[first..first + COUNT] {
+        w.store_floats(w.mul(w.load_floats(scale), part), scale);
+    }
+}
+
 /// Stores vectors of codes.
 #[inline(always)]
 pub(super) fn put<W: Wide, const N: usize>(w: W, codes: [W::V; N], to: &mut [Quad]) {

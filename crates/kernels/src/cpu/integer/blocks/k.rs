@@ -2,7 +2,7 @@
 
 use super::super::panel::{Rows, Unpacked};
 use super::super::wide::Wide;
-use super::bits::{bytes, moved, nibbles, put, put_crumbs};
+use super::bits::{bytes, in_place, moved, nibbles, put_bits};
 
 /// Scale and minimum, and eight 6-bit scales and minima of the 16 bytes that `Q4_K` and `Q5_K` begin with.
 #[inline(always)]
@@ -42,10 +42,15 @@ pub(super) fn q2_k<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
             w.store_floats(w.mul(x, minimum), to);
         }
     }
+    for half in 0..2 {
+        in_place::<W, 2, 2>(w, 8 * half + 2, out);
+        in_place::<W, 4, 2>(w, 8 * half + 4, out);
+        in_place::<W, 6, 2>(w, 8 * half + 6, out);
+    }
     for piece in 0..4 {
         let four = rows.sixteen(w, 16 + 16 * piece);
         for pair in 0..4 {
-            put_crumbs(w, four, 2 * pair, &mut out.codes[piece / 2 * 32 + 8 * pair + piece % 2 * 4..]);
+            put_bits::<W, 2>(w, four, 2 * pair, &mut out.codes[piece / 2 * 32 + 8 * pair + piece % 2 * 4..]);
         }
     }
 }
@@ -99,10 +104,11 @@ fn q3_k_scales<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
 pub(super) fn q4_k<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
     scales_and_minima(w, rows, out);
     for run in 0..4 {
+        in_place::<W, 4, 1>(w, 2 * run + 1, out);
         for half in 0..2 {
-            let [a, b, c, d, e, f, g, h] = nibbles(w, rows.sixteen(w, 16 + 32 * run + 16 * half));
-            put(w, [a, b, c, d], &mut out.codes[16 * run + 4 * half..]);
-            put(w, [e, f, g, h], &mut out.codes[16 * run + 8 + 4 * half..]);
+            let four = rows.sixteen(w, 16 + 32 * run + 16 * half);
+            put_bits::<W, 4>(w, four, 0, &mut out.codes[16 * run + 4 * half..]);
+            put_bits::<W, 4>(w, four, 4, &mut out.codes[16 * run + 8 + 4 * half..]);
         }
     }
 }

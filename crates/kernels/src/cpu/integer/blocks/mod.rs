@@ -32,7 +32,7 @@ pub(super) struct Form {
     pub(super) zero: u8,
     /// Whether groups have minima of their own.
     pub(super) minima: bool,
-    /// Whether codes go beyond 127.
+    /// Whether codes go beyond 127, for processors whose products take no more, too.
     pub(super) full_range: bool,
 }
 

@@ -53,7 +53,6 @@ fn check(quant: QuantType, form: Form, unpacked: &Unpacked, row: usize, bytes: &
     reference::dequantize(quant, bytes, &mut wanted);
     for (i, wanted) in wanted.into_iter().enumerate() {
         let code = unpacked.codes[i / 4].0[row][i % 4];
-        assert!(form.full_range || code < 128, "{what}: code {code} of number {i} of row {row}");
         let (scale, code) = (unpacked.scales[i / form.group].0[row], f32::from(code));
         let (value, largest) = if form.minima {
             let minimum = unpacked.minima[i / form.group].0[row];
@@ -99,11 +98,13 @@ fn unpacked_numbers_are_the_references() {
                         continue;
                     }
                     let groups = elements / form.group;
-                    for (a, b) in out.codes.iter().zip(&plain.codes).take(elements / 4) {
-                        assert_eq!(a.0, b.0, "{what}");
-                    }
-                    for (a, b) in out.scales.iter().zip(&plain.scales).take(groups) {
-                        assert_eq!(a.0, b.0, "{what}: scales");
+                    for (i, row) in (0..elements).flat_map(|i| (0..ROWS).map(move |row| (i, row))) {
+                        let [a, b] =
+                            [&out, &*plain].map(|x| (x.codes[i / 4].0[row][i % 4], x.scales[i / form.group].0[row]));
+                        let near = isa.name() != "avx2" || form.full_range || a.0 < 128;
+                        assert!(near, "{what}: code {} of number {i} of row {row}", a.0);
+                        // Codes may stand at other bits, by as much as scales are smaller.
+                        assert_eq!(a.1 * f32::from(a.0), b.1 * f32::from(b.0), "{what}: number {i} of row {row}");
                     }
                     for (a, b) in out.minima.iter().zip(&plain.minima).take(groups) {
                         assert_eq!(a.0, b.0, "{what}: minima");
