@@ -300,6 +300,7 @@ fn overrides(args: &PlacementArgs) -> Overrides {
         v_type: args.cache_type_v,
         threads: args.threads,
         micro_batch: args.ubatch_size,
+        logits: Some(args.logits),
         gpu_layers: args.n_gpu_layers,
         cpu_moe_layers: if args.cpu_moe { Some(Overrides::ALL_LAYERS) } else { args.n_cpu_moe },
         override_tensors: args.override_tensor.clone(),

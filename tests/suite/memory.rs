@@ -94,6 +94,33 @@ fn a_token_reads_from_disk_what_the_plan_says() {
     }
 }
 
+/// What the process held at most, and what the plan had counted.
+fn peak_of(tiers: &Value) -> (f64, f64) {
+    let ram = tiers.as_array().unwrap().iter().find(|tier| tier["name"] == "ram").unwrap();
+    (ram["peak_bytes"].as_f64().unwrap(), ram["planned_bytes"].as_f64().unwrap())
+}
+
+#[test]
+fn peaks_are_forecast_for_what_each_command_does_with_logits() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("small.gguf");
+    // The smallest model that people run, with a vocabulary whose rows of logits are a MiB each.
+    let sizes = synth::Sizes { layers: 12, width: 768, inner: 2048, heads: 12, kv_heads: 4, vocabulary: 262_144 };
+    synth::write(&model, &synth::llama(&sizes)).unwrap();
+    let model = model.to_str().unwrap();
+    let long = "hello ".repeat(170);
+    let bench = ["bench", "-m", model, "-t", "2", "-p", "512", "-n", "8", "-r", "1", "-o", "json"];
+    let run = ["run", "-m", model, "-t", "2", "-c", "640", "--raw", "--json", "--temp", "0.8", "-n", "8", "-p", &long];
+    for (command, tiers) in [(&bench[..], "/0/tiers"), (&run[..], "/stats/tiers")] {
+        let output = plimsoll(command);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let (peak, planned) = peak_of(json.pointer(tiers).unwrap());
+        println!("{}: peak {:.1} of {:.1} MB", command[0], peak / 1e6, planned / 1e6);
+        assert!(peak <= planned && peak >= 0.95 * planned, "{}: {peak} of {planned}", command[0]);
+    }
+}
+
 #[test]
 fn a_ceiling_that_cannot_hold_is_refused_with_its_sum() {
     let folder = tempfile::tempdir().unwrap();

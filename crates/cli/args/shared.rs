@@ -40,6 +40,10 @@ pub struct PlacementArgs {
     #[arg(long, value_name = "SIZE")]
     pub gpu_mem: Option<Bytes>,
 
+    /// What the command makes logits for: it says so itself
+    #[arg(skip)]
+    pub logits: plan::Logits,
+
     /// Tokens of context: the prompt and what is generated
     #[arg(short = 'c', long, value_name = "TOKENS", allow_negative_numbers = true)]
     pub ctx_size: Option<u32>,

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use engine::{Engine, EngineError, Session, TierStats};
-use plan::{Cost, Forecaster, Phase};
+use plan::{Cost, Forecaster, Logits, Phase};
 use serde::Serialize;
 
 use crate::args::{BenchArgs, BenchFormat, BenchOf};
@@ -79,6 +79,7 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     };
     let mut placement = args.placement.clone();
     placement.ctx_size = placement.ctx_size.or(Some(longest + deepest));
+    placement.logits = Logits::Unread;
     let mut running = open::running(&args.model, &placement)?;
     let mut session = running.engine.session()?;
     let total = works.len() * args.n_depth.len() * (args.repetitions as usize + 1);

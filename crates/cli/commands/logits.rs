@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use anyhow::Context;
-use plan::KvType;
+use plan::{KvType, Logits};
 
 use crate::args::LogitsArgs;
 use crate::failure::Usage;
@@ -18,6 +18,7 @@ pub(super) fn run(args: &LogitsArgs) -> anyhow::Result<()> {
     }
     let mut placement = args.placement.clone();
     placement.ctx_size = placement.ctx_size.or(Some(tokens.len() as u32));
+    placement.logits = Logits::Every;
     placement.cache_type_k = placement.cache_type_k.or(Some(KvType::F32));
     placement.cache_type_v = placement.cache_type_v.or(Some(KvType::F32));
     let (ready, _) = open::ready(&args.model, &placement)?;

@@ -24,6 +24,7 @@ const TEXT_MAX: Bytes = Bytes(64 << 20);
 pub(super) fn run(args: &PerplexityArgs) -> anyhow::Result<()> {
     let text = input::read_text(&args.file, TEXT_MAX, "the text")?;
     let mut placement = args.placement.clone();
+    placement.logits = plan::Logits::Every;
     let length = *placement.ctx_size.get_or_insert(CHUNK) as usize;
     if length < 4 {
         return Err(Usage(format!("-c {length}: a chunk has at least 4 tokens")).into());

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use kernels::cpu::{Isa, Pool, RopeTable, dequantize};
 use kernels::memory::ByteSource;
-use plan::cost::LOGIT_ROWS;
 use plan::{Bytes, ExpertUse, ModelShape, Plan};
 use tiers::Tiers;
 
@@ -202,7 +201,7 @@ impl Engine {
         tokens: &[u32],
         use_them: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<()> {
-        let most = LOGIT_ROWS as usize;
+        let most = self.plan.logits.rows() as usize;
         let mut batches = tokens.chunks(self.scratch.tokens()).peekable();
         while let Some(batch) = batches.next() {
             let base = session.position();

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use kernels::cpu::KvStore;
-use plan::cost::{self, LATENT_TILE, LOGIT_ROWS};
+use plan::cost::{self, LATENT_TILE};
 use plan::{Bytes, KvType, ModelShape, Plan};
 
 use crate::EngineError;
@@ -32,7 +32,7 @@ pub(crate) struct Scratch {
     pub(crate) rounded: Rounded,
     /// A block's output before it joins the residual stream.
     pub(crate) block: Tensor,
-    /// `[LOGIT_ROWS, vocabulary]`.
+    /// `[rows of the plan's logits, vocabulary]`.
     pub(crate) logits: Tensor,
     /// One norm weight or bias.
     pub(crate) vector: Vec<f32>,
@@ -223,7 +223,7 @@ impl Scratch {
             gates,
             rounded: Rounded::with_capacity(rounded(spec, plan)),
             block: block?,
-            logits: rows(LOGIT_ROWS as usize, spec.vocabulary)?,
+            logits: rows(plan.logits.rows() as usize, spec.vocabulary)?,
             vector: vec![0.0; spec.longest_vector()],
             row: vec![0; row],
             bias_row: Vec::new(),
@@ -238,7 +238,7 @@ impl Scratch {
     /// Bytes of all tensors for this model and plan.
     pub(crate) fn bytes_for(spec: &Spec, shape: &ModelShape, plan: &Plan) -> Bytes {
         let token: usize = widths(spec).iter().chain(&gate_widths(spec)).sum();
-        let logits = LOGIT_ROWS as usize * spec.vocabulary;
+        let logits = plan.logits.rows() as usize * spec.vocabulary;
         Bytes(4 * token as u64).times(plan.micro_batch.into())
             + Bytes(4 * logits as u64)
             + rounded(spec, plan)

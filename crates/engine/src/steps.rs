@@ -30,7 +30,7 @@ pub(crate) enum Register {
     Inner,
     /// A block's output before it joins the residual stream.
     Block,
-    /// `[LOGIT_ROWS, vocabulary]`.
+    /// `[rows of the plan's logits, vocabulary]`.
     Logits,
 }
 

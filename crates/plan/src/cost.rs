@@ -4,11 +4,11 @@
 
 pub mod gpu;
 
-use crate::{Bytes, DeltaSizes, Inventory, KvType, ModelShape, Role, Unit};
+use crate::{Bytes, DeltaSizes, Inventory, KvType, Logits, ModelShape, Role, Unit};
 
-/// Code, stacks, allocator and runtime of the process, before any model. Measured: 6 to 13 MiB resident on Linux, the
+/// Code, stacks, allocator and runtime of the process, before any model. Measured: 6 to 10 MiB resident on Linux, the
 /// text of a prompt included.
-pub const PROCESS: Bytes = Bytes(14 << 20);
+pub const PROCESS: Bytes = Bytes(12 << 20);
 /// What the CUDA driver adds to the process in RAM.
 pub const PROCESS_CUDA: Bytes = Bytes(256 << 20);
 /// Pinned RAM through which units are loaded to a GPU (16 MiB), caches of layers pass (16 MiB) and numbers cross.
@@ -22,7 +22,7 @@ pub const UNIT_RECORD: Bytes = Bytes(256);
 pub const TENSOR_RECORD: Bytes = Bytes(320);
 /// Every unit in an arena starts at a multiple of this.
 pub const UNIT_ALIGNMENT: u64 = 64;
-/// Rows of logits that are computed at once where every position is asked for; one row is enough otherwise.
+/// Rows of logits that are computed at once where every position is asked for; one row is enough otherwise: see [`Logits`].
 pub const LOGIT_ROWS: u32 = 8;
 
 /// Slots of the ring from disk, the usual one first; tight ceilings take a later one. What the usual one holds takes a drive of 3.5 GB/s
@@ -288,10 +288,10 @@ pub const fn quantized(columns: u64, width: u64) -> Bytes {
 /// + threads × context                scores of one head, or of an indexer
 /// + micro_batch × context bits       which positions were selected, in a model with an indexer
 /// + threads × 336 KiB                 stacks, as far as they are touched, and partial results of attention
-/// + (LOGIT_ROWS + 4) × vocabulary    logits, the last row's copy, and the sampler's candidates
+/// + numbers of logits × vocabulary   see [`Logits::numbers`]
 /// ```
 #[must_use]
-pub fn activations(widths: &Widths, micro_batch: u32, threads: u32, context: u32) -> Bytes {
+pub fn activations(widths: &Widths, micro_batch: u32, threads: u32, context: u32, logits: Logits) -> Bytes {
     let widest = widths.embedding.max(widths.attention).max(widths.feed_forward);
     // Each chosen expert's inner numbers are a column of their own, which may end within a run.
     let runs = widest.div_ceil(RUN_NUMBERS) + widths.experts_used;
@@ -303,7 +303,7 @@ pub fn activations(widths: &Widths, micro_batch: u32, threads: u32, context: u32
         + widths.experts;
     let token = 4 * floats + CHOICE.0 * widths.experts_used + runs * RUN.0;
     let selected = if widths.indexed { selected(micro_batch, context) } else { Bytes::ZERO };
-    let logits = 4 * (u64::from(LOGIT_ROWS) + 4) * widths.vocabulary;
+    let logits = 4 * logits.numbers() * widths.vocabulary;
     let latent = latent_scratch_of(widths.latent, micro_batch);
     Bytes(token).times(u64::from(micro_batch))
         + latent

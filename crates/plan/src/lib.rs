@@ -14,6 +14,7 @@ mod forecast;
 pub mod gpu;
 pub mod hardware;
 mod inventory;
+mod logits;
 mod machine;
 mod placement;
 mod planner;
@@ -34,6 +35,7 @@ pub use calibration::{DRIFT, Observation, Parts, Phase};
 pub use expert_use::{ExpertTrace, ExpertUse, ExpertUseError, ExpertUseWriter};
 pub use forecast::{Cost, Forecaster, TERMS, Term, forecast_notes};
 pub use inventory::{DeltaSizes, Inventory, Latent, ModelFile, ModelShape, Role, Tensor, Unit, UnitId, VocabularySize};
+pub use logits::Logits;
 pub use machine::{Calibration, GPU_CAPABILITY_MIN, Gpu, Machine, Rate, Source};
 pub use placement::{
     Device, Fetch, Forecast, KvPlan, KvType, LayerDevices, Load, NotATier, Placement, Plan, Staging, Tier, TierPlan,

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, Scheme, UnitId};
+use crate::{Bytes, Logits, Scheme, UnitId};
 
 /// A place for bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -272,6 +272,8 @@ pub struct Plan {
     pub fetch: Option<Fetch>,
     /// Prompt tokens computed in one pass.
     pub micro_batch: u32,
+    /// What logits are made for.
+    pub logits: Logits,
     /// CPU threads.
     pub threads: u32,
     /// The way in which that was placed which no rule names.

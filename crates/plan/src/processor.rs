@@ -5,17 +5,20 @@
 //!
 //! ```text
 //! product   = bytes × seconds a byte (type, columns)  +  rows × seconds a row, or outputs × seconds an output
-//! attention = operations / rate                         prompts: queries meet keys and values as matrices
+//!           = at hand × hand  +  (1 − at hand) × max( hand , bytes × seconds a byte of RAM )      one column
+//! hand      = bytes × seconds a byte at hand  +  rows × seconds a row  +  seconds of a job's start
+//! attention = operations / rate  +  scores × seconds a score     prompts: queries meet keys and values as matrices
 //!           = kept numbers × (unpacking + heads × use)  one token: each number is unpacked for the heads that share it
 //! vectors   = Σ kinds  numbers × seconds a number       norms, sums, rounding to 8 bits, activations, turns, keeping
 //! steps     = jobs for all threads × seconds of one that does nothing
 //! ```
 //!
-//! Seconds a byte are interpolated between measured numbers of columns, in time and linearly. With one column they are so by the bytes of a job too, which
+//! Seconds a byte are interpolated between measured numbers of columns, in time and linearly. With one column RAM's are so by the bytes of a job too, which
 //! are all matrices that are handed to the threads at once: a short one ends before memory is read at its full rate (30 µs of the 88 that a
-//! matrix of 2048 × 2048 in `Q4_1` takes on two cores). What a token reads and a last-level cache still holds for the next one is read
-//! faster, up to what the cores unpack. With fewer threads than cores work takes as
-//! many times longer, but for one column: there a thread has what RAM gives to so many, or what it unpacks by itself.
+//! matrix of 2048 × 2048 in `Q4_1` takes on two cores). What a token reads and a last-level cache still holds for the next one is *at hand*: then
+//! the cores' unpacking is the limit, and a job's start is a microsecond or two. How much of it is at hand follows from how much faster sets of
+//! that size are read again than RAM. With fewer threads than cores work takes as
+//! many times longer, but for one column from RAM: there a thread has what RAM gives to so many, or what it unpacks by itself.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +43,11 @@ pub struct Product {
     pub one_thread: f64,
     /// The same with all cores and one column, in jobs of [`SHORT_JOB`] weights; the other figures are of [`LONG_JOB`].
     pub short: f64,
-    /// Seconds of a row with one column, beside its bytes and with all cores.
+    /// The same with all cores and one column, of weights that a cache holds.
+    pub at_hand: f64,
+    /// Seconds until a job of such weights is on its way.
+    pub start_s: f64,
+    /// Seconds of a row, beside its bytes and with all cores.
     pub row_s: f64,
 }
 
@@ -68,6 +75,8 @@ pub struct Vectors {
 pub struct AttentionRates {
     /// Operations per second of a prompt's queries.
     pub operations_per_s: f64,
+    /// Seconds of one of their scores, which becomes a weight.
+    pub score_s: f64,
     /// Seconds to unpack one number of a key or a value for one token.
     pub unpack_s: f64,
     /// Seconds that each head which shares it takes for it.
@@ -101,11 +110,12 @@ impl Processor {
     #[must_use]
     pub fn is_sane(&self) -> bool {
         let Self { attention: a, vectors: v, .. } = self;
-        let products = self.products.values().flat_map(|p| p.bytes_per_s.into_iter().chain([p.one_thread, p.short]));
+        let products =
+            self.products.values().flat_map(|p| p.bytes_per_s.into_iter().chain([p.one_thread, p.short, p.at_hand]));
         let positive = products.chain(self.reads.iter().map(|(_, rate)| *rate)).chain([a.operations_per_s]);
         let vectors = [v.norm_s, v.add_s, v.round_s, v.activate_s, v.turn_s, v.keep_s, v.choose_s];
-        let seconds = vectors.into_iter().chain([a.unpack_s, a.use_s, self.output_s, self.step_s]);
-        let seconds = seconds.chain(self.products.values().map(|p| p.row_s));
+        let seconds = vectors.into_iter().chain([a.unpack_s, a.use_s, a.score_s, self.output_s, self.step_s]);
+        let seconds = seconds.chain(self.products.values().flat_map(|p| [p.row_s, p.start_s]));
         positive.into_iter().all(|rate| rate.is_finite() && rate > 0.0)
             && seconds.into_iter().all(|seconds| seconds.is_finite() && seconds >= 0.0)
             && !self.reads.is_empty()
@@ -114,13 +124,17 @@ impl Processor {
             && self.again.iter().all(|(bytes, faster)| *bytes > 0.0 && faster.is_finite() && *faster >= 1.0)
     }
 
-    /// How many times faster weights are read where a token reads so many bytes.
+    /// The share of its weights that a token which reads so many bytes finds at hand: all where sets of that size are read again as fast as the
+    /// smallest one, and none where they are read as from RAM.
     #[must_use]
-    pub fn faster_again(&self, bytes: f64) -> f64 {
-        let Some(place) = self.again.iter().position(|(most, _)| bytes <= *most) else { return 1.0 };
-        let (above, faster) = self.again[place];
-        let Some((below, fastest)) = place.checked_sub(1).map(|place| self.again[place]) else { return faster };
-        fastest + (faster - fastest) * (bytes - below) / (above - below)
+    pub fn at_hand(&self, bytes: f64) -> f64 {
+        let Some((_, fastest)) = self.again.first().filter(|(_, fastest)| *fastest > 1.0) else { return 0.0 };
+        let Some(place) = self.again.iter().position(|(most, _)| bytes <= *most) else { return 0.0 };
+        // Of the seconds from RAM, as many are saved as of all are where everything is at hand.
+        let saved = |place: usize| (1.0 - self.again[place].1.recip()) / (1.0 - fastest.recip());
+        let Some(before) = place.checked_sub(1) else { return 1.0 };
+        let (below, above) = (self.again[before].0, self.again[place].0);
+        (saved(before) + (saved(place) - saved(before)) * (bytes - below) / (above - below)).clamp(0.0, 1.0)
     }
 
     /// How many times longer work takes with `threads` threads than with all cores.
@@ -159,13 +173,15 @@ impl Processor {
         let product = self.products.get(&quant)?;
         let slower = self.slower(threads);
         if columns <= 1.0 {
+            let start_s = if job > 0.0 { product.start_s * bytes / job } else { 0.0 };
+            let hand = (bytes / product.at_hand.max(1.0) + rows * product.row_s) * slower + start_s;
             let every = self.read_rate(u32::MAX);
-            // All cores' rate, less what fewer get of RAM, or more where a cache has it; but no more than each unpacks by itself.
+            // All cores' rate, less what fewer get of RAM; but no more than each unpacks by itself.
             let shared = product.bytes_per_s[0] * self.read_rate(threads) / every.max(1.0);
-            let unpacked = product.one_thread * f64::from(threads);
-            let rate = if slower > 1.0 { shared.min(unpacked) } else { shared };
-            let rate = rate.max(unpacked.min(rate * self.faster_again(all)));
-            return Some(bytes / rate.max(1.0) * product.in_job(quant, job) + rows * product.row_s * slower);
+            let rate = if slower > 1.0 { shared.min(product.one_thread * f64::from(threads)) } else { shared };
+            let far = bytes / rate.max(1.0) * product.in_job(quant, job);
+            let near = self.at_hand(all);
+            return Some(near * hand + (1.0 - near) * hand.max(far));
         }
         let outputs = (rows * columns * self.output_s).max(rows * product.row_s);
         Some((bytes * product.byte_s(columns) + outputs) * slower)
@@ -174,8 +190,9 @@ impl Processor {
     /// Seconds of attention of some tokens after `first` others, with `heads` heads of so many numbers of key and value together.
     #[must_use]
     pub fn prompt_attention_s(&self, heads: f64, widths: f64, first: f64, tokens: f64, threads: u32) -> f64 {
-        let operations = 2.0 * heads * widths * tokens * (first + tokens / 2.0 + ATTENTION_WASTE);
-        operations / self.attention.operations_per_s.max(1.0) * self.slower(threads)
+        let scores = heads * tokens * (first + tokens / 2.0 + ATTENTION_WASTE);
+        let AttentionRates { operations_per_s, score_s, .. } = self.attention;
+        scores * (2.0 * widths / operations_per_s.max(1.0) + score_s) * self.slower(threads)
     }
 
     /// Seconds of one token's attention over so many positions, of which each keeps `numbers` that `sharing` heads use.
@@ -223,14 +240,16 @@ mod tests {
             bytes_per_s: [1e9, 1e9, 1e9, 1e9, 1e9, 0.25e9, 0.0625e9],
             one_thread: 0.4e9,
             short: 0.5e9,
+            at_hand: 2e9,
+            start_s: 1e-7,
             row_s: 2e-9,
         };
         Processor {
             products: [(QuantType::Q4K, product)].into(),
             reads: vec![(1, 5e9), (2, 10e9), (4, 10e9)],
-            again: vec![(100.0, 1.4), (300.0, 1.2)],
+            again: vec![(100.0, 2.0), (300.0, 1.25)],
             output_s: 1e-9,
-            attention: AttentionRates { operations_per_s: 1e9, unpack_s: 1e-9, use_s: 0.5e-9 },
+            attention: AttentionRates { operations_per_s: 1e9, score_s: 3e-9, unpack_s: 1e-9, use_s: 0.5e-9 },
             vectors: Vectors::default(),
             step_s: 1e-6,
         }
@@ -240,10 +259,10 @@ mod tests {
     fn products_are_interpolated_between_what_was_measured() {
         // (columns, threads, microseconds of 1000 bytes in 100 rows)
         for (columns, threads, expected) in [
-            (1.0, 4, 1.0 + 0.2),
-            // Two threads get as much of RAM, and unpack 0.8 GB/s.
-            (1.0, 2, 1.25 + 0.4),
-            (1.0, 1, 2.5 + 0.8),
+            (1.0, 4, 1.0),
+            // Two threads get as much of RAM, and unpack 0.8 GB/s of it in 1.25 µs; but what is at hand takes them longer, with its rows.
+            (1.0, 2, 2.0 * 0.7),
+            (1.0, 1, 4.0 * 0.7),
             (3.0, 4, 1.0 + 0.3),
             (40.0, 4, 2.5 + 4.0),
             (256.0, 4, 16.0 + 25.6),
@@ -281,22 +300,35 @@ mod tests {
     }
 
     #[test]
-    fn what_a_cache_holds_is_read_faster() {
-        for (bytes, expected) in [(1.0, 1.4), (100.0, 1.4), (200.0, 1.3), (300.0, 1.2), (301.0, 1.0)] {
-            let found = processor().faster_again(bytes);
+    fn what_a_cache_holds_is_at_hand() {
+        for (bytes, expected) in [(1.0, 1.0), (100.0, 1.0), (200.0, 0.7), (300.0, 0.4), (301.0, 0.0)] {
+            let found = processor().at_hand(bytes);
             assert!((found - expected).abs() < 1e-9, "{bytes}: {found}, expected {expected}");
         }
-        // Two threads unpack 0.8 GB/s, four 1.6: more than 1.4 times what RAM gives.
-        for (threads, expected) in [(2, 1.25), (4, 1.0 / 1.4)] {
-            let found = processor().product_s(QuantType::Q4K, (1000.0, 0.0), 1.0, threads, (f64::INFINITY, 50.0));
-            assert!((found.expect("measured") * 1e6 - expected).abs() < 1e-9, "{threads}: {found:?}");
+        let without = Processor { again: vec![(100.0, 1.0)], ..processor() };
+        assert_eq!(without.at_hand(1.0).to_bits(), 0.0_f64.to_bits());
+        // 1000 bytes in 100 rows at hand: 0.5 µs and 0.2, and half of a start; from RAM 1 µs, or 4 µs by one thread's unpacking.
+        let hand = 0.5 + 0.2 + 0.05;
+        for (all, threads, expected) in
+            [(50.0, 4, hand), (200.0, 4, 0.7 * hand + 0.3 * 2.0), (400.0, 4, 2.0), (50.0, 1, 4.0 * 0.7 + 0.05)]
+        {
+            let found = processor().product_s(QuantType::Q4K, (1000.0, 100.0), 1.0, threads, (2000.0, all));
+            assert!((found.expect("measured") * 1e6 - expected).abs() < 1e-9, "{all}, {threads}: {found:?}");
+        }
+        // Where the cores unpack more slowly than RAM gives, a cache changes nothing.
+        let mut slow = processor();
+        slow.products.get_mut(&QuantType::Q4K).expect("there").at_hand = 0.1e9;
+        for all in [50.0, 400.0] {
+            let found = slow.product_s(QuantType::Q4K, (1000.0, 0.0), 1.0, 4, (f64::INFINITY, all)).expect("measured");
+            assert!((found * 1e6 - 10.0).abs() < 1e-9, "{all}: {found}");
         }
     }
 
     #[test]
     fn attention_follows_pairs_in_prompts_and_kept_numbers_in_decode() {
         let near = |found: f64, expected: f64| assert!((found / expected - 1.0).abs() < 1e-9, "{found} {expected}");
-        near(processor().prompt_attention_s(2.0, 10.0, 100.0, 104.0, 4), 2.0 * 20.0 * 104.0 * 200.0 / 1e9);
+        let scores = 2.0 * 104.0 * 200.0;
+        near(processor().prompt_attention_s(2.0, 10.0, 100.0, 104.0, 4), scores * (20.0 / 1e9 + 3e-9));
         near(processor().token_attention_s(10.0, 4.0, 52.0, 2), 2.0 * 10.0 * 100.0 * 3e-9);
     }
 

@@ -63,6 +63,11 @@ impl<'a> Traffic<'a> {
         unit.bytes.as_f64() * self.touched(unit, 1)
     }
 
+    /// Bytes of this unit that tokens read again and again: of an expert all, since the next token that chooses it comes after others.
+    pub(crate) fn read_again(&self, unit: &Unit) -> f64 {
+        if unit.role == Role::RoutedExpert { unit.bytes.as_f64() } else { self.read_per_token(unit) }
+    }
+
     /// Multiplications and additions with this unit for so many tokens.
     pub(crate) fn operations(&self, unit: &Unit, tokens: u32) -> f64 {
         let tensor = self.inventory.tensor_of(unit);

@@ -15,7 +15,7 @@ use crate::look::Seen;
 use crate::{CardRates, ProbeError, Spread};
 
 /// Raised when a rate changes its meaning, or the kernels behind it their speed.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// What the file holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -29,9 +29,12 @@ const PASS_BYTES: usize = 512 << 20;
 const FEW_ROWS: usize = 1024;
 /// A short row, by which what a row costs is told from what its bytes cost.
 const SHORT: usize = 512;
-/// Tokens of a prompt whose vectors are measured, and the numbers of each.
+/// What any last-level cache holds of weights, and rows of a job so short that its start shows.
+const AT_HAND: usize = 16 << 20;
+const START_ROWS: usize = 64;
+/// Tokens of a prompt, and the numbers of each whose vectors are measured: as a pass has them, more than a core's own cache holds.
 const TOKENS: usize = 256;
-const NUMBERS: usize = 2048;
+const NUMBERS: usize = 8192;
 
 /// Bytes that are numbers near 1 as floats of any width and as scales: processors are slow with subnormal numbers.
 const ORDINARY: [u8; 8] = [0x9a, 0x3e, 0xc5, 0x3f, 0x33, 0x3e, 0x51, 0x3f];
@@ -166,11 +169,11 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// What a row costs beside its bytes, for each column: what is left of short rows when the bytes' share of long ones is taken off.
+    /// What a row costs beside its bytes, for each of several columns: what is left of short rows when the bytes' share of long ones is taken off.
     fn beside_s(&mut self, quant: QuantType, columns: u32) -> f64 {
         let pool = self.pool;
         let most = self.weights.len() / matrix_bytes(quant, 1, SHORT);
-        let rows = (if columns == 1 { 16 * ROWS } else { 8 * FEW_ROWS }).min(most);
+        let rows = (8 * FEW_ROWS).min(most);
         let mut of = |rows: usize, width| {
             usual(|| self.seconds(pool, quant, (rows, width), columns, 2)) / (2 * rows) as f64 / f64::from(columns)
         };
@@ -181,10 +184,9 @@ impl<'a> Bench<'a> {
 
     fn product(&mut self, quant: QuantType, known: &Processor) -> Result<Product, ProbeError> {
         let pool = self.pool;
-        let row_s = self.beside_s(quant, 1);
+        let (at_hand, start_s, row_s) = self.at_hand(quant);
         let rate_of = |bytes: f64, rows: f64, columns: u32, seconds: f64| {
-            let beside =
-                if columns == 1 { rows * row_s } else { rows * (f64::from(columns) * known.output_s).max(row_s) };
+            let beside = if columns == 1 { 0.0 } else { rows * (f64::from(columns) * known.output_s).max(row_s) };
             // What a row costs is a difference of two measurements: it is never most of it.
             bytes / (seconds - beside).max(seconds / 2.0)
         };
@@ -211,7 +213,27 @@ impl<'a> Bench<'a> {
             let seconds = usual(|| self.seconds(pool, quant, (FEW_ROWS, WIDTH), columns, times)) / times as f64;
             bytes_per_s[place] = rate_of(matrix, FEW_ROWS as f64, columns, seconds);
         }
-        Ok(Product { bytes_per_s, one_thread, short, row_s })
+        Ok(Product { bytes_per_s, one_thread, short, at_hand, start_s, row_s })
+    }
+
+    /// Bytes per second with one column of weights that a cache holds, seconds of a job's start, and seconds of a row beside its bytes.
+    fn at_hand(&mut self, quant: QuantType) -> (f64, f64, f64) {
+        let (pool, whole) = (self.pool, self.set);
+        (self.set, self.at) = (AT_HAND, 0);
+        let mut seconds = |rows: usize, width: usize| {
+            let times = AT_HAND / matrix_bytes(quant, rows, width);
+            usual(|| self.seconds(pool, quant, (rows, width), 1, times)) / times as f64
+        };
+        let rows = SHORT_JOB / WIDTH;
+        let (long, short, narrow) =
+            (seconds(rows, WIDTH), seconds(START_ROWS, WIDTH), seconds(SHORT_JOB / SHORT, SHORT));
+        self.set = whole;
+        let row_s = ((narrow - long) / (SHORT_JOB / SHORT - rows) as f64).max(0.0);
+        // Bytes and rows of the two are in one relation.
+        let each = (long - short) / (rows - START_ROWS) as f64;
+        let start_s = (short - START_ROWS as f64 * each).clamp(0.0, short);
+        let byte_s = (long - start_s - rows as f64 * row_s).max(long / 2.0) / matrix_bytes(quant, rows, WIDTH) as f64;
+        (byte_s.recip(), start_s, row_s)
     }
 }
 
@@ -288,31 +310,32 @@ fn choose_s() -> f64 {
     timed(|| route(&routing, &logits, None, &mut chosen, &mut weights)) / logits.len() as f64
 }
 
-/// Attention with heads of 128 numbers: a prompt of 256 tokens, and a token after 2000 others by two numbers of heads that share keys.
+/// Attention: a prompt of 256 tokens with heads of 64 and 128 numbers, and a token after 2000 others with 128 by two numbers of heads that share
+/// keys.
 fn attention_rates(pool: &Pool) -> Result<AttentionRates, ProbeError> {
     let (heads, dim, positions) = (32, 128, 2048);
-    let shape =
-        |kv_heads| AttentionShape { heads, kv_heads, dim_k: dim, dim_v: dim, scale: 0.1, window: None, softcap: None };
     let queries = numbers(TOKENS * heads * dim);
     let mut out = vec![0.0; queries.len()];
-    let (mut operations_per_s, mut of_sharing) = (0.0, [0.0; 2]);
-    let sharing = [1, 8];
-    for (seconds, shared) in of_sharing.iter_mut().zip(sharing) {
-        let kv_heads = heads / shared;
+    let mut once = |dim: usize, kv_heads: usize, first: usize, tokens: usize| {
         let mut store = KvStore::try_new(KvType::F16, kv_heads, dim, positions)?;
-        for position in 0..positions {
+        for position in 0..first + tokens {
             store.write(position, &queries[..kv_heads * dim]);
         }
-        let first = positions - 48;
-        let (token, result) = (&queries[..heads * dim], &mut out[..heads * dim]);
-        let once = timed(|| attention(pool, &shape(kv_heads), token, &store, &store, first, None, result));
-        *seconds = once / (2 * kv_heads * dim) as f64 / (first as f64 + ATTENTION_WASTE);
-        let once = timed(|| attention(pool, &shape(kv_heads), &queries, &store, &store, 0, None, &mut out));
-        let positions = TOKENS as f64 / 2.0 + ATTENTION_WASTE;
-        operations_per_s = 4.0 * (heads * dim * TOKENS) as f64 * positions / once;
-    }
-    let use_s = ((of_sharing[1] - of_sharing[0]) / (sharing[1] - sharing[0]) as f64).max(0.0);
-    Ok(AttentionRates { operations_per_s, unpack_s: (of_sharing[0] - use_s).max(0.0), use_s })
+        let shape = AttentionShape { heads, kv_heads, dim_k: dim, dim_v: dim, scale: 0.1, window: None, softcap: None };
+        let (queries, out) = (&queries[..tokens * heads * dim], &mut out[..tokens * heads * dim]);
+        Ok::<_, ProbeError>(timed(|| attention(pool, &shape, queries, &store, &store, first, None, out)))
+    };
+    let scores = (heads * TOKENS) as f64 * (TOKENS as f64 / 2.0 + ATTENTION_WASTE);
+    let [narrow, wide] = [once(dim / 2, heads / 4, 0, TOKENS)? / scores, once(dim, heads / 4, 0, TOKENS)? / scores];
+    // Half as many numbers take half as long, but for what a score takes by itself: less than the whole of the narrower ones.
+    let score_s = (2.0 * narrow - wide).clamp(0.0, narrow);
+    let operations_per_s = (4 * dim) as f64 / (wide - score_s).max(wide / 2.0);
+    let first = positions - 48;
+    let numbers = |kv_heads: usize| (2 * kv_heads * dim) as f64 * (first as f64 + ATTENTION_WASTE);
+    let [alone, shared] =
+        [once(dim, heads, first, 1)? / numbers(heads), once(dim, heads / 8, first, 1)? / numbers(heads / 8)];
+    let use_s = ((shared - alone) / 7.0).max(0.0);
+    Ok(AttentionRates { operations_per_s, score_s, unpack_s: (alone - use_s).max(0.0), use_s })
 }
 
 #[cfg(test)]

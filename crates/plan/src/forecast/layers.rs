@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use crate::cost::RUN_NUMBERS;
 use crate::traffic::Traffic;
 use crate::{Inventory, ModelShape, Role, Unit};
 
@@ -82,6 +83,11 @@ fn heads(shape: &ModelShape) -> f64 {
     f64::from(shape.heads) * f64::from(shape.kv_row.0)
 }
 
+/// Numbers that a row is rounded as: whole runs.
+fn rounded(row: u64) -> f64 {
+    row.next_multiple_of(RUN_NUMBERS) as f64
+}
+
 fn count(layer: &mut Layer, inputs: &mut Vec<u64>, inventory: &Inventory, unit: &Unit) {
     let (shape, tensor) = (&inventory.shape, inventory.tensor_of(unit));
     let (row, name) = (tensor.row_elements(), tensor.name.as_str());
@@ -97,7 +103,7 @@ fn count(layer: &mut Layer, inputs: &mut Vec<u64>, inventory: &Inventory, unit: 
             // What comes out of attention has the residual stream's width in most models, and is another input all the same.
             let output = name.contains("attn_output");
             if output || !inputs.contains(&row) {
-                layer.attention.round += wide;
+                layer.attention.round += rounded(row);
                 layer.attention.jobs += 1.0;
                 inputs.extend((!output).then_some(row));
             }
@@ -106,10 +112,10 @@ fn count(layer: &mut Layer, inputs: &mut Vec<u64>, inventory: &Inventory, unit: 
             let used = if unit.role == Role::RoutedExpert { f64::from(shape.experts_used) } else { 1.0 };
             if name.contains("down") {
                 layer.ffn.activate += used * wide;
-                layer.ffn.round += used * wide;
+                layer.ffn.round += used * rounded(row);
                 layer.ffn.jobs += 1.0;
             } else if name.contains("up") {
-                layer.ffn.round += wide;
+                layer.ffn.round += rounded(row);
                 layer.ffn.jobs += 1.0;
             }
         }
@@ -182,6 +188,9 @@ mod tests {
         ("blk.0.ffn_norm.weight", Role::Norm, &[8]),
     ];
 
+    /// A row of a few numbers is rounded as a run of many.
+    const RUN: f64 = RUN_NUMBERS as f64;
+
     #[test]
     fn matrices_of_one_input_share_its_rounding() {
         let ffn: [(&str, Role, &[u64]); 3] = [
@@ -190,9 +199,16 @@ mod tests {
             ("blk.0.ffn_down.weight", Role::DenseFfn, &[16, 8]),
         ];
         let found = layers(&model(0, &[&ATTENTION[..], &ffn].concat()));
-        let attention =
-            Numbers { norm: 8.0 + 8.0, add: 8.0, round: 16.0, turn: 12.0, keep: 8.0, jobs: 3.0, ..Numbers::default() };
-        let ffn = Numbers { norm: 8.0, add: 8.0, round: 24.0, activate: 16.0, jobs: 2.0, ..Numbers::default() };
+        let attention = Numbers {
+            norm: 8.0 + 8.0,
+            add: 8.0,
+            round: 2.0 * RUN,
+            turn: 12.0,
+            keep: 8.0,
+            jobs: 3.0,
+            ..Numbers::default()
+        };
+        let ffn = Numbers { norm: 8.0, add: 8.0, round: 2.0 * RUN, activate: 16.0, jobs: 2.0, ..Numbers::default() };
         assert_eq!(found, [Layer { attention, ffn }]);
     }
 
@@ -220,8 +236,15 @@ mod tests {
             ("blk.0.ffn_down_exps.weight", Role::RoutedExpert, &[5, 8, 3]),
         ];
         let found = layers(&model(3, &[&ATTENTION[..], &ffn].concat()))[0].ffn;
-        let ffn =
-            Numbers { norm: 8.0, add: 8.0, round: 18.0, activate: 10.0, choose: 3.0, jobs: 3.0, ..Numbers::default() };
+        let ffn = Numbers {
+            norm: 8.0,
+            add: 8.0,
+            round: 3.0 * RUN,
+            activate: 10.0,
+            choose: 3.0,
+            jobs: 3.0,
+            ..Numbers::default()
+        };
         assert_eq!(found, ffn);
     }
 }

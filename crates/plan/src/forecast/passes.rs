@@ -109,7 +109,7 @@ pub(super) struct Passes<'a> {
     layers: Vec<Layer>,
     /// And by tensor the bytes of the job that one token's products with it are part of.
     jobs: Vec<f64>,
-    /// The bytes in RAM that every token reads.
+    /// The bytes in RAM among which tokens read.
     read_again: f64,
     /// Devices of blocks in decode, and in prompts with streamed weights.
     decode: Devices,
@@ -135,7 +135,7 @@ impl<'a> Passes<'a> {
         let mut alone: Vec<bool> = plan.blocks.iter().map(one).collect();
         let mut read_again = 0.0;
         for (unit, placement) in inventory.units.iter().zip(&plan.placements) {
-            read_again += if placement.home == Tier::Ram { traffic.read_per_token(unit) } else { 0.0 };
+            read_again += if placement.home == Tier::Ram { traffic.read_again(unit) } else { 0.0 };
             let block = block_of(inventory, unit, traffic.tied());
             if let (Device::Gpu(_), Some(device)) = (placement.prefill, block.and_then(|block| streamed.get_mut(block)))
             {

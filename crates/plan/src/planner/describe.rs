@@ -57,6 +57,7 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
             slot: streaming::fetch_slot(planner.inventory),
         }),
         micro_batch: setup.micro_batch,
+        logits: planner.profile.logits,
         threads: planner.threads,
         scheme: planner.way.scheme,
         forecast: forecast::NONE,

@@ -106,7 +106,8 @@ impl Planner<'_> {
     }
 
     fn ram(&self, setup: &Setup, with_gpu: bool) -> Vec<Load> {
-        let activations = cost::activations(&self.widths, setup.micro_batch, self.threads, setup.kv.tokens);
+        let activations =
+            cost::activations(&self.widths, setup.micro_batch, self.threads, setup.kv.tokens, self.profile.logits);
         vec![
             load("process", cost::process(self.inventory, with_gpu)),
             load("vocabulary", cost::vocabulary(self.inventory)),

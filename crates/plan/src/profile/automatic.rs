@@ -2,7 +2,7 @@
 
 use super::{Choice, Context, Decode, Origin, Prefill, Profile, TierLimit};
 use crate::machine::GPU_CAPABILITY_MIN;
-use crate::{Bytes, Lengths, Machine, Tier};
+use crate::{Bytes, Lengths, Logits, Machine, Tier};
 
 impl Profile {
     /// Everything this machine has: RAM that is available less a margin, the model's drive, and every GPU that is new
@@ -37,6 +37,7 @@ impl Profile {
             aim: Choice::Auto,
             lengths: Lengths::default(),
             decode: Decode::default(),
+            logits: Logits::Every,
             notes,
         }
     }

@@ -20,7 +20,7 @@ pub(crate) use prove::compile;
 pub use ranges::{NotARange, Range, Ranges};
 pub use write::to_yaml;
 
-use crate::{Aim, Bytes, KvType, Lengths, Role, Tier};
+use crate::{Aim, Bytes, KvType, Lengths, Logits, Role, Tier};
 
 /// A value that somebody asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,6 +174,8 @@ pub struct Profile {
     pub lengths: Lengths,
     /// How single tokens are computed.
     pub decode: Decode,
+    /// What logits are made for: the command's choice, and no key of a profile.
+    pub logits: Logits,
     /// What was left out or changed on the way here, to be said in the plan.
     pub notes: Vec<String>,
 }

@@ -2,7 +2,7 @@
 
 use super::prove::{check_pattern, named, quoted};
 use super::{Choice, Fault, Layers, Origin, Profile, ProfileError, Rule, Selector, TierLimit};
-use crate::{Bytes, KvType, Role, Tier};
+use crate::{Bytes, KvType, Logits, Role, Tier};
 
 /// What flags ask for. Each stands above the profile; rules from flags come before its rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Overrides {
     pub threads: Option<u32>,
     /// `-ub`: prompt tokens computed in one pass.
     pub micro_batch: Option<u32>,
+    /// What the command makes logits for.
+    pub logits: Option<Logits>,
     /// `-ngl`: the last so many layers live on `gpu:0`, with one more the output too; the rest in RAM and on disk.
     /// [`Self::ALL_LAYERS`] is `-ngl -1`.
     pub gpu_layers: Option<u32>,
@@ -55,6 +57,7 @@ impl Profile {
             }
             *choice = Choice::asked(number, origin);
         }
+        self.logits = flags.logits.unwrap_or(self.logits);
         self.context.types_open &= flags.k_type.is_none() && flags.v_type.is_none();
         self.context.k_type = flags.k_type.unwrap_or(self.context.k_type);
         self.context.v_type = flags.v_type.unwrap_or(self.context.v_type);

@@ -10,7 +10,7 @@ use super::{
     Choice, Context, Decode, Fault, Layers, Origin, Prefill, Profile, ProfileError, Ranges, Rule, Selector, TierLimit,
 };
 use crate::suggest::closest;
-use crate::{Bytes, KvType, Role, Tier};
+use crate::{Bytes, KvType, Logits, Role, Tier};
 
 /// A profile is a page of text; this is a hundred of them.
 const TEXT_BYTES_MAX: usize = 256 << 10;
@@ -128,6 +128,7 @@ impl Prover<'_> {
                 .map_or(Choice::Auto, |aim| Choice::asked(aim, Origin::Automatic)),
             lengths: self.lengths(&raw.lengths.unwrap_or_default())?,
             decode: Decode::default(),
+            logits: Logits::Every,
             notes: Vec::new(),
         };
         profile.context = self.context(&profile, &raw.context.unwrap_or_default())?;

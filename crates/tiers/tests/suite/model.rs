@@ -117,6 +117,7 @@ pub(crate) fn plan(on_disk: OnDisk, slot: u64, slots: u32) -> Plan {
         stream_from: None,
         fetch: None,
         micro_batch: 1,
+        logits: plan::Logits::Every,
         threads: 1,
         scheme: plan::Scheme::ByUse,
         forecast: Forecast {
