@@ -131,9 +131,9 @@ pub(crate) fn fill(plan: &mut Plan, inventory: &Inventory, machine: &Machine, tr
     let seconds = |pass| passes.cost(pass).seconds;
     let gains = |tokens| seconds(Pass::Streamed { first: 0, tokens }) < seconds(Pass::Prompt { first: 0, tokens });
     let streams = !plan.device_staging.is_empty();
-    let stream_from = (streams && gains(plan.micro_batch)).then(|| {
-        // The smallest number that gains, for with more tokens a copy serves more of them.
-        let (mut least, mut most) = (1, plan.micro_batch);
+    let stream_from = (streams && plan.micro_batch > 1 && gains(plan.micro_batch)).then(|| {
+        // The smallest number that gains, for with more tokens a copy serves more of them. One token is decode, which has its own way.
+        let (mut least, mut most) = (2, plan.micro_batch);
         while least < most {
             let middle = least.midpoint(most);
             if gains(middle) { most = middle } else { least = middle + 1 }

@@ -266,7 +266,7 @@ pub struct Plan {
     pub staging: Staging,
     /// Rings in the memory of GPUs, through which units that live elsewhere pass in prefill; none where none do.
     pub device_staging: Vec<(u32, Staging)>,
-    /// Tokens of a pass from which on units of layers outside a GPU's memory are streamed to it and computed there; never if none.
+    /// Tokens of a pass, two or more, from which on units of layers outside a GPU's memory are streamed to it and computed there; never if none.
     pub stream_from: Option<u32>,
     /// Chosen experts that are copied to a GPU in decode; none where none are.
     pub fetch: Option<Fetch>,

@@ -194,14 +194,15 @@ proptest! {
         prop_assert_eq!(needs_ring, plan.staging.slots > 0, "{}", text);
         let row = model.tensors.iter().map(plan::Tensor::row_bytes).max().unwrap();
         prop_assert!(!needs_ring || plan.staging.slot >= row);
-        // A block is the GPU's on which one of its matrices lives, and a layer's cache lives where its attention is computed.
+        // A block is the GPU's on which one of its matrices lives or to which it comes in decode, and a layer's cache lives where its attention is
+        // computed.
         for (layer, devices) in plan.blocks.iter().enumerate() {
             for (device, attention) in [(devices.attention, true), (devices.ffn, false)] {
                 let here = |unit: &plan::Unit| {
                     unit.layer == Some(layer as u32) && !model.is_vector(unit) && (unit.role == Role::Attention) == attention
                 };
-                let homes = model.iter().filter(|(_, unit)| here(unit)).map(|(id, _)| plan.home(id));
-                let on_gpu = homes.filter(|home| matches!(home, Tier::Gpu(_))).count() > 0;
+                let mut placed = model.units.iter().zip(&plan.placements).filter(|(unit, _)| here(unit));
+                let on_gpu = placed.any(|(_, p)| matches!(p.home, Tier::Gpu(_)) || p.decode == Device::Gpu(0));
                 prop_assert_eq!(device, if on_gpu { Device::Gpu(0) } else { Device::Cpu }, "layer {}: {}", layer, text);
             }
             let home = if devices.attention == Device::Cpu { Tier::Ram } else { Tier::Gpu(0) };
@@ -209,7 +210,8 @@ proptest! {
         }
         let caches: Bytes = plan.tiers.iter().flat_map(|tier| &tier.loads).filter(|load| load.what == "KV cache").map(|load| load.bytes).sum();
         prop_assert_eq!(caches, plan.kv.bytes);
-        prop_assert_eq!(plan.stream_from.is_some(), !plan.device_staging.is_empty());
+        prop_assert_eq!(plan.stream_from.is_some() || plan.streams_in_decode(), !plan.device_staging.is_empty());
+        prop_assert!(plan.stream_from.is_none_or(|from| from > 1), "one token is decode: {}", text);
         let forecast = plan.forecast;
         for figure in [forecast.decode_tokens_per_s, forecast.prompt_tokens_per_s, forecast.load_s] {
             prop_assert!(figure.is_finite() && figure >= 0.0, "{forecast:?}");

@@ -4,6 +4,7 @@
 //! grids (IQ2, IQ3), 400 to 450 thousand million operations a second of prompts' products, 120 of their attention; half a nanosecond for a number of a norm
 //! or of rounding; and a microsecond or less for work that is handed to all threads.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use kernels::cpu::{
@@ -42,19 +43,18 @@ const ORDINARY: [u8; 8] = [0x9a, 0x3e, 0xc5, 0x3f, 0x33, 0x3e, 0x51, 0x3f];
 /// Every figure of the processor, and the spreads of the two that people know it by: bytes of weights per second in decode, and operations
 /// per second of a prompt's products.
 pub(crate) fn measure(pool: &Pool, available: Bytes) -> Result<(Processor, Spread, Spread), ProbeError> {
-    let _awake = pool.stay_awake();
     let mut bench = Bench::new(pool, available)?;
+    let awake = pool.stay_awake();
     let (ram, operations) = (bench.reads(pool), bench.operations());
     bench.pass = ((ram.median * PASS_S) as usize).clamp(PASS_BYTES_MIN, bench.pass);
-    let mut processor = Processor {
-        reads: bench.threads(ram.median)?,
-        again: bench.again(),
-        step_s: step(pool),
-        ..Processor::default()
-    };
+    // Threads that look for work would take the cores of smaller pools: those are measured while they sleep.
+    drop(awake);
+    let (reads, alone) = (bench.threads(ram.median)?, bench.alone()?);
+    let _awake = pool.stay_awake();
+    let mut processor = Processor { reads, again: bench.again(), step_s: step(pool), ..Processor::default() };
     processor.output_s = bench.beside_s(QUANT, COLUMNS[COLUMNS.len() - 1]);
     for quant in QuantType::ALL.iter().copied().filter(|quant| supports(*quant)) {
-        let product = bench.product(quant, &processor)?;
+        let product = bench.product(quant, &processor, alone.get(&quant).copied());
         processor.products.insert(quant, product);
     }
     processor.vectors = vectors(pool)?;
@@ -182,38 +182,43 @@ impl<'a> Bench<'a> {
         ((short - long * share) / (1.0 - share)).max(0.0)
     }
 
-    fn product(&mut self, quant: QuantType, known: &Processor) -> Result<Product, ProbeError> {
+    /// Bytes per second of one column by one thread, of each type: nothing where the pool has no more.
+    fn alone(&mut self) -> Result<BTreeMap<QuantType, f64>, ProbeError> {
+        if self.pool.threads() == 1 {
+            return Ok(BTreeMap::new());
+        }
+        let pool = Pool::new(1, self.pool.isa()).map_err(ProbeError::Threads)?;
+        let types = QuantType::ALL.iter().copied().filter(|quant| supports(*quant));
+        Ok(types.map(|quant| (quant, self.one_column(&pool, quant, ROWS, 4))).collect())
+    }
+
+    /// Bytes per second of matrices of so many rows, or of as many as RAM has room for, that meet one column; a `part` of what is usually read.
+    fn one_column(&mut self, pool: &Pool, quant: QuantType, rows: usize, part: usize) -> f64 {
+        // Where RAM is short a matrix of wide numbers has fewer rows.
+        let height = (self.weights.len() / matrix_bytes(quant, 1, WIDTH)).min(rows);
+        let matrix = matrix_bytes(quant, height, WIDTH);
+        let times = (self.pass / matrix / part).max(1);
+        let seconds = usual(|| self.seconds(pool, quant, (height, WIDTH), 1, times));
+        (times * matrix) as f64 / seconds
+    }
+
+    /// The rates of one type; `alone` is one thread's, where there are more.
+    fn product(&mut self, quant: QuantType, known: &Processor, alone: Option<f64>) -> Product {
         let pool = self.pool;
         let (at_hand, start_s, row_s) = self.at_hand(quant);
-        let rate_of = |bytes: f64, rows: f64, columns: u32, seconds: f64| {
-            let beside = if columns == 1 { 0.0 } else { rows * (f64::from(columns) * known.output_s).max(row_s) };
-            // What a row costs is a difference of two measurements: it is never most of it.
-            bytes / (seconds - beside).max(seconds / 2.0)
-        };
-        // Where RAM is short a matrix of wide numbers has fewer rows.
-        let height = (self.weights.len() / matrix_bytes(quant, 1, WIDTH)).min(ROWS);
-        let mut one_column = |pool: &Pool, height: usize, part: usize| {
-            let matrix = matrix_bytes(quant, height, WIDTH);
-            let times = (self.pass / matrix / part).max(1);
-            let seconds = usual(|| self.seconds(pool, quant, (height, WIDTH), 1, times));
-            rate_of((times * matrix) as f64, (times * height) as f64, 1, seconds)
-        };
-        let all = one_column(pool, height, 1);
-        let short = one_column(pool, SHORT_JOB / WIDTH, 4).min(all);
-        let one_thread = if pool.threads() == 1 {
-            all
-        } else {
-            let alone = Pool::new(1, pool.isa()).map_err(ProbeError::Threads)?;
-            one_column(&alone, height, 4)
-        };
+        let all = self.one_column(pool, quant, ROWS, 1);
+        let short = self.one_column(pool, quant, SHORT_JOB / WIDTH, 4).min(all);
         let mut bytes_per_s = [all; COLUMNS.len()];
         for (place, columns) in COLUMNS.into_iter().enumerate().skip(1) {
             let matrix = matrix_bytes(quant, FEW_ROWS, WIDTH) as f64;
             let times = if columns <= 16 { 4 } else { 1 };
             let seconds = usual(|| self.seconds(pool, quant, (FEW_ROWS, WIDTH), columns, times)) / times as f64;
-            bytes_per_s[place] = rate_of(matrix, FEW_ROWS as f64, columns, seconds);
+            let of_row = (f64::from(columns) * known.output_s).max(row_s);
+            // What a row costs is a difference of two measurements: it is never most of it.
+            bytes_per_s[place] = matrix / (seconds - FEW_ROWS as f64 * of_row).max(seconds / 2.0);
         }
-        Ok(Product { bytes_per_s, one_thread, short, at_hand, start_s, row_s })
+        let one_thread = alone.unwrap_or(all);
+        Product { bytes_per_s, one_thread, short, at_hand, start_s, row_s }
     }
 
     /// Bytes per second with one column of weights that a cache holds, seconds of a job's start, and seconds of a row beside its bytes.

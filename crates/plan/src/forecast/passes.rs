@@ -23,8 +23,8 @@ const FFN_KERNELS: f64 = 5.0;
 const MIXTURE_KERNELS: f64 = 12.0;
 /// What fetched experts cost beside their bytes: the input in 8 bits, two products, and marks between streams.
 const FETCH_KERNELS: f64 = 6.0;
-/// How much more RAM gives to the processor and a link together than the processor's kernels read by themselves, at least: those reach 85 to 90 %
-/// of what plain reads do.
+/// How much more RAM gives to the processor and a link together than the processor's kernels read of 4-bit weights by themselves, at least: those
+/// reach 85 to 90 % of what plain reads do, and less where many cores unpack slower than RAM gives. There kernels of wide numbers tell more.
 const RAM_SHARED: f64 = 1.1;
 /// Norm, product, soft cap.
 const OUTPUT_KERNELS: f64 = 3.0;
@@ -99,7 +99,7 @@ pub(super) struct Passes<'a> {
     traffic: Traffic<'a>,
     /// Rates of the processor, none of them zero.
     ram: f64,
-    /// What RAM gives to all cores' kernels.
+    /// What RAM gives to all cores and a link together.
     ram_together: f64,
     disk: f64,
     operations: f64,
@@ -156,7 +156,7 @@ impl<'a> Passes<'a> {
             machine,
             traffic,
             ram: (machine.ram_read.rate.0 * share).max(1.0),
-            ram_together: machine.ram_read.rate.0.max(1.0),
+            ram_together: ram_together(machine),
             disk: machine.disk_read.rate.0.max(1.0),
             operations: (machine.cpu_ops_per_second * share).max(1.0),
             comes: comes(plan, inventory),
@@ -223,7 +223,7 @@ impl<'a> Passes<'a> {
             (self.ring.first(&row), waits)
         } else {
             let bytes = sum(|stage| stage.ram_bytes + stage.beside_bytes + stage.comes.bytes);
-            (self.ring.steady(row).max(bytes / (self.ram_together * RAM_SHARED)), Term::Link)
+            (self.ring.steady(row).max(bytes / self.ram_together), Term::Link)
         };
         cost.link_s += coming_s;
         cost.gpu_s += gpu_s;
@@ -242,7 +242,7 @@ impl<'a> Passes<'a> {
         let calibration = &self.machine.calibration;
         let cpu = if matches!(pass, Pass::Decode { .. }) { calibration.decode } else { calibration.prompt };
         let (cpu_beside, gpu_beside) = (stage.cpu_beside_s * cpu, stage.gpu_beside_s * calibration.gpu);
-        let shared = (stage.beside_bytes + stage.fetched_bytes) / (self.ram_together * RAM_SHARED);
+        let shared = (stage.beside_bytes + stage.fetched_bytes) / self.ram_together;
         let fetch = if stage.fetched_bytes > 0.0 { stage.fetch_s.max(shared) } else { 0.0 };
         let disk = stage.disk_bytes / self.disk * calibration.disk;
         let mut cost = Cost {
@@ -400,6 +400,13 @@ impl<'a> Passes<'a> {
         last.gpu_s += self.launches(devices.output, OUTPUT_KERNELS);
         to(last, Device::Cpu, 1);
     }
+}
+
+/// Bytes per second that RAM gives to the processor and a link at the same time: what the fastest of all kernels reads, or more than the usual one.
+fn ram_together(machine: &Machine) -> f64 {
+    let products = machine.processor.iter().flat_map(|processor| processor.products.values());
+    let fastest = products.map(|product| product.bytes_per_s[0]).fold(1.0, f64::max);
+    fastest.max(machine.ram_read.rate.0 * RAM_SHARED)
 }
 
 impl Work {

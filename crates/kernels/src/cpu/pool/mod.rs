@@ -15,7 +15,7 @@
 //! 8 threads, which leave each other alone otherwise (321 and 295 together), fight over the same 8 cores when
 //! pinned (158 and 150). And threads inherit what their parent may run on: a caller that is pinned takes the reader of
 //! a drive with it. So every thread runs where the process may, and the system chooses: tasks go to who has time. To keep workers off their
-//! caller's core alone was tried, too: with fewer threads than those 16 cores it took reads from 50 to 100 GB/s down to 10.
+//! caller's core alone was tried, too, and gained nothing.
 //!
 //! What does keep two processes apart is that a worker which wakes up takes no core from a running thread ([`policy`]),
 //! and that it looks for more work for a while before it sleeps: with 10 µs instead of 40, two processes of 16 threads
