@@ -157,10 +157,15 @@ mod cuda {
             if self.devices.gpu.is_none() {
                 return Ok(false);
             }
+            // One token's numbers cross faster than a copy starts.
+            let brought = tokens.len() > 1 && self.devices.of_layer(0).attention == Device::Gpu(self.card().number());
             let embedded = self.on_gpu(|gpu| {
                 gpu.tell()?;
-                gpu.side.begin(gpu.host.first_position, tokens)?;
-                gpu.side.embed(gpu.host.spec, gpu.host.quants, gpu.host.tiers, tokens.len())
+                let (side, host) = (&mut *gpu.side, &mut *gpu.host);
+                let Pass { spec, quants, tiers, first_position, .. } = host;
+                side.begin(*first_position, tokens)?;
+                let embedded = side.embed(spec, quants, tiers, tokens.len())?;
+                Ok(embedded || brought && side.embed_brought(spec, quants, tiers, tokens)?)
             })?;
             if embedded {
                 self.devices.x_at = Device::Gpu(self.card().number());

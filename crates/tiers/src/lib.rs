@@ -83,6 +83,37 @@ impl std::ops::Deref for Lease<'_> {
     }
 }
 
+/// Units in RAM and in files, of which single rows are read.
+struct Rows<'a> {
+    arena: &'a Arena,
+    places: &'a Places,
+    sources: &'a [Arc<dyn ByteSource>],
+    counts: &'a mut Counts,
+    ram_bytes: &'a Cell<u64>,
+}
+
+impl Rows<'_> {
+    fn read(&mut self, unit: UnitId, index: u64, row: &mut [u8]) -> Result<(), TierError> {
+        let length = row.len() as u64;
+        if let Some(resident) = self.arena.unit(unit) {
+            let start = (index * length) as usize;
+            row.copy_from_slice(&resident[start..start + row.len()]);
+            self.ram_bytes.set(self.ram_bytes.get() + length);
+            return Ok(());
+        }
+        let place = self.places.place(unit);
+        let source = &self.sources[place.file as usize];
+        let offset = place.offset + index * length;
+        let asked = Instant::now();
+        read_exact_at(source.as_ref(), offset, row)
+            .map_err(|source| TierError::Read { path: place.path.to_string(), source })?;
+        source.forget(offset, length);
+        self.counts.disk_stall += asked.elapsed();
+        self.counts.disk_bytes += length;
+        Ok(())
+    }
+}
+
 /// Every weight of a model, each in its home.
 pub struct Tiers {
     arena: Arena,
@@ -306,30 +337,21 @@ impl Tiers {
     /// # Panics
     /// Where `row` is not as long as a row, or the unit has no such row: callers check token ids first.
     pub fn gather(&mut self, unit: UnitId, index: u64, row: &mut [u8]) -> Result<(), TierError> {
-        let length = row.len() as u64;
-        if let Some(resident) = self.arena.unit(unit) {
-            let start = (index * length) as usize;
-            row.copy_from_slice(&resident[start..start + row.len()]);
-            self.ram_bytes.set(self.ram_bytes.get() + length);
-            return Ok(());
-        }
         #[cfg(feature = "cuda")]
         for card in &self.cards {
             if let Some(bytes) = card.unit(unit) {
+                let length = row.len() as u64;
                 self.vram_bytes.set(self.vram_bytes.get() + length);
                 return card.gather(bytes, (index * length) as usize, row);
             }
         }
-        let place = self.places.place(unit);
-        let source = &self.sources[place.file as usize];
-        let offset = place.offset + index * length;
-        let asked = Instant::now();
-        read_exact_at(source.as_ref(), offset, row)
-            .map_err(|source| TierError::Read { path: place.path.to_string(), source })?;
-        source.forget(offset, length);
-        self.counts.disk_stall += asked.elapsed();
-        self.counts.disk_bytes += length;
-        Ok(())
+        self.rows().read(unit, index, row)
+    }
+
+    /// What rows are read out of, one at a time.
+    fn rows(&mut self) -> Rows<'_> {
+        let Self { arena, places, sources, counts, ram_bytes, .. } = self;
+        Rows { arena, places, sources, counts, ram_bytes }
     }
 
     /// What the tiers have done since they were opened.

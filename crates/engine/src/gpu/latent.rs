@@ -211,7 +211,7 @@ impl GpuPass<'_, '_> {
         let unpack = |slice: RowSlice, width, to: &mut SliceMut<f32>| {
             let Some(weights) = tiers.on_card(side.number, &slice) else { unreachable!("{NOT_THERE}") };
             let rows = (slice.rows.end - slice.rows.start) as usize;
-            cuda::unpack(stream, &Matrix { quant: quants.get(slice.unit), weights, rows, width }, to)
+            cuda::unpack(stream, &Matrix { quant: quants.get(slice.unit), weights, rows, width }, 1.0, to)
         };
         let of_key = s.plain * s.rank;
         let rooms = match g.l.rows {

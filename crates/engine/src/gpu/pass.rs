@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use kernels::cuda::{
     self, Change, Download, HalvesRoom, MATVEC_COLUMNS, Matrix, Norm, NormKind, Output, Pinned, Rows, in_floats,
-    in_integers, lookup, matmul, matmul_floats, matvec, matvec_floats,
+    in_integers, lookup, matmul, matmul_floats, matvec, matvec_floats, supports, unpack,
 };
 use plan::Tier;
 use tiers::{RowSlice, Tiers};
@@ -287,6 +287,32 @@ impl GpuSide {
         let x = Part { register: Register::X, start: 0, count: tokens * spec.width };
         let ids = self.words.slice().range(1..=tokens);
         lookup(self.gpu.compute(), &matrix, ids, spec.embedding_scale, &mut self.registers.get_mut(x))?;
+        Ok(true)
+    }
+
+    /// Unpacks the tokens of this pass into the residual stream out of rows that are brought for it, from a table which lives elsewhere; not
+    /// where no kernel reads its type.
+    pub(crate) fn embed_brought(
+        &mut self,
+        spec: &Spec,
+        quants: &Quants,
+        tiers: &mut Tiers,
+        tokens: &[u32],
+    ) -> Result<bool> {
+        let quant = quants.get(spec.embedding);
+        if !supports(quant) {
+            return Ok(false);
+        }
+        let row = spec.width / quant.block_elements() * quant.block_bytes();
+        let numbers = |register| Part { register, start: 0, count: tokens.len() * spec.width };
+        self.passage.works();
+        // No block has an output yet, and no type takes more bytes than floats.
+        let (from, mut x) = self.registers.both_mut(numbers(Register::Block), numbers(Register::X));
+        let mut from = from.cast::<u8>();
+        let mut rows = from.range(..tokens.len() * row);
+        tiers.gather_on(self.number, spec.embedding, tokens, self.gpu.compute(), &mut rows)?;
+        let matrix = Matrix { quant, weights: rows.into(), rows: tokens.len(), width: spec.width };
+        unpack(self.gpu.compute(), &matrix, spec.embedding_scale, &mut x)?;
         Ok(true)
     }
 

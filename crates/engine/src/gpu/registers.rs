@@ -41,6 +41,14 @@ impl Registers {
         (from.slice().range(x.start..x.start + x.count), cut(to, out))
     }
 
+    /// Parts of two registers to write.
+    pub(super) fn both_mut(&mut self, one: Part, other: Part) -> (SliceMut<'_, f32>, SliceMut<'_, f32>) {
+        let Ok([first, second]) = self.0.get_disjoint_mut([one.register as usize, other.register as usize]) else {
+            unreachable!("two registers: {one:?}, {other:?}")
+        };
+        (cut(first, one), cut(second, other))
+    }
+
     /// A part to read, and two of other registers to write.
     pub(super) fn triple(&mut self, x: Part, out: [Part; 2]) -> (Slice<'_, f32>, SliceMut<'_, f32>, SliceMut<'_, f32>) {
         let registers = [x.register as usize, out[0].register as usize, out[1].register as usize];

@@ -48,14 +48,14 @@ pub fn lookup(
     unsafe { start(stream, matrix, (Some(rows), count), factor, out) }
 }
 
-/// All rows of the matrix, unpacked.
+/// `out[i] = factor · row i` of the matrix, unpacked, for all its rows.
 ///
 /// # Errors
 /// Where a launch fails.
 ///
 /// # Panics
 /// As [`lookup`], whatever the number of rows.
-pub fn unpack(stream: &Stream, matrix: &Matrix<'_>, out: &mut SliceMut<'_, f32>) -> Result<(), CudaError> {
+pub fn unpack(stream: &Stream, matrix: &Matrix<'_>, factor: f32, out: &mut SliceMut<'_, f32>) -> Result<(), CudaError> {
     let Matrix { quant, weights, rows, width } = *matrix;
     matrix.check();
     assert_eq!(Some(out.len()), rows.checked_mul(width), "{rows} rows of {width}");
@@ -65,7 +65,7 @@ pub fn unpack(stream: &Stream, matrix: &Matrix<'_>, out: &mut SliceMut<'_, f32>)
         let part = Matrix { weights: weights.range(first * bytes..(first + count) * bytes), rows: count, ..*matrix };
         let mut out = out.range(first * width..(first + count) * width);
         // SAFETY: there is room for all rows of the part.
-        unsafe { start(stream, &part, (None, count), 1.0, &mut out)? };
+        unsafe { start(stream, &part, (None, count), factor, &mut out)? };
     }
     Ok(())
 }

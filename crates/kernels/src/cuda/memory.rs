@@ -258,6 +258,16 @@ impl<'a, T: Plain> SliceMut<'a, T> {
         SliceMut { start: self.start + (first * size_of::<T>()) as u64, count, of: PhantomData }
     }
 
+    /// The same bytes as numbers of another type, as many as fit.
+    ///
+    /// # Panics
+    /// Where it does not start at a multiple of the other type's size.
+    #[must_use]
+    pub fn cast<U: Plain>(self) -> SliceMut<'a, U> {
+        let Slice { start, count, .. } = Slice::from(self).cast::<U>();
+        SliceMut { start, count, of: PhantomData }
+    }
+
     /// The first `first` numbers and the others.
     ///
     /// # Panics

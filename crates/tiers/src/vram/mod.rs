@@ -158,6 +158,11 @@ impl Vram {
         }
     }
 
+    /// The road of what the card cannot read by itself.
+    pub(crate) const fn road(&mut self) -> &mut Road {
+        &mut self.road
+    }
+
     /// Expects nothing any more.
     pub(crate) fn forget(&mut self) {
         if let Some(ring) = &mut self.ring {

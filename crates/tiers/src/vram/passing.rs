@@ -1,9 +1,10 @@
 //! What passes through cards, asked of the tiers.
 
-use kernels::cuda::DeviceBuffer;
+use kernels::cuda::{DeviceBuffer, SliceMut, Stream};
+use plan::UnitId;
 
-use super::{DeviceLease, Sources, Vram, no_ring};
-use crate::{RowSlice, TierError, Tiers};
+use super::{DeviceLease, Road, Sources, Vram, no_ring};
+use crate::{RowSlice, Rows, TierError, Tiers};
 
 impl Tiers {
     /// Whether the plan streams what lives elsewhere to the card `gpu:number`.
@@ -52,6 +53,37 @@ impl Tiers {
     pub fn fetch_on(&mut self, number: u32, room: usize, parts: [&RowSlice; 3]) -> Result<(), TierError> {
         let (card, sources) = self.passage(number, &[])?;
         card.fetch(room, parts, sources)
+    }
+
+    /// Copies rows of a unit that lives in RAM or on disk side by side to the card `gpu:number`, in the time of `stream`, by the card's road:
+    /// each row has its share of `to`.
+    ///
+    /// # Errors
+    /// As [`Self::gather`], and where the card fails or is none of this plan's.
+    pub fn gather_on(
+        &mut self,
+        number: u32,
+        unit: UnitId,
+        rows: &[u32],
+        stream: &Stream,
+        to: &mut SliceMut<'_, u8>,
+    ) -> Result<(), TierError> {
+        let length = to.len() / rows.len().max(1);
+        let Self { arena, places, sources, counts, ram_bytes, cards, .. } = self;
+        let mut source = Rows { arena, places, sources, counts, ram_bytes };
+        let card = cards.iter_mut().find(|card| card.gpu().info().ordinal == number);
+        let road = card.map(Vram::road).ok_or_else(|| no_ring(&[]))?;
+        let step = (Road::STEP / length.max(1)).max(1);
+        for (turn, rows) in rows.chunks(step).enumerate() {
+            let start = turn * step * length;
+            let mut to = to.range(start..start + rows.len() * length);
+            road.send(stream, &mut to, |slot| {
+                let mut places = slot.chunks_exact_mut(length).zip(rows);
+                places.try_for_each(|(place, row)| source.read(unit, u64::from(*row), place))
+            })?;
+        }
+        self.counts.up_bytes += to.len() as u64;
+        Ok(())
     }
 
     /// The memory of the rooms for fetched experts on the card `gpu:number`, if it has any, and the bytes of one.
