@@ -5,8 +5,8 @@ use std::path::Path;
 use plan::hardware::Build;
 use plan::report::HomeExperts;
 use plan::{
-    Bytes, Calibration, Compared, Device, ExpertUse, Forecast, Inventory, KvPlan, LayerDevices, Machine, Placement,
-    Plan, QuantType, Role, Scheme, Staging, TierPlan,
+    Bytes, Calibration, Compared, Device, ExpertUse, Forecast, Inventory, KvPlan, LayerDevices, Logits, Machine,
+    Placement, Plan, QuantType, Role, Scheme, Staging, TierPlan,
 };
 use serde::Serialize;
 
@@ -142,6 +142,7 @@ struct Document<'a> {
     stream_from: Option<u32>,
     micro_batch: u32,
     threads: u32,
+    logits: Logits,
     scheme: Scheme,
     forecast: &'a Forecast,
     notes: &'a [String],
@@ -223,6 +224,7 @@ impl<'a> Document<'a> {
             stream_from: plan.stream_from,
             micro_batch: plan.micro_batch,
             threads: plan.threads,
+            logits: plan.logits,
             scheme: plan.scheme,
             forecast,
             notes,
