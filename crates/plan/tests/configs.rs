@@ -5,10 +5,11 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use plan::profile::{parse, to_yaml};
 use plan::{Bytes, Machine, Plan, Role, Tier, plan_for, report};
+use rustix::time::{ClockId, clock_gettime};
 
 /// (profile, recorded model, RAM of the machine in GiB or none for the laptop without a GPU)
 const CASES: [(&str, &str, Option<u64>); 8] = [
@@ -101,11 +102,12 @@ fn a_tensor_is_explained() {
 
 #[test]
 fn a_model_of_45_000_units_is_planned_at_once() {
-    let start = Instant::now();
+    // This thread's own time: what others take of the processor meanwhile is not the planner's.
+    let own = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).expect("a time");
+    let start = own();
     let (plan, inventory) = planned("rtx3060-12g-671b", "deepseek-r1-iq1_s", Some(64));
     assert!(inventory.units.len() > 45_000);
     assert_eq!(plan.placements.len(), inventory.units.len());
-    let elapsed = start.elapsed();
-    println!("planned in {elapsed:?}");
+    let elapsed = own().saturating_sub(start);
     assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
 }

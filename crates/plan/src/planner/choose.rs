@@ -196,26 +196,26 @@ impl Ways<'_> {
     pub(super) fn plan(&mut self, scheme: Scheme, fixed: Fixed) -> Result<Plan, Refusal> {
         let planner = &mut self.planner;
         let (able, asked) = (planner.abilities, &planner.profile.decode);
-        let copies = Copies {
+        let mut copies = Copies {
             prompts: able.streams && !fixed.still,
             layers: able.streams && asked.stream_layers.value() != Some(&0),
             experts: able.mixtures && (able.fetches || asked.fetch_experts.value().is_some()),
         };
-        planner.way = Way { scheme, fixed, copies };
-        let plan = describe::finish(planner, settings::search(planner)?, self.notes.clone());
-        let decode_serves = !copies.layers || plan.streams_in_decode();
-        let ring_serves = plan.device_staging.is_empty() || plan.stream_from.is_some() || plan.streams_in_decode();
-        let fetch_serves = plan.fetch.is_none_or(|fetch| fetch.experts > 0);
-        if ring_serves && fetch_serves && decode_serves {
-            return Ok(plan);
+        loop {
+            planner.way = Way { scheme, fixed, copies };
+            let plan = describe::finish(planner, settings::search(planner)?, self.notes.clone());
+            let in_decode = plan.streams_in_decode();
+            // Where no pass gains by copies, what they pass through makes room; without one kind another may gain no more.
+            let serve = Copies {
+                prompts: copies.prompts && (plan.device_staging.is_empty() || plan.stream_from.is_some() || in_decode),
+                layers: copies.layers && in_decode,
+                experts: copies.experts && plan.fetch.is_none_or(|fetch| fetch.experts > 0),
+            };
+            if serve == copies {
+                return Ok(plan);
+            }
+            copies = serve;
         }
-        // Where no pass gains by copies, what they pass through makes room.
-        planner.way.copies = Copies {
-            prompts: copies.prompts && ring_serves,
-            layers: copies.layers && decode_serves,
-            experts: copies.experts && fetch_serves,
-        };
-        Ok(describe::finish(planner, settings::search(planner)?, self.notes.clone()))
     }
 }
 

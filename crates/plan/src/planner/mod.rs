@@ -164,7 +164,7 @@ struct Way {
 }
 
 /// What may be copied to a GPU while a pass goes on.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Copies {
     /// Weights, for prompts.
     prompts: bool,
