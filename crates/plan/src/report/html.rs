@@ -72,7 +72,7 @@ fn head(out: &mut String, plan: &Plan, inventory: &Inventory, machine: &Machine)
         "<h1>{name}</h1>\n<p class=\"soft\">{architecture} · {} layers{experts} · {bytes} of weights<br>on {}, {} threads · context {} \
          tokens · micro-batch {}</p>\n<div class=\"cards\">\n",
         shape.layers,
-        escaped(&machine.cpu),
+        escaped(&parts(plan, machine)),
         plan.threads,
         plan.kv.tokens,
         plan.micro_batch
@@ -89,6 +89,15 @@ fn head(out: &mut String, plan: &Plan, inventory: &Inventory, machine: &Machine)
     }
     let _ =
         writeln!(out, "</div>\n<p class=\"soft small\">Forecast from {rates} rates, before anything was loaded.</p>");
+}
+
+/// The processor, and the GPUs that the plan uses.
+fn parts(plan: &Plan, machine: &Machine) -> String {
+    let cards = plan.tiers.iter().filter_map(|tier| match tier.tier {
+        Tier::Gpu(number) => machine.gpus.get(number as usize).map(|gpu| gpu.name.clone()),
+        _ => None,
+    });
+    cards.chain([machine.cpu.clone()]).collect::<Vec<_>>().join(", ")
 }
 
 const fn class(tier: Tier) -> &'static str {
@@ -157,7 +166,8 @@ fn link(out: &mut String, plan: &Plan, machine: &Machine, why: &Why, from: Tier,
     let width = (busy * 100.0).clamp(0.0, 100.0);
     let _ = writeln!(
         out,
-        "<div class=\"link soft small\">{ARROW}<div class=\"wire\"><i style=\"width:{width:.1}%\"></i></div><span>{}</span></div>",
+        "<div class=\"link soft small\">{ARROW}<div class=\"wire\"><i class=\"{}\" style=\"width:{width:.1}%\"></i></div><span>{}</span></div>",
+        class(from),
         escaped(&text)
     );
 }
@@ -171,10 +181,10 @@ const ROWS: [(&str, &[Role]); 3] = [
 
 /// Every layer as a column, coloured by where its bytes live; the table of vectors and the output at the ends.
 fn layers(out: &mut String, plan: &Plan, inventory: &Inventory) {
-    const LEFT: f64 = 92.0;
-    const WIDE: f64 = 900.0;
+    const WIDE: f64 = 1000.0;
     const HIGH: f64 = 46.0;
-    const GAP: f64 = 8.0;
+    /// How far the ends stand apart, in columns.
+    const APART: f64 = 0.25;
     let count = inventory.shape.layers as usize;
     // Bytes by row and layer in each kind of tier; the ends are layers of their own.
     let mut bytes = vec![[[0.0_f64; 3]; ROWS.len()]; count + 2];
@@ -199,43 +209,47 @@ fn layers(out: &mut String, plan: &Plan, inventory: &Inventory) {
     }
     let rows: Vec<usize> =
         (0..ROWS.len()).filter(|row| bytes[1..=count].iter().any(|of| of[*row].iter().sum::<f64>() > 0.0)).collect();
-    let ends = if bytes[count + 1].as_flattened().iter().sum::<f64>() > 0.0 { 2 } else { 1 };
-    let step = (WIDE - LEFT - 4.0) / (count + ends) as f64;
-    let height = rows.len() as f64 * (HIGH + GAP) + 22.0;
-    let _ = writeln!(
-        out,
-        "<div class=\"wide\"><svg class=\"layers\" viewBox=\"0 0 {WIDE} {height}\" role=\"img\" aria-label=\"layers by tier\">"
-    );
+    let output = bytes[count + 1].as_flattened().iter().sum::<f64>() > 0.0;
+    let columns = count as f64 + if output { 2.0 + 2.0 * APART } else { 1.0 + APART };
+    let step = WIDE / columns;
+    // The ends stand apart.
+    let left = |column: usize| match column {
+        0 => 0.0,
+        last if last == count + 1 => WIDE - step,
+        layer => (layer as f64 + APART) * step,
+    };
+    out.push_str("<div class=\"layers\">\n");
     for (line, row) in rows.iter().enumerate() {
-        let y = line as f64 * (HIGH + GAP);
-        let _ = writeln!(out, "<text x=\"0\" y=\"{:.1}\">{}</text>", y + HIGH / 2.0 + 4.0, ROWS[*row].0);
+        let name = ROWS[*row].0;
+        let _ = writeln!(
+            out,
+            "<span>{name}</span><svg viewBox=\"0 0 {WIDE} {HIGH}\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{name} of each layer by tier\">"
+        );
         for (column, of) in bytes.iter().enumerate().filter(|(column, _)| line == 0 || (1..=count).contains(column)) {
             let title = match column {
                 0 => "table of vectors".to_owned(),
                 last if last == count + 1 => "output".to_owned(),
-                layer => format!("layer {}, {}", layer - 1, ROWS[*row].0),
+                layer => format!("layer {}, {name}", layer - 1),
             };
-            let x = LEFT + column as f64 * step;
-            // The ends stand apart.
-            let x = if column == 0 {
-                x - 3.0
-            } else if column == count + 1 {
-                x + 3.0
-            } else {
-                x
-            };
-            cell(out, &of[*row], (x, y, (step - 1.5).max(0.5), HIGH), &title);
+            cell(out, &of[*row], (left(column), 0.0, step * 0.9, HIGH), &title);
         }
+        out.push_str("</svg>\n");
     }
+    out.push_str("<div class=\"axis\">");
     for layer in (0..count).step_by((count / 8).max(1)) {
-        let x = LEFT + (layer as f64 + 1.5) * step;
-        let _ = writeln!(out, "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{layer}</text>", height - 4.0);
+        let middle = (left(layer + 1) + step * 0.45) / WIDE * 100.0;
+        let _ = write!(out, "<span style=\"left:{middle:.2}%\">{layer}</span>");
     }
-    out.push_str("</svg></div>\n<div class=\"key\">");
+    out.push_str("</div></div>\n<div class=\"key\">");
     for tier in &plan.tiers {
         let _ = write!(out, "<span><i class=\"{}\"></i>{}</span>", class(tier.tier), tier.tier);
     }
-    out.push_str("<span>first and last: table of vectors, output</span></div>\n");
+    let ends = if output {
+        "first and last: table of vectors, output"
+    } else {
+        "first: table of vectors, which is the output too"
+    };
+    let _ = writeln!(out, "<span>{ends}</span></div>");
 }
 
 /// One block of a layer: stacked by tier, the nearest at the bottom.
@@ -252,7 +266,7 @@ fn cell(out: &mut String, bytes: &[f64; 3], (x, y, width, height): (f64, f64, f6
         if tall > 0.0 {
             let _ = write!(
                 out,
-                "<rect class=\"{class}\" x=\"{x:.2}\" y=\"{bottom:.2}\" width=\"{width:.2}\" height=\"{tall:.2}\" rx=\"1\"/>"
+                "<rect class=\"{class}\" x=\"{x:.2}\" y=\"{bottom:.2}\" width=\"{width:.2}\" height=\"{tall:.2}\"/>"
             );
         }
     }
@@ -284,11 +298,16 @@ fn time(out: &mut String, why: &Why, plan: &Plan) {
     }
 }
 
+/// Seconds as people read them.
+fn duration(seconds: f64) -> String {
+    if seconds < 1.0 { format!("{} ms", figure(seconds * 1e3)) } else { format!("{} s", figure(seconds)) }
+}
+
 fn spent(out: &mut String, what: &str, cost: &Cost) {
     let _ = write!(
         out,
-        "<div class=\"head small\"><span>{what}</span><span class=\"soft\">{} ms</span></div><div class=\"bar\">",
-        figure(cost.seconds * 1e3)
+        "<div class=\"head small\"><span>{what}</span><span class=\"soft\">{}</span></div><div class=\"bar\">",
+        duration(cost.seconds)
     );
     for term in TERMS.into_iter().filter(|term| cost.of(*term) > 0.0) {
         let share = cost.of(term) / cost.seconds.max(f64::MIN_POSITIVE) * 100.0;
