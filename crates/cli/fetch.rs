@@ -41,7 +41,9 @@ pub enum FetchError {
         repo: String,
     },
     /// Files of a split set are missing in the repository.
-    #[error("{repo}: the set {set} is not whole: {have} of {want} files")]
+    #[error(
+        "{repo}: the set {set} is not whole: {have} of {want} files\n\nhint: its upload may not have ended; name another quantization, or try later"
+    )]
     NotWhole {
         /// The repository.
         repo: String,
@@ -87,7 +89,9 @@ pub enum FetchError {
         url: String,
     },
     /// The network or the drive failed.
-    #[error("cannot fetch {what}: {why}\n\nhint: the part that came is kept; the same command goes on from there")]
+    #[error(
+        "cannot fetch {what}: {why}\n\nhint: look at the network, and at HF_ENDPOINT where it is set; what has come is kept, and the same command goes on from there"
+    )]
     Transfer {
         /// What was fetched.
         what: String,
@@ -181,6 +185,13 @@ pub(crate) fn header(model: &str, offline: bool) -> anyhow::Result<gguf::Model> 
     }
 }
 
+/// Where a model's file lies, or will lie: the hub's cache, or what there is of its path, holds those of the hub.
+pub(crate) fn home(file: &str) -> PathBuf {
+    let cache = if is_hub_name(file) { cache_folder().ok() } else { None };
+    let there = |cache: PathBuf| cache.ancestors().find(|folder| folder.exists()).map(Path::to_owned);
+    cache.and_then(there).unwrap_or_else(|| PathBuf::from(file))
+}
+
 #[cfg(feature = "fetch")]
 fn remote_header(name: &HubName, cache: &Path) -> anyhow::Result<gguf::Model> {
     ranges::header(hub::Hub::from_environment(cache)?.look(name)?)
@@ -221,7 +232,10 @@ fn cached(name: &HubName, cache: &Path) -> Option<PathBuf> {
     Some(snapshot.join(set.first()?))
 }
 
-/// Files below `folder` (at most one folder deep, as repositories have them) whose bytes are there.
+/// Folders within folders that are looked into; repositories have one or two.
+const FOLDERS_DEEP: usize = 4;
+
+/// Files below `folder` whose bytes are there.
 fn list(folder: &Path, prefix: &str, files: &mut Vec<String>) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
@@ -229,8 +243,8 @@ fn list(folder: &Path, prefix: &str, files: &mut Vec<String>) {
         let path = entry.path();
         if path.is_file() {
             files.push(format!("{prefix}{file}"));
-        } else if prefix.is_empty() && path.is_dir() {
-            list(&path, &format!("{file}/"), files);
+        } else if prefix.matches('/').count() < FOLDERS_DEEP && path.is_dir() {
+            list(&path, &format!("{prefix}{file}/"), files);
         }
     }
 }
@@ -295,12 +309,16 @@ fn is_language_model(path: &str) -> bool {
         && !file.contains("imatrix")
 }
 
-/// `NAME-00002-of-00009` as (`NAME`, 9).
+/// `NAME-00002-of-00009` as (`NAME`, 9). A number beyond its count is a name like any other, so that as many files as the count are all of them.
 fn split_numbers(stem: &str) -> Option<(&str, usize)> {
     let (rest, count) = stem.rsplit_once("-of-")?;
     let (name, number) = rest.rsplit_once('-')?;
     let digits = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
-    if digits(count) && digits(number) { Some((name, count.parse().ok()?)) } else { None }
+    if !digits(count) || !digits(number) {
+        return None;
+    }
+    let (number, count): (usize, usize) = (number.parse().ok()?, count.parse().ok()?);
+    (1..=count).contains(&number).then_some((name, count))
 }
 
 fn has_word(path: &str, word: &str) -> bool {
@@ -312,9 +330,17 @@ fn has_word(path: &str, word: &str) -> bool {
     })
 }
 
-/// The part of a file's name that looks like a quantization: the last word, by `-`, `.` and `/`.
-fn quant_of(name: &str) -> &str {
-    name.rsplit(['-', '.', '/']).next().unwrap_or(name)
+/// The part of a path that looks like a quantization: the last word of the file's name, or of its folder's where only that does
+/// (`Q4_K_M/model-00001-of-00002`).
+fn quant_of(path: &str) -> &str {
+    const KINDS: [&str; 7] = ["q", "iq", "tq", "f", "bf", "mxfp", "nvfp"];
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let [name, folder] = [name, folder].map(|part| part.rsplit(['-', '.', '/']).next().unwrap_or(part));
+    let looks = |word: &str| {
+        let letters = word.find(|c: char| c.is_ascii_digit()).map(|digit| &word[..digit]);
+        letters.is_some_and(|letters| KINDS.iter().any(|kind| kind.eq_ignore_ascii_case(letters)))
+    };
+    if looks(folder) && !looks(name) { folder } else { name }
 }
 
 #[cfg(test)]
@@ -359,6 +385,22 @@ mod tests {
             ["Q2_K/m-Q2_K-00002-of-00002.gguf", "Q2_K/m-Q2_K-00001-of-00002.gguf", "m-Q3_K-00001-of-00003.gguf"];
         check("Q2_K", &split, Ok(&["Q2_K/m-Q2_K-00001-of-00002.gguf", "Q2_K/m-Q2_K-00002-of-00002.gguf"]));
         check("Q3_K", &split, Err("1 of 3 files"));
+        // Sets named by their folders alone, or by those and themselves; numbers that are none of a set do not fill it.
+        let folders = [
+            "UD-IQ1_S/R1-UD-IQ1_S-00002-of-00002.gguf",
+            "UD-IQ1_S/R1-UD-IQ1_S-00001-of-00002.gguf",
+            "Q8_0/model-00001-of-00002.gguf",
+            "Q8_0/model-00002-of-00002.gguf",
+            "gguf/R1/BF16/R1-00001-of-00001.gguf",
+            "Q5_K/R1-00001-of-00002.gguf",
+            "Q5_K/R1-00003-of-00002.gguf",
+        ];
+        check("UD-IQ1_S", &folders, Ok(&[folders[1], folders[0]]));
+        check("IQ1_S", &folders, Ok(&[folders[1], folders[0]]));
+        check("Q8_0", &folders, Ok(&folders[2..4]));
+        check("BF16", &folders, Ok(&folders[4..5]));
+        check("Q5_K", &folders, Err("1 of 2 files"));
+        check("", &folders[..5], Err("it has BF16, IQ1_S, Q8_0\n"));
     }
 
     #[test]
@@ -368,12 +410,13 @@ mod tests {
         assert_eq!(cached(&name, cache.path()), None);
         let folder = cache.path().join("models--o--r");
         std::fs::create_dir_all(folder.join("refs")).expect("a folder");
-        std::fs::create_dir_all(folder.join("snapshots/abc/sub")).expect("a folder");
+        let sub = folder.join("snapshots/abc/sub/within");
+        std::fs::create_dir_all(&sub).expect("a folder");
         std::fs::write(folder.join("refs/main"), "abc\n").expect("a file");
-        std::fs::write(folder.join("snapshots/abc/sub/m-Q4_0-00001-of-00002.gguf"), "").expect("a file");
+        std::fs::write(sub.join("m-Q4_0-00001-of-00002.gguf"), "").expect("a file");
         assert_eq!(cached(&name, cache.path()), None, "half a set");
-        std::fs::write(folder.join("snapshots/abc/sub/m-Q4_0-00002-of-00002.gguf"), "").expect("a file");
-        let first = folder.join("snapshots/abc/sub/m-Q4_0-00001-of-00002.gguf");
+        std::fs::write(sub.join("m-Q4_0-00002-of-00002.gguf"), "").expect("a file");
+        let first = sub.join("m-Q4_0-00001-of-00002.gguf");
         assert_eq!(cached(&name, cache.path()), Some(first));
     }
 }

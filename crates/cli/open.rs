@@ -95,6 +95,15 @@ pub(crate) fn planned_on(
     if placement.strict {
         as_asked(&plan, &machine)?;
     }
+    let at_hub = |file: &plan::ModelFile| fetch::is_hub_name(&file.path);
+    if build.is_none() && model.inventory.files.first().is_some_and(at_hub) {
+        plan.notes
+            .push("its weights are not here yet: `plimsoll pull` fetches them, and so does `plimsoll run`".to_owned());
+    }
+    // Like a forecast by estimates, which follows from it, this is no difference from what was asked.
+    if let (None, Some(cache)) = (build, cache_folder()) {
+        plan.notes.extend(probe::damage(&cache).map(|damage| damage.to_string().replace("\n\nhint:", ";")));
+    }
     Ok(Planned { model, machine, plan })
 }
 
@@ -256,10 +265,10 @@ pub(crate) fn read_expert_stats(path: &Path) -> anyhow::Result<ExpertUse> {
     Ok(ExpertUse::parse(&text, &path.to_string_lossy())?)
 }
 
-/// This machine, as seen from the drive that holds the model.
+/// This machine, as seen from the drive that holds the model, or will hold it.
 pub(crate) fn machine(model: &gguf::Model) -> Machine {
-    let folder = model.inventory.files.first().map_or(Path::new("."), |file| Path::new(&file.path));
-    probe::machine(folder, cache_folder().as_deref())
+    let folder = model.inventory.files.first().map_or_else(|| PathBuf::from("."), |file| fetch::home(&file.path));
+    probe::machine(&folder, cache_folder().as_deref())
 }
 
 /// Where measured rates are kept: `XDG_CACHE_HOME/plimsoll`, else `~/.cache/plimsoll`.

@@ -32,18 +32,26 @@ pub(crate) fn run(running: &Running, stats: &Stats) -> Vec<String> {
         notes.push("note: `plimsoll plan --calibrate` corrects forecasts by recorded runs, `plimsoll probe --force` measures anew".to_owned());
     }
     let kept: Vec<Observation> = seen.into_iter().map(|(_, kept)| kept).collect();
-    keep(&kept);
+    notes.extend(keep(&kept));
     notes
 }
 
-/// Keeps what a test of a bench took, all its repetitions together; `times` is how many there were.
-pub(crate) fn bench(running: &Running, phase: Phase, first: u32, tokens: u32, times: u32, measured: &PhaseStats) {
+/// Keeps what a test of a bench took, all its repetitions together; `times` is how many there were. Gives what to tell.
+pub(crate) fn bench(
+    running: &Running,
+    phase: Phase,
+    first: u32,
+    tokens: u32,
+    times: u32,
+    measured: &PhaseStats,
+) -> Option<String> {
     if running.engine.plan().forecast.measured && measured.tokens == u64::from(tokens) * u64::from(times) {
         let (_, kept) = observe(running, phase, measured, &|plan, machine| {
             cost(running, plan, machine, phase, first, tokens).times(f64::from(times))
         });
-        keep(&[kept]);
+        return keep(&[kept]);
     }
+    None
 }
 
 fn cost(running: &Running, plan: &Plan, machine: &Machine, phase: Phase, first: u32, tokens: u32) -> Cost {
@@ -73,9 +81,8 @@ fn observe(
     (of(&running.machine), of(&Machine { calibration: Calibration::NONE, ..running.machine.clone() }))
 }
 
-/// Keeps what was seen; a run is not worth an error where that fails.
-fn keep(seen: &[Observation]) {
-    if let (Some(cache), false) = (open::cache_folder(), seen.is_empty()) {
-        let _ = probe::record(&cache, seen);
-    }
+/// Keeps what was seen. A run is not worth an error where that fails: it is told.
+fn keep(seen: &[Observation]) -> Option<String> {
+    let error = probe::record(&open::cache_folder()?, seen).err()?;
+    Some(format!("note: this run is not kept to calibrate by: {error}"))
 }

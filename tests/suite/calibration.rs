@@ -74,4 +74,16 @@ fn recorded_runs_correct_the_next_forecast() {
         let off = (right.1 / wrong.1 * wrong.0).ln().abs();
         assert!(off < 0.5 * wrong.0.ln(), "{phase}: {off} of {}", wrong.0.ln());
     }
+
+    // A damaged file is said to be one: plans go on by estimates, and corrections have nothing to correct.
+    let whole = std::fs::read_to_string(&file).unwrap();
+    for damage in ["{".to_owned(), whole.replacen("\"decode\": ", "\"decode\": -", 1)] {
+        std::fs::write(&file, damage).unwrap();
+        let plan = told(&cache, &["plan", "-m", model]).0.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(plan.contains("cannot be used: it") && plan.contains("estimated rates"), "{plan}");
+        let refused =
+            plimsoll_with(&[("XDG_CACHE_HOME", cache.to_str().unwrap())], &["plan", "-m", model, "--calibrate"]);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.status.code() == Some(5) && said.contains("\n\nhint: `plimsoll probe --force`"), "{said}");
+    }
 }

@@ -61,7 +61,7 @@ pub struct PlacementArgs {
     pub threads: Option<u32>,
 
     /// Prompt tokens computed in one pass (-ub)
-    #[arg(long, value_name = "TOKENS", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    #[arg(long, value_name = "TOKENS", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
     pub ubatch_size: Option<u32>,
 
     /// Layers whose home is gpu:0, counted from the last; -1 for all (-ngl)

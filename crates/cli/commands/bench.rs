@@ -78,7 +78,7 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         return Err(Usage("nothing to measure\n\nhint: give -p or -n above 0".into()).into());
     };
     let mut placement = args.placement.clone();
-    placement.ctx_size = placement.ctx_size.or(Some(longest + deepest));
+    placement.ctx_size = placement.ctx_size.or(Some(longest.saturating_add(*deepest)));
     placement.logits = Logits::Unread;
     let mut running = open::running(&args.model, &placement)?;
     let mut session = running.engine.session()?;
@@ -136,7 +136,9 @@ fn measure(
         Work::Prompt(_) => (Phase::Prompt, stats.prompt),
         Work::Generation(_) => (Phase::Decode, stats.decode),
     };
-    verify::bench(running, phase, depth, work.tokens(), repetitions, &measured);
+    if let Some(note) = verify::bench(running, phase, depth, work.tokens(), repetitions, &measured) {
+        show::note(&note);
+    }
     Ok(row(running, work, depth, samples_ns))
 }
 

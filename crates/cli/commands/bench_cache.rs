@@ -74,7 +74,7 @@ impl Part {
 
 pub(super) fn run(args: &BenchArgs, trace: &Path) -> anyhow::Result<()> {
     let counts = open::read_expert_stats(trace)?;
-    let model = open::header(&args.model)?;
+    let model = open::header_alone(&args.model)?;
     counts.check(&model.inventory)?;
     if counts.trace().is_empty() {
         let text = format!("{}: there is no trace in it", trace.display());

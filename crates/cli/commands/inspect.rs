@@ -16,7 +16,7 @@ const SHOWN_ELEMENTS: usize = 6;
 const JSON_ELEMENTS: usize = 1024;
 
 pub(super) fn run(args: &InspectArgs) -> anyhow::Result<()> {
-    let model = open::header(&args.model)?;
+    let model = open::header_alone(&args.model)?;
     let summary = gguf::summary(&model)?;
     if args.json {
         show::json(&document(&model, &summary, args.tensors))

@@ -26,7 +26,7 @@ pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
     }
     let experts = args.expert_stats.as_deref().map(open::read_expert_stats).transpose()?;
     let build = args.on.as_deref().map(hardware::build).transpose()?;
-    let model = if build.is_some() { open::header_alone(&args.model)? } else { open::header(&args.model)? };
+    let model = open::header_alone(&args.model)?;
     if args.compare {
         return compare(args, &model, experts.as_ref(), build.as_ref());
     }
@@ -105,7 +105,10 @@ fn calibrate() -> anyhow::Result<String> {
     let hint = "hint: `plimsoll probe` measures this machine; `plimsoll run` and `bench` record what they took";
     let none = || Usage(format!("there are no recorded runs to calibrate by\n\n{hint}"));
     let cache = open::cache_folder().ok_or_else(none)?;
-    let runs = probe::runs(&cache);
+    if let Some(damage) = probe::damage(&cache) {
+        return Err(damage.into());
+    }
+    let runs = probe::runs(&cache)?;
     let found = Calibration::of(&runs).ok_or_else(none)?;
     probe::calibrate(&cache, found)?.ok_or_else(none)?;
     let Calibration { decode, prompt, disk, gpu } = found;

@@ -12,7 +12,7 @@ pub(super) fn run(args: &RenderArgs) -> anyhow::Result<()> {
     check(&messages)?;
     let tools =
         args.tools.as_deref().map(|path| super::read_json::<Vec<Value>>(path, "an array of tools")).transpose()?;
-    let model = open::header(&args.model)?;
+    let model = open::header_alone(&args.model)?;
     let template = ChatTemplate::from_metadata(&model.metadata)?;
     if tools.is_some() && !template.reads_tools() {
         show::note("note: the model's chat template knows no tools; they are left out");

@@ -14,7 +14,7 @@ use crate::{input, open, show};
 const LINE_MAX: Bytes = Bytes(16 << 20);
 
 pub(super) fn run(args: &TokenizeArgs) -> anyhow::Result<()> {
-    let model = open::header(&args.model)?;
+    let model = open::header_alone(&args.model)?;
     let tokenizer = Tokenizer::from_metadata(&model.metadata)?;
     let options = EncodeOptions { add_special: false, parse_special: args.special };
     each_line(&mut std::io::stdin().lock(), &mut |text| {

@@ -99,7 +99,7 @@ impl Hub {
 
     /// Refuses a download that the drive cannot hold. Bytes of an interrupted one are counted again: they are few.
     fn check_space(&self, name: &HubName, missing: &[&Part]) -> Result<(), FetchError> {
-        let need = Bytes(missing.iter().map(|part| part.bytes).sum());
+        let need: Bytes = missing.iter().map(|part| Bytes(part.bytes)).sum();
         let folder = self.cache.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/")).to_owned();
         // A file system that cannot say how full it is will say so when it is written to.
         let Ok(system) = rustix::fs::statvfs(&folder) else { return Ok(()) };
@@ -142,7 +142,7 @@ fn transfer(what: &str, error: &ApiError) -> FetchError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tiny::TinyHub;
+    use super::super::tiny::{TinyHub, parts_of_a_set};
     use super::*;
 
     const FILE: &[u8] = b"GGUF, or nearly";
@@ -169,6 +169,24 @@ mod tests {
         assert_eq!(hub.pull(&name).expect("a model"), path);
         assert_eq!(tiny.asked()[before..], ["0-0"], "only its size is asked again");
         assert_eq!(super::super::cached(&name, cache.path()), Some(path));
+    }
+
+    #[test]
+    fn every_part_of_a_set_is_fetched() {
+        let tiny = TinyHub::new(parts_of_a_set("UD-Q4_0/m-UD-Q4_0", 3), "abc123");
+        let cache = tempfile::tempdir().expect("a folder");
+        let hub = Hub::new(Some(&tiny.address), None, cache.path()).expect("a hub");
+        let name = "hf:o/r:Q4_0".parse().expect("a name");
+        let path = hub.pull(&name).expect("a model");
+        assert!(path.ends_with("UD-Q4_0/m-UD-Q4_0-00001-of-00003.gguf"), "{}", path.display());
+        assert_eq!(gguf::open(&path).expect("a model").inventory.files.len(), 3);
+        assert_eq!(super::super::cached(&name, cache.path()).as_ref(), Some(&path));
+        // What is missing of a set is fetched again, and nothing else.
+        let last = path.with_file_name("m-UD-Q4_0-00003-of-00003.gguf");
+        std::fs::remove_file(&last).expect("a file");
+        assert_eq!(super::super::cached(&name, cache.path()), None);
+        assert_eq!(hub.pull(&name).expect("a model"), path);
+        assert!(last.exists());
     }
 
     #[test]

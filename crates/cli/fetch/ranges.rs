@@ -21,8 +21,10 @@ pub(super) struct RangedFile {
     pub(super) token: Option<String>,
 }
 
-/// Bytes of the first range. Further parts of a split set begin with less; each further range of one file is twice as long.
+/// Bytes of the first range of a model; each further range of one file is twice as long.
 const FIRST: u64 = 256 << 10;
+/// Bytes of the first range of a set's further parts, which have no vocabulary: tensors of some twenty layers take so many.
+const FURTHER: u64 = 32 << 10;
 /// Bytes of the longest range: the header of a model of 671B has 6 to 10 MiB.
 const LONGEST: u64 = 4 << 20;
 /// How often a range is asked for before the network is given up.
@@ -52,12 +54,13 @@ impl<'a> gguf::Files for Ranged<'a> {
     fn open(&self, path: &Path) -> Result<(RangeReader<'a>, Bytes), GgufError> {
         let missing = || GgufError::Io { path: path.to_owned(), source: io::ErrorKind::NotFound.into() };
         let file = self.files.iter().find(|file| file.path == path).ok_or_else(missing)?;
+        let first = self.files.first().is_some_and(|first| first.path == path);
         let agent = ureq::Agent::new_with_defaults();
         let reader = RangeReader {
             file: file.clone(),
             agent,
             asked: 0,
-            next: FIRST,
+            next: if first { FIRST } else { FURTHER },
             here: io::Cursor::default(),
             failure: self.failure,
         };
@@ -134,7 +137,7 @@ impl RangeReader<'_> {
 mod tests {
     use super::super::HubName;
     use super::super::hub::Hub;
-    use super::super::tiny::TinyHub;
+    use super::super::tiny::{TinyHub, parts_of_a_set};
     use super::*;
     use crate::failure::{Exit, exit};
 
@@ -162,6 +165,28 @@ mod tests {
         let local = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama-rope3-tied/model-bf16.gguf");
         assert_eq!(model.inventory.tensors, gguf::open(&local).expect("a model").inventory.tensors);
         assert_eq!(tiny.asked(), ["0-0", "0-262143"], "its length, and one range");
+    }
+
+    #[test]
+    fn headers_of_all_parts_come_without_the_weights() {
+        let parts = parts_of_a_set("UD-Q4_0/m-UD-Q4_0", 3);
+        let tiny = TinyHub::new(parts.clone(), "abc");
+        let model = read(&tiny, "hf:o/r:UD-Q4_0").expect("a header");
+        let files = model.inventory.files.iter().map(|file| (file.path.as_str(), file.bytes));
+        let expected: Vec<_> =
+            parts.iter().map(|(path, bytes)| (format!("hf:o/r/{path}"), Bytes(bytes.len() as u64))).collect();
+        assert!(files.eq(expected.iter().map(|(path, bytes)| (path.as_str(), *bytes))), "{:?}", model.inventory.files);
+        assert_eq!(tiny.asked(), ["0-0", "0-0", "0-0", "0-262143", "0-32767", "0-32767"]);
+
+        // Half a set on the hub, and a part that is not of this set.
+        let half = TinyHub::new(parts[..2].to_vec(), "abc");
+        let error = read(&half, "hf:o/r:UD-Q4_0").expect_err("a part is missing");
+        assert!(error.to_string().contains("2 of 3 files") && error.to_string().contains("\n\nhint: "), "{error}");
+        let mut swapped = parts;
+        swapped[2].1 = swapped[1].1.clone();
+        let error = read(&TinyHub::new(swapped, "abc"), "hf:o/r:UD-Q4_0").expect_err("one part twice");
+        assert!(error.to_string().contains("split.no") && error.to_string().contains("00003-of-00003"), "{error}");
+        assert_eq!(exit(&error), Exit::Model);
     }
 
     #[test]

@@ -4,6 +4,16 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
+/// A sound model in so many parts, each longer than what is read of its header.
+pub(super) fn parts_of_a_set(stem: &str, parts: usize) -> Vec<(String, Vec<u8>)> {
+    let longer = |(path, draft): (String, gguf::testing::Draft)| {
+        let mut bytes = draft.bytes();
+        bytes.resize(bytes.len().max(1 << 20), 0);
+        (path, bytes)
+    };
+    gguf::testing::split(&gguf::testing::dense(), stem, parts).into_iter().map(longer).collect()
+}
+
 /// A hub that answers until the test ends.
 pub(super) struct TinyHub {
     pub(super) address: String,
@@ -60,9 +70,10 @@ fn answer(mut stream: &TcpStream, repository: &Repository, asked: &Mutex<Vec<Str
         return write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
     }
     let path = target.strip_prefix("/o/r/resolve/main/").unwrap_or_default();
-    let Some((_, file)) = repository.files.iter().find(|(name, _)| name == path) else {
+    let Some(place) = repository.files.iter().position(|(name, _)| name == path) else {
         return write!(stream, "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     };
+    let file = &repository.files[place].1;
     let range =
         lines.iter().find_map(|line| line.to_ascii_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
     let range = range.unwrap_or_else(|| "0-".into());
@@ -75,7 +86,9 @@ fn answer(mut stream: &TcpStream, repository: &Repository, asked: &Mutex<Vec<Str
     let (start, end) = range.split_once('-').unwrap_or(("0", ""));
     let start: usize = start.parse().unwrap_or(0);
     let end = end.parse().unwrap_or(file.len() - 1);
-    let (body, etag) = (&file[start..=end], repository.etag);
+    let body = &file[start..=end];
+    // Files of one tag would be one file.
+    let etag = if place == 0 { repository.etag.to_owned() } else { format!("{}{place}", repository.etag) };
     write!(
         stream,
         "HTTP/1.1 206 Partial Content\r\netag: \"{etag}\"\r\nx-repo-commit: c0ffee\r\n\

@@ -2,6 +2,8 @@
 //!
 //! Owns which figure a run speaks of. Must never know where runs are kept.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Calibration, Cost};
@@ -56,8 +58,22 @@ pub const DRIFT: f64 = 0.15;
 const PART_MIN: f64 = 0.2;
 /// No figure is corrected by more: what is further off is another fault.
 const FACTOR_MOST: f64 = 4.0;
+/// What figures are corrected by.
+const FACTORS: RangeInclusive<f64> = 1.0 / FACTOR_MOST..=FACTOR_MOST;
+/// A week: no phase of a run is longer.
+const SECONDS_MOST: f64 = 7.0 * 86_400.0;
 
 impl Observation {
+    /// Whether a run may have taken so long: a damaged line says nothing about a machine.
+    #[must_use]
+    pub fn is_sane(&self) -> bool {
+        let may_be = |parts: &Parts| {
+            let times = [parts.seconds, parts.cpu_s, parts.gpu_s, parts.disk_s];
+            times.iter().all(|seconds| (0.0..=SECONDS_MOST).contains(seconds)) && parts.seconds > 0.0
+        };
+        self.tokens > 0 && may_be(&self.forecast) && may_be(&self.measured)
+    }
+
     /// How much longer the phase took than forecast: 0.2 is a fifth longer, −0.2 a fifth shorter.
     #[must_use]
     pub fn drift(&self) -> f64 {
@@ -103,6 +119,12 @@ impl Observation {
 }
 
 impl Calibration {
+    /// Whether every factor is one that runs may have given.
+    #[must_use]
+    pub fn is_sane(&self) -> bool {
+        [self.decode, self.prompt, self.disk, self.gpu].iter().all(|factor| FACTORS.contains(factor))
+    }
+
     /// The corrections by which recorded runs would have been forecast: of each figure the middle one. None where no run speaks of any.
     #[must_use]
     pub fn of(runs: &[Observation]) -> Option<Self> {
@@ -117,7 +139,7 @@ impl Calibration {
             let mut factors: Vec<f64> = runs.filter(speaks).map(of).filter(|factor| factor.is_finite()).collect();
             factors.sort_by(f64::total_cmp);
             let factor = factors.get(factors.len() / 2).copied();
-            factor.map(|factor| factor.clamp(1.0 / FACTOR_MOST, FACTOR_MOST))
+            factor.map(|factor| factor.clamp(*FACTORS.start(), *FACTORS.end()))
         };
         let found = [
             middle(Some(Phase::Decode), |parts| parts.cpu_s),
@@ -159,6 +181,20 @@ mod tests {
     }
 
     #[test]
+    fn impossible_times_are_no_observation() {
+        assert!(run(Phase::Decode, (1.0, 0.5), (1.1, 0.5)).is_sane());
+        for (forecast, measured) in [
+            ((-1.0, 0.5), (1.0, 0.5)),
+            ((1.0, 0.5), (f64::NAN, 0.5)),
+            ((0.0, 0.0), (1.0, 0.0)),
+            ((1.0, 1e300), (1.0, 1.0)),
+        ] {
+            assert!(!run(Phase::Decode, forecast, measured).is_sane(), "{forecast:?} {measured:?}");
+        }
+        assert!(!Observation { tokens: 0, ..run(Phase::Prompt, (1.0, 0.0), (1.0, 0.0)) }.is_sane());
+    }
+
+    #[test]
     fn corrections_are_the_middle_of_what_runs_say() {
         assert_eq!(Calibration::of(&[]), None);
         let runs = [
@@ -170,6 +206,7 @@ mod tests {
         let found = Calibration::of(&runs).expect("corrections");
         // A drive that was hardly forecast to work says nothing, and nobody speaks of a GPU.
         assert_eq!(found, Calibration { decode: 1.2, prompt: 0.8, disk: 2.0, gpu: 1.0 });
+        assert!(found.is_sane() && !Calibration { disk: -1.0, ..found }.is_sane());
         let wild = Calibration::of(&runs[2..3]).expect("corrections");
         assert!((wild.decode - FACTOR_MOST).abs() < 1e-9, "{wild:?}");
     }

@@ -59,6 +59,19 @@ pub struct Gpu {
     pub context: Bytes,
 }
 
+/// Whether a machine may do so many bytes or operations a second: from one to 10^18. What is beyond is a damaged file, and would turn sums of seconds
+/// into no numbers.
+#[must_use]
+pub fn is_rate(per_second: f64) -> bool {
+    (1.0..=1e18).contains(&per_second)
+}
+
+/// Whether a step may take so many seconds: up to a quarter of an hour.
+#[must_use]
+pub fn is_time(seconds: f64) -> bool {
+    (0.0..=1e3).contains(&seconds)
+}
+
 /// Seconds of a crossing where nobody measured them: twice what an H100 takes for 7,168 numbers.
 pub(crate) const CROSSING_S: f64 = 12e-6;
 /// Seconds of a launch where nobody measured them: an H100 decodes a model of 16 layers with 240 of them, one by one, in 1.33 ms.

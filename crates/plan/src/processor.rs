@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::QuantType;
+use crate::machine::{is_rate, is_time};
 
 /// The numbers of columns that products are measured with.
 pub const COLUMNS: [u32; 7] = [1, 2, 4, 8, 16, 64, 256];
@@ -116,12 +117,12 @@ impl Processor {
         let vectors = [v.norm_s, v.add_s, v.round_s, v.activate_s, v.turn_s, v.keep_s, v.choose_s];
         let seconds = vectors.into_iter().chain([a.unpack_s, a.use_s, a.score_s, self.output_s, self.step_s]);
         let seconds = seconds.chain(self.products.values().flat_map(|p| [p.row_s, p.start_s]));
-        positive.into_iter().all(|rate| rate.is_finite() && rate > 0.0)
-            && seconds.into_iter().all(|seconds| seconds.is_finite() && seconds >= 0.0)
-            && !self.reads.is_empty()
+        positive.into_iter().all(is_rate)
+            && seconds.into_iter().all(is_time)
+            && self.reads.first().is_some_and(|(threads, _)| *threads > 0)
             && self.reads.is_sorted_by(|a, b| a.0 < b.0)
             && self.again.is_sorted_by(|a, b| a.0 < b.0)
-            && self.again.iter().all(|(bytes, faster)| *bytes > 0.0 && faster.is_finite() && *faster >= 1.0)
+            && self.again.iter().all(|(bytes, faster)| is_rate(*bytes) && (1.0..=1e6).contains(faster))
     }
 
     /// The share of its weights that a token which reads so many bytes finds at hand: all where sets of that size are read again as fast as the
@@ -350,6 +351,11 @@ mod tests {
         assert!(!with(|p| p.step_s = -1e-6));
         assert!(!with(|p| p.reads.clear()));
         assert!(!with(|p| p.reads.reverse()));
+        // No core reads nothing, and no sum of seconds is made of infinities.
+        assert!(!with(|p| p.reads = vec![(0, 5e9)]));
+        assert!(!with(|p| p.reads[1].1 = 1e300));
+        assert!(!with(|p| p.output_s = 1e300));
+        assert!(!with(|p| p.again[1].1 = f64::INFINITY));
         assert!(!with(|p| p.attention.operations_per_s = 0.0));
         assert!(!with(|p| p.products.get_mut(&QuantType::Q4K).expect("there").bytes_per_s[3] = f64::NAN));
     }

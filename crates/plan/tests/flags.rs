@@ -163,6 +163,10 @@ fn flags_that_cannot_be_followed_are_refused_by_name() {
         (Overrides { context: Some(0), ..none() }, Fault::BadValue, "-c 0: zero"),
         (Overrides { threads: Some(0), ..none() }, Fault::BadValue, "-t 0: zero"),
         (Overrides { micro_batch: Some(0), ..none() }, Fault::BadValue, "-ub 0: zero"),
+        // As far as a profile may go, so that `-o` writes what can be read.
+        (Overrides { context: Some(u32::MAX), ..none() }, Fault::BadValue, "-c 4294967295: more than"),
+        (Overrides { threads: Some(4097), ..none() }, Fault::BadValue, "-t 4097: more than"),
+        (Overrides { micro_batch: Some(65_537), ..none() }, Fault::BadValue, "-ub 65537: more than"),
         (Overrides { override_tensors: vec!["attn".into()], ..none() }, Fault::BadValue, "-ot attn: no `=`"),
         (
             Overrides { override_tensors: vec!["attn=vram".into()], ..none() },

@@ -64,6 +64,11 @@ fn a_catalogue_is_read_strictly() {
         ("7GB/s", "7GB", 7, "is no rate"),
         ("7GB/s", "-7GB/s", 7, "is no rate"),
         ("7GB/s", "0GB/s", 7, "is no rate"),
+        ("7GB/s", "NaN GB/s", 7, "is no rate"),
+        ("7GB/s", "infGB/s", 7, "is no rate"),
+        ("7GB/s", "8000000TiB/s", 7, "is no rate"),
+        ("100USD", "1e300USD", 9, "is no price"),
+        ("100USD", "NaNUSD", 9, "is no price"),
         ("4.0", "4.5", 8, "is no generation of PCI Express"),
         ("100USD", "100", 9, "is no price"),
         ("100USD", "-1USD", 9, "is no price"),
@@ -142,6 +147,11 @@ fn words_that_are_no_machine_are_refused_with_a_way_out() {
     ] {
         let error = Build::parse(text, &catalogue).expect_err(text).to_string();
         assert!(error.contains(expected) && error.contains("\n\nhint: "), "{text}: {error}");
+    }
+    // What nobody reads is not shown.
+    for text in ["x".repeat(100_000), format!("{}nvme4", "rtx3060+".repeat(10)), "+".repeat(5000)] {
+        let error = Build::parse(&text, &catalogue).unwrap_err().to_string();
+        assert!(error.len() < 500 && error.contains("\n\nhint: "), "{error}");
     }
 }
 

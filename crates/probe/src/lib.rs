@@ -44,6 +44,13 @@ pub struct Spread {
     pub runs: u32,
 }
 
+impl Spread {
+    /// Whether all are rates that a machine may have.
+    pub(crate) fn is_sane(&self) -> bool {
+        [self.best, self.median, self.worst].into_iter().all(plan::is_rate)
+    }
+}
+
 /// What was measured of a GPU with the kernels that will run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CardRates {
@@ -70,9 +77,11 @@ pub struct CardRates {
 impl CardRates {
     /// Whether all that forecasts rest on are figures that a card may have.
     pub(crate) fn is_sane(&self) -> bool {
-        let rates = [&self.read, &self.link, &self.link_back, &self.operations].map(|spread| spread.median);
+        let rates = [&self.read, &self.link, &self.link_back, &self.operations];
         let seconds = [self.crossing_s, self.launch_s];
-        rates.into_iter().chain(seconds).all(|figure| figure.is_finite() && figure > 0.0) && self.context > Bytes::ZERO
+        rates.into_iter().all(Spread::is_sane)
+            && seconds.into_iter().all(|seconds| seconds > 0.0 && plan::is_time(seconds))
+            && self.context > Bytes::ZERO
     }
 }
 
@@ -80,12 +89,20 @@ impl CardRates {
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// The cache of rates could not be written.
-    #[error("cannot keep the measured rates in {path}: {source}", path = path.display())]
+    #[error("cannot keep measured rates or runs in {path}: {source}\n\nhint: set XDG_CACHE_HOME to a folder that can be written", path = path.display())]
     Cache {
         /// The file.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// The cache of rates cannot be used.
+    #[error("the measured rates in {path} cannot be used: {why}\n\nhint: `plimsoll probe --force` measures anew", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
     },
     /// The drive could not be measured.
     #[error("cannot measure the drive with {path}: {source}\n\nhint: give a model on that drive with -m", path = path.display())]
@@ -114,6 +131,13 @@ pub fn machine(model_dir: &Path, cache: Option<&Path>) -> Machine {
     let seen = Seen::look();
     let rates = cache.and_then(|folder| Rates::load(folder, &seen));
     assemble(&seen, Drive::of(model_dir), rates.as_ref())
+}
+
+/// What is wrong with the measured rates that are kept for this machine, where there are some and forecasts cannot rest on them:
+/// [`machine`] estimates then.
+#[must_use]
+pub fn damage(cache: &Path) -> Option<ProbeError> {
+    Rates::read(cache, &Seen::look()).err()
 }
 
 fn assemble(seen: &Seen, drive: Option<Drive>, rates: Option<&Rates>) -> Machine {

@@ -70,6 +70,9 @@ const OTHERS_MOST: f64 = 0.1;
 /// [`ProbeError`] where memory or threads are refused, the drive fails, or the cache cannot be written.
 pub fn measure(options: &Options<'_>, now: &mut dyn FnMut(&str)) -> Result<Measured, ProbeError> {
     let (seen, watch) = (Seen::look(), Watch::start());
+    if let Some(folder) = options.cache {
+        Rates::check(folder, &seen)?;
+    }
     let pool = Pool::new(seen.cores as usize, options.isa).map_err(ProbeError::Threads)?;
     now("RAM and processor");
     let (processor, ram_read, cpu_ops) = processor::measure(&pool, seen.ram_available)?;

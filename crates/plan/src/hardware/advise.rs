@@ -28,7 +28,8 @@ pub enum NoAdvice {
     NotARate(f64),
     /// No machine of the catalogue is fast enough.
     #[error(
-        "nothing in the catalogue decodes {asked} tokens/s of this model; the fastest is {best}\n\nhint: ask for less, or take a smaller quantization"
+        "nothing in the catalogue decodes {} tokens/s of this model; the fastest is {best}\n\nhint: ask for less, or take a smaller quantization",
+        if *asked < 1e9 { asked.to_string() } else { format!("{asked:e}") }
     )]
     Nothing {
         /// What was asked for.

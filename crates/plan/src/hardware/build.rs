@@ -118,11 +118,14 @@ impl Build {
         for part in text.split('+') {
             let part = part.trim().to_ascii_lowercase();
             if part.is_empty() {
-                return Err(BuildError::Empty(text.to_owned()));
+                return Err(BuildError::Empty(cut(text)));
+            }
+            if cut(&part) != part {
+                return Err(unknown(&cut(&part), "", catalogue));
             }
             parts.add(&part, catalogue)?;
         }
-        let missing = |what| BuildError::Missing { text: text.to_owned(), what };
+        let missing = |what| BuildError::Missing { text: cut(text), what };
         let (memory, ram) = parts.memory.ok_or_else(|| missing("memory"))?;
         let drive = parts.drive.ok_or_else(|| missing("drive"))?;
         let cores = parts.cores.unwrap_or(memory.cores.value);
@@ -148,6 +151,16 @@ impl fmt::Display for Build {
         let rest = [format!("{}:{}", self.memory.name, short(self.ram)), self.drive.name.clone()];
         let cores = (self.cores != self.memory.cores.value).then(|| format!("{}cores", self.cores));
         f.pad(&cards.chain(rest).chain(cores).collect::<Vec<_>>().join("+"))
+    }
+}
+
+/// As much of a text as a message shows; no part of the catalogue has so long a name.
+fn cut(text: &str) -> String {
+    const CHARS_MAX: usize = 80;
+    if text.chars().count() <= CHARS_MAX {
+        text.to_owned()
+    } else {
+        text.chars().take(CHARS_MAX).chain(['…']).collect()
     }
 }
 

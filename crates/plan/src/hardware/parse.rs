@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_saphyr::{MessageFormatter, Spanned, UserMessageFormatter};
 
 use super::{Card, Catalogue, Drive, Figure, Kernels, Memory, Pcie, Price};
-use crate::{Bytes, BytesPerSecond};
+use crate::{Bytes, BytesPerSecond, is_rate};
 
 /// One text of a catalogue.
 #[derive(Clone, Copy, Debug)]
@@ -241,8 +241,11 @@ impl Prover<'_> {
     }
 }
 
+/// No price or clock is beyond.
+const MOST: f64 = 1e9;
+
 fn positive(text: &str) -> Option<f64> {
-    text.trim().parse().ok().filter(|value: &f64| value.is_finite() && *value > 0.0)
+    text.trim().parse().ok().filter(|value: &f64| *value > 0.0 && *value <= MOST)
 }
 
 fn count(text: &str) -> Option<u32> {
@@ -259,16 +262,19 @@ fn sizes(text: &str) -> Option<Vec<Bytes>> {
 }
 
 fn rate(text: &str) -> Option<BytesPerSecond> {
-    size(text.strip_suffix("/s")?).map(|bytes| BytesPerSecond(bytes.as_f64()))
+    let bytes = size(text.strip_suffix("/s")?)?.as_f64();
+    is_rate(bytes).then_some(BytesPerSecond(bytes))
 }
 
 fn clock(text: &str) -> Option<f64> {
-    Some(positive(text.strip_suffix("GHz")?)? * 1e9)
+    let gigahertz = positive(text.strip_suffix("GHz")?)?;
+    (gigahertz <= 100.0).then_some(gigahertz * 1e9)
 }
 
 fn capability(text: &str) -> Option<(u32, u32)> {
     let (major, minor) = text.split_once('.')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
+    let number = |text: &str| text.parse().ok().filter(|number| *number < 100);
+    Some((number(major)?, number(minor)?))
 }
 
 fn pcie(text: &str) -> Option<Pcie> {

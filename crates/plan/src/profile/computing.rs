@@ -5,7 +5,7 @@ use super::raw::{RawDecode, RawPrefill};
 use super::{Choice, Decode, Prefill, Profile, ProfileError, StreamTo};
 use crate::Tier;
 
-const MICRO_BATCH_MAX: u32 = 1 << 16;
+pub(super) const MICRO_BATCH_MAX: u32 = 1 << 16;
 /// More experts of a token than any model chooses.
 const EXPERTS_USED_MAX: u32 = 1024;
 /// More layers than any model has.

@@ -1,6 +1,7 @@
 //! Flags that change a profile: ceilings, context, threads, and llama.cpp's shorthand for placement.
 
-use super::prove::{check_pattern, named, quoted};
+use super::computing::MICRO_BATCH_MAX;
+use super::prove::{THREADS_MAX, TOKENS_MAX, check_pattern, named, quoted};
 use super::{Choice, Fault, Layers, Origin, Profile, ProfileError, Rule, Selector, TierLimit};
 use crate::{Bytes, KvType, Logits, Role, Tier};
 
@@ -45,15 +46,17 @@ impl Profile {
     /// [`ProfileError`] that names the flag, where it uses a tier that the profile does not name, or cannot be read.
     pub fn with(mut self, flags: &Overrides) -> Result<Self, ProfileError> {
         self.ceilings(flags)?;
-        for (number, flag, choice) in [
-            (flags.context, "-c", &mut self.context.tokens),
-            (flags.threads, "-t", &mut self.threads),
-            (flags.micro_batch, "-ub", &mut self.prefill.micro_batch),
+        for (number, flag, most, choice) in [
+            (flags.context, "-c", TOKENS_MAX, &mut self.context.tokens),
+            (flags.threads, "-t", THREADS_MAX, &mut self.threads),
+            (flags.micro_batch, "-ub", MICRO_BATCH_MAX, &mut self.prefill.micro_batch),
         ] {
             let Some(number) = number else { continue };
             let origin = Origin::Flag(format!("{flag} {number}"));
-            if number == 0 {
-                return Err(ProfileError::new(Fault::BadValue, &origin, "zero is too few", "write a number from 1"));
+            if !(1..=most).contains(&number) {
+                let message = if number == 0 { "zero is too few" } else { "more than any machine does" };
+                let hint = format!("write a number from 1 to {most}");
+                return Err(ProfileError::new(Fault::BadValue, &origin, message, hint));
             }
             *choice = Choice::asked(number, origin);
         }

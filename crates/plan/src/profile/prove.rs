@@ -19,7 +19,7 @@ const RULES_MAX: usize = 1024;
 /// A compiled pattern may take this much, so that a "regex bomb" is refused and not built.
 const PATTERN_BYTES_MAX: usize = 256 << 10;
 pub(super) const TOKENS_MAX: u32 = 1 << 24;
-const THREADS_MAX: u32 = 4096;
+pub(super) const THREADS_MAX: u32 = 4096;
 
 pub(super) fn parse(text: &str, file_name: &str) -> Result<Profile, ProfileError> {
     if text.len() > TEXT_BYTES_MAX {
