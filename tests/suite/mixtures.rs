@@ -25,6 +25,11 @@ const NARROW: LatentSizes = LatentSizes {
 };
 
 fn open(path: &std::path::Path, home: impl Fn(&plan::Unit) -> Tier) -> (gguf::Model, Engine) {
+    open_foreseeing(path, 0, home)
+}
+
+/// The same, with so many likely experts of the next layer read ahead.
+fn open_foreseeing(path: &std::path::Path, foresee: u32, home: impl Fn(&plan::Unit) -> Tier) -> (gguf::Model, Engine) {
     let model = gguf::open(path).unwrap();
     let profile = ALL_IN_RAM.replace("tokens: 256", "tokens: 1024").replace("micro_batch: 64", "micro_batch: 512");
     let profile = plan::profile::parse(&profile, "test.yaml").unwrap();
@@ -33,6 +38,7 @@ fn open(path: &std::path::Path, home: impl Fn(&plan::Unit) -> Tier) -> (gguf::Mo
         placement.home = home(unit);
     }
     plan.staging = plan::Staging { slot: Bytes(1 << 20), slots: 12 };
+    plan.foresee = foresee;
     let engine = open_plan(&model, plan);
     (model, engine)
 }
@@ -79,18 +85,35 @@ fn what_is_foreseen_is_read_ahead_and_changes_no_bit() {
         draft.set(&format!("deepseek2.{key}"), Field::u32(1));
     }
     synth::write(&path, &draft).unwrap();
-    let [in_ram, on_disk] = [Tier::Ram, Tier::Disk].map(|home| {
-        let (_, mut engine) = open(&path, |unit| if unit.role == Role::RoutedExpert { home } else { Tier::Ram });
+    let [in_ram, unread, on_disk] = [(Tier::Ram, 8), (Tier::Disk, 0), (Tier::Disk, 8)].map(|(home, foresee)| {
+        let homes = |unit: &plan::Unit| if unit.role == Role::RoutedExpert { home } else { Tier::Ram };
+        let (model, mut engine) = open_foreseeing(&path, foresee, homes);
         let mut session = engine.session().unwrap();
         let mut bits = Vec::new();
         for token in 0..40 {
             bits.extend(engine.decode(&mut session, token * 7).unwrap().iter().map(|logit| logit.to_bits()));
         }
+        let counts = engine.expert_use().clone();
+        // What a run has seen decides the next plan.
+        let profile = "version: 1\ntiers: { ram: { memory: 1GiB, threads: 2 }, disk: {} }\nplacement: [{ role: routed_expert, home: disk }]\n";
+        let profile = plan::profile::parse(profile, "test.yaml").unwrap();
+        let next = plan::plan_with(&profile, &model.inventory, &machine(), Some(&counts)).unwrap();
+        assert_eq!(next.foresee, if home == Tier::Disk { 8 } else { 0 });
+        assert_eq!(plan::plan(&profile, &model.inventory, &machine()).unwrap().foresee, 0);
+        let written = plan::profile::to_yaml(&next, &model.inventory);
+        assert_eq!(written.contains("foresee_experts: 8"), next.foresee > 0, "{written}");
+        let read = plan::ExpertUse::parse(&counts.to_json(), "use.json").unwrap();
+        assert_eq!((read.foreseen(), read.foreseen().guessed), (counts.foreseen(), counts.foreseen().chosen));
         (bits, engine.stats(Bytes(0)).disk)
     });
-    assert!(in_ram.0 == on_disk.0);
+    assert!(in_ram.0 == on_disk.0 && in_ram.0 == unread.0);
     let foreseen = |disk: &engine::DiskStats| disk.prefetch_used_bytes_per_token;
-    assert!(foreseen(&in_ram.1) == 0.0 && foreseen(&on_disk.1) > 0.0, "{:?} {:?}", in_ram.1, on_disk.1);
+    assert!(
+        foreseen(&in_ram.1) == 0.0 && foreseen(&unread.1) == 0.0 && foreseen(&on_disk.1) > 0.0,
+        "{:?} {:?}",
+        in_ram.1,
+        on_disk.1
+    );
     assert!(on_disk.1.prefetch_wasted_bytes_per_token < foreseen(&on_disk.1), "{:?}", on_disk.1);
 }
 

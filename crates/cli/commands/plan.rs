@@ -5,7 +5,7 @@ use std::path::Path;
 use plan::hardware::Build;
 use plan::report::HomeExperts;
 use plan::{
-    Bytes, Calibration, Compared, Device, ExpertUse, Forecast, Inventory, KvPlan, LayerDevices, Logits, Machine,
+    Bytes, Calibration, Compared, Device, ExpertUse, Fetch, Forecast, Inventory, KvPlan, LayerDevices, Logits, Machine,
     Placement, Plan, QuantType, Role, Scheme, Staging, TierPlan,
 };
 use serde::Serialize;
@@ -143,6 +143,8 @@ struct Document<'a> {
     staging: &'a Staging,
     device_staging: &'a [(u32, Staging)],
     stream_from: Option<u32>,
+    fetch: Option<Fetch>,
+    foresee: u32,
     micro_batch: u32,
     threads: u32,
     logits: Logits,
@@ -225,6 +227,8 @@ impl<'a> Document<'a> {
             staging,
             device_staging,
             stream_from: plan.stream_from,
+            fetch: plan.fetch,
+            foresee: plan.foresee,
             micro_batch: plan.micro_batch,
             threads: plan.threads,
             logits: plan.logits,
@@ -268,7 +272,7 @@ mod tests {
         let plain = serde_json::to_value(&plan).expect("JSON");
         for (key, value) in plain.as_object().expect("an object") {
             if key != "tiers" && key != "placements" {
-                assert_eq!(&document[key], value, "{key}");
+                assert_eq!(document.get(key), Some(value), "{key}");
             }
         }
     }

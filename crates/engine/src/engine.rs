@@ -73,7 +73,7 @@ impl Engine {
         let logits = vec![0.0; spec.vocabulary];
         let record = Record { load: started.elapsed(), ..Record::default() };
         let interrupt = Arc::new(AtomicBool::new(false));
-        let (lookahead, experts) = (Lookahead::new(), ExpertRecord::new(inventory));
+        let (lookahead, experts) = (Lookahead::new(plan.foresee), ExpertRecord::new(inventory));
         Ok(Self {
             spec,
             quants,

@@ -51,6 +51,11 @@ impl ExpertRecord {
         }
     }
 
+    /// Counts experts that were guessed before a router chose, and those that it chose.
+    pub(crate) fn guessed(&mut self, (guessed, chosen): (u64, u64)) {
+        self.uses.add_guesses(guessed, chosen);
+    }
+
     /// Counts an expert that a pass computes with: a hit is one that is wholly resident.
     pub(crate) fn used(&mut self, resident: bool) {
         if resident {

@@ -46,10 +46,11 @@ pub(crate) struct Lookahead {
 }
 
 impl Lookahead {
-    pub(crate) fn new() -> Self {
+    /// Nothing told yet; `foresee` experts of each guess are read.
+    pub(crate) fn new(foresee: u32) -> Self {
         let after = After { logits: 0, form: Form::DECODE, brought: None };
         let this = Told { layers: 0, waits: false };
-        Self { this, way: (Form::DECODE, None), after, next: None, foresight: Foresight::default() }
+        Self { this, way: (Form::DECODE, None), after, next: None, foresight: Foresight::new(foresee) }
     }
 
     /// Starts a pass: what was expected of it stands, if it is the one that was foreseen.

@@ -23,7 +23,8 @@
 //! ```
 //!
 //! `layers` has an entry for each layer with a router, in ascending order, and `counts` one number for each expert: how
-//! many of `tokens` tokens chose it. `trace` may be left out. It tells the same in order, for studies of caches: one
+//! many of `tokens` tokens chose it. `"foreseen": { "guessed": 9, "chosen": 5 }` may stand beside them: experts of a next layer that a run guessed
+//! before its router chose, and how many of those it then chose. `trace` may be left out. It tells the same in order, for studies of caches: one
 //! entry for each pass through a layer, as it ran: the position in the context of its first token, the layer, and for
 //! each token of the pass the experts that it chose. Positions are those of the conversation: one that does not go on
 //! from the last is a new conversation, or a prompt that kept the beginning of the one before.
@@ -65,6 +66,27 @@ pub struct ExpertUse {
     /// In ascending order.
     layers: Vec<Layer>,
     trace: ExpertTrace,
+    foreseen: Foreseen,
+}
+
+/// How guesses of the next layer's experts turned out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Foreseen {
+    /// Experts that were guessed, those left out that were in RAM anyway.
+    pub guessed: u64,
+    /// Those of them that the router then chose.
+    pub chosen: u64,
+}
+
+/// Guesses that are too few to judge by.
+const GUESSES_MIN: u64 = 128;
+
+impl Foreseen {
+    /// Whether reading guesses ahead pays: half of them come true or more.
+    #[must_use]
+    pub const fn pays(self) -> bool {
+        self.guessed >= GUESSES_MIN && self.chosen.saturating_mul(2) >= self.guessed
+    }
 }
 
 impl ExpertUse {
@@ -81,6 +103,7 @@ impl ExpertUse {
             tokens: 0,
             layers: mixture_layers(inventory).into_iter().map(layer).collect(),
             trace: ExpertTrace::default(),
+            foreseen: Foreseen::default(),
         }
     }
 
@@ -118,7 +141,7 @@ impl ExpertUse {
 
     /// Forgets all counts.
     pub fn clear(&mut self) {
-        (self.tokens, self.trace) = (0, ExpertTrace::default());
+        (self.tokens, self.trace, self.foreseen) = (0, ExpertTrace::default(), Foreseen::default());
         for layer in &mut self.layers {
             layer.choices = 0;
             layer.counts.fill(0);
@@ -128,6 +151,18 @@ impl ExpertUse {
     /// Counts tokens that passed through the model.
     pub fn add_tokens(&mut self, tokens: u64) {
         self.tokens = self.tokens.saturating_add(tokens);
+    }
+
+    /// Counts guesses of a layer's experts, and those that came true.
+    pub fn add_guesses(&mut self, guessed: u64, chosen: u64) {
+        self.foreseen.guessed = self.foreseen.guessed.saturating_add(guessed);
+        self.foreseen.chosen = self.foreseen.chosen.saturating_add(chosen.min(guessed));
+    }
+
+    /// How guesses turned out.
+    #[must_use]
+    pub const fn foreseen(&self) -> Foreseen {
+        self.foreseen
     }
 
     /// The model's name for people.

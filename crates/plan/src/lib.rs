@@ -32,7 +32,7 @@ mod traffic;
 pub use aim::{Aim, Lengths, Scheme};
 pub use bytes::{Bytes, BytesPerSecond, NotASize};
 pub use calibration::{DRIFT, Observation, Parts, Phase};
-pub use expert_use::{ExpertTrace, ExpertUse, ExpertUseError, ExpertUseWriter};
+pub use expert_use::{ExpertTrace, ExpertUse, ExpertUseError, ExpertUseWriter, Foreseen};
 pub use forecast::{Cost, Forecaster, TERMS, Term, forecast_notes};
 pub use inventory::{DeltaSizes, Inventory, Latent, ModelFile, ModelShape, Role, Tensor, Unit, UnitId, VocabularySize};
 pub use logits::Logits;

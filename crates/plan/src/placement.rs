@@ -270,6 +270,9 @@ pub struct Plan {
     pub stream_from: Option<u32>,
     /// Chosen experts that are copied to a GPU in decode; none where none are.
     pub fetch: Option<Fetch>,
+    /// Experts that the next layer's router will likely choose and that are read from disk before it has, in decode; 0 where none are.
+    #[serde(default)]
+    pub foresee: u32,
     /// Prompt tokens computed in one pass.
     pub micro_batch: u32,
     /// What logits are made for.

@@ -173,6 +173,9 @@ fn settings(out: &mut String, plan: &Plan, inventory: &Inventory) {
     if let Some(fetch) = plan.fetch {
         parts.push(format!("{} of {} chosen experts fetched to gpu:{}", fetch.experts, fetch.of, fetch.gpu));
     }
+    if plan.foresee > 0 {
+        parts.push(format!("{} likely experts of the next layer read ahead", plan.foresee));
+    }
     if plan.staging.slots > 0 {
         parts.push(format!("ring {} × {}", plan.staging.slots, plan.staging.slot));
     }

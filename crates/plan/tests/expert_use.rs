@@ -89,7 +89,10 @@ fn the_shares_of_a_layer_are_as_many_as_a_token_uses() {
 
 #[test]
 fn what_is_written_reads_back() {
-    for counts in [counted(), ExpertUse::new(&model())] {
+    let mut foreseen = counted();
+    foreseen.add_guesses(200, 120);
+    assert!(foreseen.foreseen().pays() && !counted().foreseen().pays());
+    for counts in [counted(), foreseen, ExpertUse::new(&model())] {
         assert_eq!(ExpertUse::parse(&counts.to_json(), "use.json"), Ok(counts));
     }
     let mut dense = model();
@@ -126,6 +129,11 @@ fn malformed_files_are_refused_by_what_is_wrong() {
         ("{\n  \"version\"", "[{\"version\"", "line 1"),
         ("\"version\": 1", "\"version\": 2", "version: expected 1, found 2"),
         ("\"version\": 1,", "", "missing field `version`"),
+        (
+            "\"version\": 1,",
+            "\"version\": 1, \"foreseen\": { \"guessed\": 3, \"chosen\": 4 },",
+            "foreseen: chosen: expected at most 3, as were guessed, found 4",
+        ),
         ("\"version\": 1", "\"version\": 1, \"bananas\": 3", "unknown field `bananas`"),
         ("\"version\": 1", "\"version\": 1, \"version\": 1", "duplicate field `version`"),
         ("\"tokens\": 3", "\"tokens\": -3", "line 5, column"),

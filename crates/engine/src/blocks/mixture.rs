@@ -95,7 +95,7 @@ impl Pass<'_> {
     /// Groups the pairs of what was chosen whose experts are `mine` to compute, and counts the choice.
     pub(crate) fn count_choice(&mut self, layer: usize, f: &Mixture, mine: &dyn Fn(usize) -> bool) {
         self.scratch.pairs.group(f.routing.experts, f.routing.used, mine);
-        self.lookahead.foresight.chose(layer, &self.scratch.pairs.chosen);
+        self.experts.guessed(self.lookahead.foresight.chose(layer, &self.scratch.pairs.chosen));
         let choice = Choice {
             first_position: self.first_position,
             layer,
@@ -146,14 +146,12 @@ impl Pass<'_> {
         let foresight = &mut self.lookahead.foresight;
         let (chosen, weights) = foresight.guess(layer, f.routing.used);
         scores.with(|scores| route(&f.routing, scores, bias, chosen, weights))?;
-        let reads = foresight.reads();
-        let away = foresight.leave(|expert| !self.tiers.is_resident(f.experts[expert as usize].gate.unit));
-        let away = if reads { away } else { &[] };
-        for expert in away.iter().map(|expert| &f.experts[*expert as usize]) {
+        let read = foresight.leave(|expert| !self.tiers.is_resident(f.experts[expert as usize].gate.unit));
+        for expert in read.iter().map(|expert| &f.experts[*expert as usize]) {
             self.tiers.guess(&expert.gate)?;
             self.tiers.guess(&expert.up)?;
         }
-        for expert in away {
+        for expert in read {
             self.tiers.guess(&f.experts[*expert as usize].down)?;
         }
         Ok(())

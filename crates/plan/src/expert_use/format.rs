@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 
-use super::{ExpertTrace, ExpertUse, ExpertUseError, Layer, shown};
+use super::{ExpertTrace, ExpertUse, ExpertUseError, Foreseen, Layer, shown};
 
 /// The only version of the file.
 const VERSION: u64 = 1;
@@ -81,7 +81,10 @@ fn opening(expert_use: &ExpertUse) -> String {
 
 /// The counts, and the end.
 fn closing(expert_use: &ExpertUse) -> String {
-    let mut out = format!("  \"tokens\": {},\n  \"layers\": [", expert_use.tokens);
+    let Foreseen { guessed, chosen } = expert_use.foreseen;
+    let foreseen = format!("  \"foreseen\": {{ \"guessed\": {guessed}, \"chosen\": {chosen} }},\n");
+    let foreseen = if guessed > 0 { foreseen } else { String::new() };
+    let mut out = format!("{foreseen}  \"tokens\": {},\n  \"layers\": [", expert_use.tokens);
     for (place, layer) in expert_use.layers.iter().enumerate() {
         let comma = if place == 0 { "" } else { "," };
         let _ = write!(out, "{comma}\n    {{ \"layer\": {}, \"counts\": {:?} }}", layer.number, layer.counts);
@@ -102,7 +105,16 @@ struct Raw {
     tokens: u64,
     layers: Vec<RawLayer>,
     #[serde(default)]
+    foreseen: RawForeseen,
+    #[serde(default)]
     trace: Traced,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawForeseen {
+    guessed: u64,
+    chosen: u64,
 }
 
 #[derive(Deserialize)]
@@ -213,6 +225,14 @@ pub(super) fn parse(text: &str, file: &str) -> Result<ExpertUse, ExpertUseError>
         let expected = format!("at most {}, the number of experts", raw.experts);
         return Err(wrong("experts_used".into(), expected, raw.experts_used.to_string()));
     }
+    let RawForeseen { guessed, chosen } = raw.foreseen;
+    if chosen > guessed {
+        return Err(wrong(
+            "foreseen: chosen".into(),
+            format!("at most {guessed}, as were guessed"),
+            chosen.to_string(),
+        ));
+    }
     let mut layers: Vec<Layer> = Vec::with_capacity(raw.layers.len());
     for RawLayer { layer, counts } in raw.layers {
         if let Some(last) = layers.last().filter(|last| last.number >= layer) {
@@ -244,6 +264,7 @@ pub(super) fn parse(text: &str, file: &str) -> Result<ExpertUse, ExpertUseError>
         tokens: raw.tokens,
         layers,
         trace: raw.trace.trace,
+        foreseen: Foreseen { guessed, chosen },
     };
     match untraceable(&raw.trace.summary, &expert_use) {
         Some((expected, found)) => Err(wrong("trace".into(), expected, found)),

@@ -41,6 +41,7 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
     say_gpus(planner, &devices, &mut notes);
     say_memory(planner, &tiers, &mut notes);
     let device_staging = setup.stream.map(|number| (number, streaming::ring(planner.inventory, planner.ring_slots())));
+    let foresee = planner.foresees(&placements);
     let mut plan = Plan {
         tiers,
         placements,
@@ -56,6 +57,7 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
             of: planner.inventory.shape.experts_used.max(1),
             slot: streaming::fetch_slot(planner.inventory),
         }),
+        foresee,
         micro_batch: setup.micro_batch,
         logits: planner.profile.logits,
         threads: planner.threads,

@@ -43,6 +43,10 @@ impl Prover<'_> {
             Some(text) => self.number(text, "layers", 0..=LAYERS_MAX)?,
             None => Choice::Auto,
         };
-        Ok(Decode { fetch_experts, stream_layers })
+        let foresee_experts = match &raw.foresee_experts {
+            Some(text) => self.number(text, "experts", 0..=EXPERTS_USED_MAX)?,
+            None => Choice::Auto,
+        };
+        Ok(Decode { fetch_experts, stream_layers, foresee_experts })
     }
 }

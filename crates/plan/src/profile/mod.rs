@@ -107,6 +107,8 @@ pub struct Decode {
     pub fetch_experts: Choice<u32>,
     /// Layers outside a GPU whose feed-forward matrices are copied to it for each token, which it computes between the processor's blocks.
     pub stream_layers: Choice<u32>,
+    /// How many experts on disk are read that the next layer's router will likely choose.
+    pub foresee_experts: Choice<u32>,
 }
 
 /// Which layers a rule is about. Units without a layer, such as the embedding, match only [`Layers::Any`].

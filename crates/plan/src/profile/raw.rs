@@ -152,6 +152,11 @@ pub(super) struct RawDecode {
     #[schemars(schema_with = "auto_or_count")]
     #[serde(default)]
     pub(super) stream_layers: Option<Text>,
+    /// How many experts on disk that the next layer's router will likely choose are read before it has chosen: `auto`, which reads them where
+    /// expert statistics say that half of such guesses come true, or a number.
+    #[schemars(schema_with = "auto_or_count")]
+    #[serde(default)]
+    pub(super) foresee_experts: Option<Text>,
 }
 
 /// The tiers in the order in which they are written, with the places of their names.

@@ -46,10 +46,17 @@ pub fn to_yaml(plan: &Plan, inventory: &Inventory) -> String {
     let _ =
         writeln!(text, "default: auto\nprefill: {{ stream_to: {}, micro_batch: {} }}", stream(plan), plan.micro_batch);
     // `auto` chooses by rates: what it chose is said, where there was a choice.
+    let mut decode = Vec::new();
     if plan.tiers.iter().any(|tier| matches!(tier.tier, Tier::Gpu(_))) {
         let fetch = (inventory.shape.experts > 0).then(|| plan.fetch.map_or(0, |fetch| fetch.experts));
-        let fetch = fetch.map_or(String::new(), |experts| format!("fetch_experts: {experts}, "));
-        let _ = writeln!(text, "decode: {{ {fetch}stream_layers: {} }}", streamed_layers(plan, inventory));
+        decode.extend(fetch.map(|experts| format!("fetch_experts: {experts}")));
+        decode.push(format!("stream_layers: {}", streamed_layers(plan, inventory)));
+    }
+    if plan.foresee > 0 {
+        decode.push(format!("foresee_experts: {}", plan.foresee));
+    }
+    if !decode.is_empty() {
+        let _ = writeln!(text, "decode: {{ {} }}", decode.join(", "));
     }
     text
 }

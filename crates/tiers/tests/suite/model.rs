@@ -116,6 +116,7 @@ pub(crate) fn plan(on_disk: OnDisk, slot: u64, slots: u32) -> Plan {
         device_staging: Vec::new(),
         stream_from: None,
         fetch: None,
+        foresee: 0,
         micro_batch: 1,
         logits: plan::Logits::Every,
         threads: 1,
