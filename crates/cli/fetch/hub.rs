@@ -6,8 +6,9 @@ use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo};
 use plan::Bytes;
 
+use super::choice::choose;
 use super::ranges::RangedFile;
-use super::{FetchError, HubName, choose};
+use super::{FetchError, HubName};
 use crate::show;
 
 /// A hub and the local cache of its files.
