@@ -38,12 +38,14 @@ struct Passing {
     slots: u32,
     /// Tokens of a pass from which on.
     from: u32,
+    /// Of experts in RAM each so-manieth stays with the processor; 0: none.
+    kept: u32,
 }
 
 /// Slots that nothing is cut for.
-const WIDE: Passing = Passing { more: 4 << 20, slots: 3, from: 2 };
+const WIDE: Passing = Passing { more: 4 << 20, slots: 3, from: 2, kept: 0 };
 /// Slots of a few rows, or of an expert.
-const NARROW: Passing = Passing { more: 0, slots: 2, from: 2 };
+const NARROW: Passing = Passing { more: 0, slots: 2, from: 2, kept: 0 };
 
 fn slot(inventory: &Inventory, more: u64) -> Bytes {
     let align = |bytes: u64| bytes.next_multiple_of(plan::streaming::ALIGN);
@@ -62,7 +64,10 @@ fn streaming(path: &Path, kv_type: &str, micro_batch: usize, homes: &[Tier], pas
     let slot = slot(&model.inventory, passing.more);
     plan.device_staging = vec![(0, Staging { slot, slots: passing.slots })];
     plan.stream_from = Some(passing.from);
-    plan.placements.iter_mut().for_each(|placement| placement.prefill = Device::Gpu(0));
+    for (placement, unit) in plan.placements.iter_mut().zip(&model.inventory.units) {
+        let stays = |expert: u32| passing.kept > 0 && expert % passing.kept == 0 && placement.home == Tier::Ram;
+        placement.prefill = if unit.expert.is_some_and(stays) { Device::Cpu } else { Device::Gpu(0) };
+    }
     open_plan(&model, plan)
 }
 
@@ -88,7 +93,9 @@ fn streamed_mixtures_agree_from_any_home() {
         for (homes, passing) in [
             (homes(&|_| Tier::Ram), WIDE),
             (homes(&by_turns), NARROW),
-            (homes(&last), Passing { more: 5000, slots: 3, from: 2 }),
+            (homes(&|_| Tier::Ram), Passing { kept: 2, ..WIDE }),
+            (homes(&by_turns), Passing { kept: 1, ..NARROW }),
+            (homes(&last), Passing { more: 5000, ..WIDE }),
             (
                 homes(&|unit| if expert(unit).is_some() { Tier::Disk } else { base(unit) }),
                 Passing { from: 1, ..NARROW },
@@ -214,6 +221,8 @@ fn neither_cuts_nor_homes_nor_time_change_a_bit_of_what_is_streamed() {
         ] {
             assert!(run(homes, passing) == first, "{folder}: {:?}, {passing:?}", homes[0]);
         }
+        let kept = run(&ram, Passing { kept: 3, ..WIDE });
+        assert!(run(&ram, Passing { kept: 3, ..NARROW }) == kept, "{folder}: experts that stay");
     }
 }
 
@@ -292,7 +301,7 @@ fn feed_forward_matrices_that_come_in_every_pass_are_as_good_as_those_that_stay(
         for (home, passing) in [
             (Tier::Ram, Passing { from: never, ..WIDE }),
             (Tier::Ram, Passing { from: never, ..NARROW }),
-            (Tier::Disk, Passing { from: never, more: 5000, slots: 3 }),
+            (Tier::Disk, Passing { from: never, more: 5000, ..WIDE }),
         ] {
             let (comes, more) = run(home, passing);
             assert!(comes == stays, "{folder}: {home}, {passing:?}");

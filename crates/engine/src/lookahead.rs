@@ -141,7 +141,7 @@ fn expect(tiers: &mut Tiers, route: &Route, slice: &RowSlice) -> Result<(), Tier
     if route.is_copied(slice.unit) { Ok(()) } else { tiers.expect(slice) }
 }
 
-/// Expects these experts on a card that they do not live on, each as a whole.
+/// Expects these experts on a card that they do not live on, each as a whole, but for those that the processor keeps.
 pub(crate) fn expect_experts(
     tiers: &mut Tiers,
     route: &Route,
@@ -151,6 +151,9 @@ pub(crate) fn expect_experts(
 ) -> Result<(), TierError> {
     experts.try_for_each(|expert| {
         let expert = &f.experts[expert];
+        if route.keeps(expert.gate.unit) {
+            return Ok(());
+        }
         expect_on(tiers, route, brought, [&expert.gate, &expert.up, &expert.down])
     })
 }

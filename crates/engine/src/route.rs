@@ -39,6 +39,8 @@ pub(crate) struct Streamed {
     pub(crate) layers: Vec<LayerDevices>,
     /// By unit: those of one row, which the card has copies of.
     copied: Vec<bool>,
+    /// By unit: those of experts that the processor computes all the same.
+    kept: Vec<bool>,
 }
 
 /// That weights are brought to a card in a pass.
@@ -124,6 +126,11 @@ impl Route {
         self.streamed.as_ref().is_some_and(|streamed| streamed.copied[unit.0 as usize])
     }
 
+    /// Whether the processor computes with this matrix of an expert, while those of others are brought to a card.
+    pub(crate) fn keeps(&self, unit: UnitId) -> bool {
+        self.streamed.as_ref().is_some_and(|streamed| streamed.kept[unit.0 as usize])
+    }
+
     /// Whether a block of such a pass is this card's: a layer's attention, or what follows it.
     pub(crate) fn is_streamed(&self, layer: usize) -> [bool; 2] {
         self.streamed.as_ref().map_or([false; 2], |streamed| {
@@ -151,7 +158,10 @@ impl Route {
         });
         let layers = layers.collect::<Option<_>>()?;
         let copied = inventory.units.iter().map(|unit| inventory.is_vector(unit)).collect();
-        Some(Streamed { gpu, from, all_from: all_from(spec), layers, copied })
+        let kept = plan.placements.iter().zip(&inventory.units).map(|(placement, unit)| {
+            unit.expert.is_some() && !inventory.is_vector(unit) && placement.prefill == Device::Cpu
+        });
+        Some(Streamed { gpu, from, all_from: all_from(spec), layers, copied, kept: kept.collect() })
     }
 
     /// Every block's device, the output's last.

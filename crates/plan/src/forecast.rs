@@ -39,6 +39,7 @@
 //! pass. Windows and indexers, which make attention cheaper, are not counted, nor are keys and values that pass the link. All seconds are
 //! multiplied by what recorded runs took longer ([`Calibration`](crate::Calibration)).
 
+mod kept;
 mod layers;
 mod passes;
 mod streams;
@@ -49,7 +50,7 @@ use passes::{Pass, Passes};
 pub use terms::{Cost, TERMS, Term};
 
 use crate::blocks::{Block, block_of};
-use crate::profile::Decode;
+use crate::profile::{Decode, Prefill};
 use crate::traffic::Traffic;
 use crate::{Aim, Device, ExpertUse, Fetch, Forecast, Inventory, Lengths, Machine, Plan, Rate, Source, Tier, Unit};
 
@@ -121,13 +122,20 @@ pub(crate) const NONE: Forecast = Forecast {
     measured: false,
 };
 
-/// Fills in the tokens from which prompts are streamed, if a ring is there for it, what is copied to a GPU in decode, as far as that was not
-/// asked, and the forecast.
-pub(crate) fn fill(plan: &mut Plan, inventory: &Inventory, machine: &Machine, traffic: Traffic<'_>, asked: &Decode) {
+/// Fills in the tokens from which prompts are streamed, if a ring is there for it, the experts that the processor computes in those, what is copied
+/// to a GPU in decode, as far as that was not asked, and the forecast.
+pub(crate) fn fill(
+    plan: &mut Plan,
+    inventory: &Inventory,
+    machine: &Machine,
+    traffic: Traffic<'_>,
+    (prefill, decode): (&Prefill, &Decode),
+) {
+    kept::keep(plan, inventory, machine, traffic, prefill.cpu_experts.value().copied());
     let mut passes = Passes::new(plan, inventory, machine, traffic);
-    let is_open = asked.fetch_experts.value().is_none();
+    let is_open = decode.fetch_experts.value().is_none();
     let fetch = plan.fetch.filter(|_| is_open).map(|fetch| Fetch { experts: passes.best_fetch(fetch), ..fetch });
-    let come = passes.best_layers(asked.stream_layers.value().copied());
+    let come = passes.best_layers(decode.stream_layers.value().copied());
     let seconds = |pass| passes.cost(pass).seconds;
     let gains = |tokens| seconds(Pass::Streamed { first: 0, tokens }) < seconds(Pass::Prompt { first: 0, tokens });
     let streams = !plan.device_staging.is_empty();
@@ -158,6 +166,9 @@ pub(crate) fn fill(plan: &mut Plan, inventory: &Inventory, machine: &Machine, tr
         measured: rates(plan, machine).iter().all(|(_, rate)| rate.source == Source::Measured),
     };
     (plan.stream_from, plan.forecast) = (stream_from, forecast);
+    if stream_from.is_none() {
+        kept::keep_none(plan, inventory);
+    }
     plan.fetch = fetch.or(plan.fetch);
     if let Some((gpu, _)) = plan.device_staging.first() {
         let device = Device::Gpu(*gpu);

@@ -268,6 +268,10 @@ pub struct Plan {
     pub device_staging: Vec<(u32, Staging)>,
     /// Tokens of a pass, two or more, from which on units of layers outside a GPU's memory are streamed to it and computed there; never if none.
     pub stream_from: Option<u32>,
+    /// Routed experts of each layer that live in RAM and that the processor computes in such passes, while the others are streamed; as many as there are
+    /// where a layer has fewer.
+    #[serde(default)]
+    pub cpu_experts: u32,
     /// Chosen experts that are copied to a GPU in decode; none where none are.
     pub fetch: Option<Fetch>,
     /// Experts that the next layer's router will likely choose and that are read from disk before it has, in decode; 0 where none are.

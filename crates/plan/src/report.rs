@@ -165,7 +165,11 @@ fn settings(out: &mut String, plan: &Plan, inventory: &Inventory) {
         _ => None,
     });
     if let (Some(number), Some(from)) = (streamed, plan.stream_from) {
-        parts.push(format!("prompts from {from} tokens on streamed to gpu:{number}"));
+        let stay = match plan.cpu_experts {
+            0 => String::new(),
+            experts => format!(", but for {experts} experts a layer"),
+        };
+        parts.push(format!("prompts from {from} tokens on streamed to gpu:{number}{stay}"));
     }
     if plan.scheme != Scheme::ByUse {
         parts.push(format!("placed {}, the fastest way by the forecast", plan.scheme));

@@ -252,6 +252,40 @@ fn as_many_experts_are_fetched_as_make_a_token_fastest() {
 }
 
 #[test]
+fn the_processor_keeps_experts_of_a_streamed_prompt_where_both_together_are_faster() {
+    // Two tokens take 1 ms of the processor for each of four experts, since each token uses half of them; three quarters of their 4 MB each come by the
+    // link: 0.75 ms at 4 GB/s, so that two stay.
+    let planned = |link: f64, asked: &str| {
+        let mut machine = with_gpu(2e13);
+        machine.ram_read.rate = BytesPerSecond(4e10);
+        machine.gpus[0].link = Rate { rate: BytesPerSecond(link), source: Source::Measured };
+        let text = format!(
+            "version: 1\ntiers: {{ gpu:0: {{ memory: 4GiB }}, ram: {{ memory: 1GiB }} }}\nplacement: [{{ role: routed_expert, home: ram }}]\n\
+             prefill: {{ stream_to: gpu:0, micro_batch: 2, cpu_experts: {asked} }}\ndecode: {{ fetch_experts: 0 }}\n"
+        );
+        plan_for(&parse(&text, "p.yaml").unwrap(), &mixture(), &machine, None, &common::ALL).unwrap()
+    };
+    for (link, expected) in [(1.5e9, 3), (4e9, 2), (6e9, 1), (12e9, 0)] {
+        let plan = planned(link, "auto");
+        assert_eq!((plan.cpu_experts, plan.stream_from), (expected, Some(2)), "{link}");
+        let stays =
+            |placement: &&plan::Placement| placement.home == plan::Tier::Ram && placement.prefill == plan::Device::Cpu;
+        let model = mixture();
+        let experts = model.units.iter().zip(&plan.placements).filter(|(_, placement)| stays(placement));
+        let stay: Vec<u32> = experts.filter_map(|(unit, _)| unit.expert).collect();
+        assert_eq!(stay, (4 - expected..4).collect::<Vec<_>>(), "the last ones stay");
+    }
+    let seconds = |asked: &str| planned(4e9, asked).forecast.time_to_first_token_s;
+    // The link is the clock with none and with one, and the processor with two and with three.
+    near(seconds("0") - seconds("1"), 0.000_75);
+    near(seconds("3") - seconds("2"), 0.001);
+    near(seconds("auto"), seconds("2"));
+    // With all of them nothing is left to stream.
+    let all = planned(4e9, "9");
+    assert_eq!((all.stream_from, all.cpu_experts), (None, 0));
+}
+
+#[test]
 fn feed_forward_matrices_come_in_decode_while_the_processor_computes() {
     let rules =
         "placement: [{ role: attention, home: ram }, { role: dense_ffn, home: ram }, { role: output, home: ram }]\n";

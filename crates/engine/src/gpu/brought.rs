@@ -65,6 +65,9 @@ impl GpuPass<'_, '_> {
         let Some(brought) = self.host.devices.brought else { return Ok(()) };
         let Some(m) = &self.side.mixtures else { unreachable!("{NO_ROOM}") };
         let experts = f.experts.iter().map(|matrices| {
+            if self.host.devices.route.keeps(matrices.gate.unit) {
+                return ([false; 3], false);
+            }
             let types = parts(matrices).map(|part| self.host.quants.get(part.unit));
             (parts(matrices).map(|part| self.is_away(part)), types.into_iter().all(in_integers))
         });

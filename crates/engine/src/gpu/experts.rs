@@ -36,6 +36,8 @@ pub(super) enum Home {
 /// The routed experts of one layer.
 pub(super) struct Experts {
     homes: Vec<Home>,
+    /// Those that the processor computes in passes to which the others are brought.
+    kept: Vec<bool>,
     /// Where kernels find those that are here; none where no expert is, or where they are not alike.
     pub(super) tables: Option<Tables>,
 }
@@ -112,13 +114,20 @@ pub(super) struct Lists {
 }
 
 impl Experts {
-    fn of(f: &Mixture, number: u32, quants: &Quants, tiers: &Tiers, arena: &mut Arena) -> Result<Self> {
+    fn of(
+        f: &Mixture,
+        (number, route): (u32, &Route),
+        quants: &Quants,
+        tiers: &Tiers,
+        arena: &mut Arena,
+    ) -> Result<Self> {
         let here = |slice: &RowSlice| tiers.home(slice.unit) == Tier::Gpu(number);
         let homes: Vec<Home> = f.experts.iter().map(|expert| home(parts(expert).map(here))).collect();
+        let kept = f.experts.iter().map(|expert| route.keeps(expert.gate.unit)).collect();
         let resident = || f.experts.iter().zip(&homes).filter(|(_, home)| **home == Home::Here).map(|(e, _)| e);
         let types = resident().map(|expert| parts(expert).map(|part| quants.get(part.unit)));
         let Some([gate, up, down]) = common(types).filter(|_| !f.weighs_input) else {
-            return Ok(Self { homes, tables: None });
+            return Ok(Self { homes, kept, tables: None });
         };
         let width = f.router.inputs;
         let count = f.experts.len();
@@ -134,12 +143,17 @@ impl Experts {
             }
             table.upload(gpu.compute())?;
         }
-        Ok(Self { homes, tables: Some(tables) })
+        Ok(Self { homes, kept, tables: Some(tables) })
     }
 
     /// Where this expert is.
     pub(super) fn home(&self, expert: usize) -> Home {
         self.homes[expert]
+    }
+
+    /// Whether the processor computes it in passes to which the others are brought.
+    pub(super) fn is_kept(&self, expert: usize) -> bool {
+        self.kept[expert]
     }
 
     /// Whether any expert is there.
@@ -194,10 +208,10 @@ impl Mixtures {
         let always = |index: usize| route.layers[index].ffn == Device::Gpu(number);
         let experts = |(index, layer): (usize, &crate::spec::Layer)| {
             let f = mixture(&layer.ffn).filter(|_| always(index) || route.is_streamed(index)[1]);
-            f.map(|f| Experts::of(f, number, quants, tiers, arena)).transpose()
+            f.map(|f| Experts::of(f, (number, route), quants, tiers, arena)).transpose()
         };
         let layers: Vec<Option<Experts>> = spec.layers.iter().enumerate().map(experts).collect::<Result<_>>()?;
-        // In passes to which weights are brought, nothing is left to the processor.
+        // In passes to which weights are brought, nothing of a few tokens is left to the processor.
         let owes = |(index, layer): (usize, &Experts)| always(index) && layer.any(Home::Away);
         let away = layers.iter().enumerate().filter_map(|(index, layer)| Some((index, layer.as_ref()?))).any(owes);
         let way = away.then(|| Way::new(gpu, arena, FEW.min(counts.tokens) * spec.width)).transpose()?;

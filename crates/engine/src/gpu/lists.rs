@@ -18,7 +18,7 @@ use super::{GpuPass, GpuSide, Result};
 use crate::blocks::Quants;
 use crate::pairs::Pairs;
 use crate::spec::{Linear, Mixture};
-use crate::steps::{Part, Register};
+use crate::steps::{Part, Register, Steps};
 
 /// How a run of experts is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +143,7 @@ fn list<'t>(
 }
 
 impl GpuPass<'_, '_> {
-    /// Waits for the choice, groups it for both sides, and has the processor's experts brought.
+    /// Waits for the choice, groups it for both sides, and has the processor's experts brought, with what they read.
     pub(super) fn group(&mut self, layer: usize, f: &Mixture) -> Result<()> {
         self.pay()?;
         let (host, side) = (&mut *self.host, &mut *self.side);
@@ -157,15 +157,15 @@ impl GpuPass<'_, '_> {
         }
         stream.download_now(m.chosen.slice().range(..choices), &mut pairs.chosen)?;
         stream.download_now(m.weights.slice().range(..choices), &mut pairs.weights)?;
-        let brought = host.devices.brought;
-        let mine = |expert: usize| experts.home(expert) != Home::Away || brought.is_some();
+        let brought = host.devices.brought.is_some();
+        let mine = |expert: usize| experts.home(expert) != Home::Away || brought && !experts.is_kept(expert);
         pairs.group(f.routing.experts, f.routing.used, &mine);
         let kind = |expert: usize| {
             let types = parts(&f.experts[expert]).map(|part| quants.get(part.unit));
             match experts.home(expert) {
                 Home::Here if types.into_iter().all(in_integers) => Kind::Listed(types),
                 Home::Here => Kind::Single,
-                Home::Away | Home::Apart if brought.is_some() => Kind::Brought,
+                Home::Away | Home::Apart if brought => Kind::Brought,
                 Home::Away | Home::Apart => Kind::Apart,
             }
         };
@@ -188,7 +188,13 @@ impl GpuPass<'_, '_> {
             }
         }
         host.go_on()?;
-        side.send_words(f, choices)
+        side.send_words(f, choices)?;
+        if host.scratch.pairs.len() > 0 {
+            // Now, for the stream is at its end: later they would wait for all that the card computes meanwhile.
+            let normed = host.now().rows(Register::Normed, host.spec.width);
+            host.span(normed).with_mut(|to| side.download(normed, to))??;
+        }
+        Ok(())
     }
 
     /// block = the outputs of the grouped experts for `x`, or that added to it.
@@ -212,13 +218,12 @@ impl GpuPass<'_, '_> {
         self.side.add_down_biases(f, words, block)
     }
 
-    /// Has the processor compute its experts and adds their sum.
+    /// Has the processor compute its experts with the numbers that came down with the choice, and adds their sum.
     fn add_away(&mut self, f: &Mixture, x: Part, block: Part) -> Result<()> {
         if self.host.scratch.pairs.len() == 0 {
             return Ok(());
         }
         let numbers = self.host.span(x);
-        numbers.with_mut(|to| self.side.download(x, to))??;
         let sum = self.host.span(block);
         sum.with_mut(|numbers| numbers.fill(0.0))?;
         self.host.join_experts(f, &numbers, &sum)?;

@@ -2,6 +2,7 @@
 
 mod copies;
 mod cpu;
+mod launches;
 
 use self::copies::{comes, share_of};
 use super::depth;
@@ -13,25 +14,9 @@ use crate::expert_cache::HitRates;
 use crate::traffic::Traffic;
 use crate::{Device, Gpu, Inventory, LayerDevices, Machine, Placement, Plan, Role, Tier, Unit};
 
-/// Kernels of a block on a GPU: norm, products, heads, attention in splits and their sum, output.
-const ATTENTION_KERNELS: f64 = 8.0;
-/// The same with latents, which are made in two steps and expanded or absorbed.
-const LATENT_KERNELS: f64 = 14.0;
-/// Norm, gates and ups, activation, down, sum.
-const FFN_KERNELS: f64 = 5.0;
-/// The same with a router, its choice, and experts beside what every token passes.
-const MIXTURE_KERNELS: f64 = 12.0;
-/// What fetched experts cost beside their bytes: the input in 8 bits, two products, and marks between streams.
-const FETCH_KERNELS: f64 = 6.0;
 /// How much more RAM gives to the processor and a link together than the processor's kernels read of 4-bit weights by themselves, at least: those
 /// reach 85 to 90 % of what plain reads do, and less where many cores unpack slower than RAM gives. There kernels of wide numbers tell more.
 const RAM_SHARED: f64 = 1.1;
-/// Norm, product, soft cap.
-const OUTPUT_KERNELS: f64 = 3.0;
-
-/// What a kernel costs of a launch where one launch replays a run of layers: of a model of 16 layers on an H100 the 240 kernels of a token took
-/// 0.74 ms beside their bytes so, and 1.06 ms one by one.
-const REPLAYED: f64 = 0.7;
 
 /// What passes through the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +74,10 @@ struct Stage {
     /// Bytes that the processor reads of RAM: those of its blocks, and of experts beside a GPU.
     ram_bytes: f64,
     beside_bytes: f64,
+    /// Of what is streamed, experts that the processor could compute instead, and its seconds for them.
+    open: Coming,
+    /// What it would take to bring it their inputs, and their sum back.
+    beside_crossings_s: f64,
 }
 
 /// A plan with what its passes need to know.
@@ -180,11 +169,19 @@ impl<'a> Passes<'a> {
 
     /// What a pass costs.
     pub(super) fn cost(&self, pass: Pass) -> Cost {
+        self.sum(&self.stages(pass, false), pass)
+    }
+
+    /// The stages of a pass; what is `open` is only looked at for a choice.
+    fn stages(&self, pass: Pass, open: bool) -> Vec<Stage> {
         let layers = self.plan.blocks.len();
         let mut stages = vec![Stage::default(); layers + 1];
         for (unit, placement) in self.inventory.units.iter().zip(&self.plan.placements) {
             let stage = unit.layer.map_or(layers, |layer| (layer as usize).min(layers));
             self.read(&mut stages[stage], unit, placement, pass);
+            if open {
+                self.leave_open(&mut stages[stage], unit, placement, pass);
+            }
         }
         for (layer, stage) in stages[..layers].iter_mut().enumerate() {
             self.attend(stage, layer, pass);
@@ -192,18 +189,31 @@ impl<'a> Passes<'a> {
             self.launch(stage, layer, pass);
         }
         self.cross(&mut stages, pass);
+        stages
+    }
+
+    /// What stages in a row cost.
+    fn sum(&self, stages: &[Stage], pass: Pass) -> Cost {
         let costs: Vec<Cost> = stages.iter().map(|stage| self.spent(stage, pass)).collect();
         let mut cost = Cost::default();
         for stage in &costs {
             cost += *stage;
         }
-        if stages.iter().any(|stage| stage.comes.bytes > 0.0) {
-            let gpu = self.machine.calibration.gpu;
-            let coming = |stage: &Stage| Coming { gpu_s: stage.comes.gpu_s * gpu, ..stage.comes };
-            let row: Vec<_> = costs.iter().zip(&stages).map(|(cost, stage)| (cost.seconds, coming(stage))).collect();
-            self.come_beside(&mut cost, &row, &stages, pass);
+        if stages.iter().any(|stage| stage.comes.bytes > 0.0) || matches!(pass, Pass::Streamed { .. }) {
+            let coming = |stage| self.coming(stage, pass);
+            let row: Vec<_> = costs.iter().zip(stages).map(|(cost, stage)| (cost.seconds, coming(stage))).collect();
+            self.come_beside(&mut cost, &row, stages, pass);
         }
         cost
+    }
+
+    /// What comes for a stage, with what the processor computes meanwhile: in streamed passes experts that stay in RAM.
+    fn coming(&self, stage: &Stage, pass: Pass) -> Coming {
+        let calibration = &self.machine.calibration;
+        let stay = matches!(pass, Pass::Streamed { .. }) && stage.beside_bytes > 0.0;
+        let shared = (stage.beside_bytes + stage.comes.bytes) / self.ram_together;
+        let beside_s = if stay { (stage.cpu_beside_s * calibration.prompt).max(shared) } else { 0.0 };
+        Coming { gpu_s: stage.comes.gpu_s * calibration.gpu, beside_s, ..stage.comes }
     }
 
     /// Adds what the stages in a row wait for that comes to a GPU, and its products.
@@ -219,8 +229,11 @@ impl<'a> Passes<'a> {
                 (*before, Coming { bytes: if coming.bytes > 0.0 { bytes } else { 0.0 }, ..*coming })
             };
             let row: Vec<_> = row.iter().zip(stages).map(|(stage, of)| late(stage, of)).collect();
-            let waits = if stages.iter().map(disk).sum::<f64>() >= coming_s { Term::Disk } else { Term::Link };
-            (self.ring.first(&row), waits)
+            let beside_s = row.iter().map(|(_, coming)| coming.beside_s).sum::<f64>();
+            let waits =
+                [(stages.iter().map(disk).sum(), Term::Disk), (coming_s, Term::Link), (beside_s, Term::Weights)];
+            let longest = waits.into_iter().max_by(|a, b| a.0.total_cmp(&b.0));
+            (self.ring.first(&row), longest.map_or(Term::Link, |(_, term)| term))
         } else {
             let bytes = sum(|stage| stage.ram_bytes + stage.beside_bytes + stage.comes.bytes);
             (self.ring.steady(row).max(bytes / self.ram_together), Term::Link)
@@ -252,13 +265,17 @@ impl<'a> Passes<'a> {
             link_s: stage.fetch_s,
             ..Cost::default()
         };
-        cost.spend(Term::Weights, stage.weights_s * cpu + (cpu_beside - gpu_beside).max(0.0));
+        let streamed = matches!(pass, Pass::Streamed { .. });
+        // Beside what comes, in streamed passes.
+        let after = if streamed { 0.0 } else { (cpu_beside - gpu_beside).max(0.0) };
+        cost.spend(Term::Weights, stage.weights_s * cpu + after);
         cost.spend(Term::Attention, stage.attention_s * cpu);
         cost.spend(Term::Vectors, stage.vectors_s * cpu);
         cost.spend(Term::Gpu, cost.gpu_s);
-        cost.spend(Term::Crossings, stage.crossings_s);
+        let beside = if streamed && stage.beside_bytes > 0.0 { stage.beside_crossings_s } else { 0.0 };
+        cost.spend(Term::Crossings, stage.crossings_s + beside);
         cost.spend(Term::Link, (fetch - cpu_beside.max(gpu_beside)).max(0.0));
-        if stage.comes.bytes == 0.0 || !matches!(pass, Pass::Streamed { .. }) {
+        if stage.comes.bytes == 0.0 || !streamed {
             cost.spend(Term::Disk, (disk - cost.seconds).max(0.0));
         }
         cost
@@ -341,64 +358,6 @@ impl<'a> Passes<'a> {
         let Some(gpu) = self.gpu(number) else { return 0.0 };
         let computing = if gpu.ops_per_second > 0.0 { work.operations / gpu.ops_per_second } else { 0.0 };
         (work.bytes / gpu.read.rate.0.max(1.0)).max(computing)
-    }
-
-    /// Seconds until the residual stream of so many tokens is on the other side.
-    fn crossing(&self, number: u32, tokens: u32) -> f64 {
-        let Some(gpu) = self.gpu(number) else { return 0.0 };
-        let bytes = 4.0 * f64::from(self.inventory.shape.embedding) * f64::from(tokens);
-        gpu.crossing_seconds() + bytes / gpu.link.rate.0.max(1.0)
-    }
-
-    /// Adds the launches of a layer's blocks on a GPU, and the crossings of its mixture.
-    fn launch(&self, stage: &mut Stage, layer: usize, pass: Pass) {
-        let devices = self.devices(pass).layers[layer];
-        let attention = if self.inventory.shape.latent.is_some() { LATENT_KERNELS } else { ATTENTION_KERNELS };
-        let ffn = if self.mixtures[layer].is_some() { MIXTURE_KERNELS } else { FFN_KERNELS };
-        let share = if self.alone[layer] && matches!(pass, Pass::Decode { .. }) { REPLAYED } else { 1.0 };
-        for (device, kernels) in [(devices.attention, attention), (devices.ffn, ffn)] {
-            stage.gpu_s += share * self.launches(device, kernels);
-        }
-        if let (Device::Gpu(number), Some(true)) = (devices.ffn, self.mixtures[layer])
-            && !matches!(pass, Pass::Streamed { .. })
-        {
-            stage.crossings_s += 2.0 * self.crossing(number, pass.tokens());
-            if stage.fetched_bytes > 0.0 {
-                stage.fetch_s += self.launches(devices.ffn, FETCH_KERNELS);
-            }
-        }
-    }
-
-    fn launches(&self, device: Device, kernels: f64) -> f64 {
-        match device {
-            Device::Gpu(number) => self.gpu(number).map_or(0.0, |gpu| kernels * gpu.launch_seconds()),
-            Device::Cpu => 0.0,
-        }
-    }
-
-    /// Adds a crossing wherever the residual stream changes its device, from the table of vectors to the logits.
-    fn cross(&self, stages: &mut [Stage], pass: Pass) {
-        let devices = self.devices(pass);
-        let mut at = Device::Cpu;
-        let mut to = |stage: &mut Stage, device: Device, tokens: u32| {
-            if device != at {
-                // From one GPU to another by way of RAM.
-                let gpus = [at, device].into_iter().filter_map(|device| match device {
-                    Device::Gpu(number) => Some(number),
-                    Device::Cpu => None,
-                });
-                stage.crossings_s += gpus.map(|number| self.crossing(number, tokens)).sum::<f64>();
-                at = device;
-            }
-        };
-        let [layers @ .., last] = stages else { return };
-        for (stage, layer) in layers.iter_mut().zip(&devices.layers) {
-            to(stage, layer.attention, pass.tokens());
-            to(stage, layer.ffn, pass.tokens());
-        }
-        to(last, devices.output, 1);
-        last.gpu_s += self.launches(devices.output, OUTPUT_KERNELS);
-        to(last, Device::Cpu, 1);
     }
 }
 

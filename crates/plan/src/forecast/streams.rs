@@ -11,6 +11,8 @@ pub(super) struct Coming {
     pub(super) bytes: f64,
     /// Seconds that the GPU computes with them.
     pub(super) gpu_s: f64,
+    /// Seconds that the processor computes beside both.
+    pub(super) beside_s: f64,
 }
 
 /// The room of a ring and the rate of the link that fills it.
@@ -57,9 +59,9 @@ impl Ring {
         let mut seconds = 0.0;
         for (before, coming) in stages {
             *there = f64::min(self.bytes, *there + before * self.rate);
-            let waits = ((coming.bytes - *there) / self.rate).max(coming.gpu_s);
+            let waits = ((coming.bytes - *there) / self.rate).max(coming.gpu_s).max(coming.beside_s);
             *there = f64::clamp(*there + waits * self.rate - coming.bytes, 0.0, self.bytes);
-            seconds += before + if coming.bytes > 0.0 { waits } else { 0.0 };
+            seconds += before + waits;
         }
         seconds
     }
@@ -71,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_block_waits_for_what_the_ring_has_not_brought() {
-        let coming = |bytes| Coming { bytes, gpu_s: 0.5 };
+        let coming = |bytes| Coming { bytes, gpu_s: 0.5, beside_s: 0.0 };
         let none = Coming::default();
         for (stages, room, expected) in [
             (vec![(3.0, none), (2.0, none)], 4.0, 5.0),
@@ -91,12 +93,16 @@ mod tests {
 
     #[test]
     fn a_prompt_begins_with_an_empty_ring_and_longer_ones_bridge_longer_stages() {
-        let coming = |bytes| Coming { bytes, gpu_s: 1.0 };
+        let coming = |bytes| Coming { bytes, gpu_s: 1.0, beside_s: 0.0 };
+        let beside = |bytes, beside_s| Coming { bytes, gpu_s: 1.0, beside_s };
         for (stages, room, expected) in [
             (vec![(0.0, coming(2.0)), (0.0, coming(2.0))], 4.0, 4.0),
             // While 5 s of something else are computed 2 of the next 4 can come, or all of them.
             (vec![(0.0, coming(4.0)), (5.0, coming(4.0))], 2.0, 4.0 + 5.0 + 2.0),
             (vec![(0.0, coming(4.0)), (5.0, coming(4.0))], 8.0, 4.0 + 5.0 + 1.0),
+            // The processor is slower than the link for the first stage, while the ring brings half of the second's.
+            (vec![(0.0, beside(4.0, 6.0)), (0.0, beside(4.0, 1.0))], 2.0, 6.0 + 2.0),
+            (vec![(1.0, beside(0.0, 6.0))], 2.0, 7.0),
         ] {
             let found = Ring { bytes: room, rate: 1.0 }.first(&stages);
             assert!((found - expected).abs() < 1e-9, "{stages:?}: {found}, expected {expected}");

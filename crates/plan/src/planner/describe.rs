@@ -51,6 +51,7 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
         staging: setup.staging,
         device_staging: device_staging.into_iter().collect(),
         stream_from: None,
+        cpu_experts: 0,
         fetch: setup.fetch.map(|gpu| Fetch {
             gpu,
             experts: planner.fetch_most(),
@@ -65,7 +66,8 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
         forecast: forecast::NONE,
         notes,
     };
-    forecast::fill(&mut plan, planner.inventory, planner.machine, planner.traffic, &planner.profile.decode);
+    let asked = (&planner.profile.prefill, &planner.profile.decode);
+    forecast::fill(&mut plan, planner.inventory, planner.machine, planner.traffic, asked);
     plan.notes.extend(forecast::forecast_notes(&plan, planner.machine));
     plan
 }

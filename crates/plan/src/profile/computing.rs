@@ -6,6 +6,8 @@ use super::{Choice, Decode, Prefill, Profile, ProfileError, StreamTo};
 use crate::Tier;
 
 pub(super) const MICRO_BATCH_MAX: u32 = 1 << 16;
+/// More experts than a layer of any model has.
+const EXPERTS_MAX: u32 = 1 << 16;
 /// More experts of a token than any model chooses.
 const EXPERTS_USED_MAX: u32 = 1024;
 /// More layers than any model has.
@@ -31,7 +33,11 @@ impl Prover<'_> {
             Some(text) => self.number(text, "tokens", 1..=MICRO_BATCH_MAX)?,
             None => Choice::Auto,
         };
-        Ok(Prefill { stream_to, micro_batch })
+        let cpu_experts = match &raw.cpu_experts {
+            Some(text) => self.number(text, "experts", 0..=EXPERTS_MAX)?,
+            None => Choice::Auto,
+        };
+        Ok(Prefill { stream_to, micro_batch, cpu_experts })
     }
 
     pub(super) fn decode(&self, raw: &RawDecode) -> Result<Decode, ProfileError> {

@@ -98,6 +98,8 @@ pub struct Prefill {
     pub stream_to: Choice<StreamTo>,
     /// Prompt tokens computed in one pass.
     pub micro_batch: Choice<u32>,
+    /// How many experts of each layer the processor computes while the others are streamed to a GPU.
+    pub cpu_experts: Choice<u32>,
 }
 
 /// How single tokens are computed.

@@ -135,6 +135,10 @@ pub(super) struct RawPrefill {
     #[schemars(schema_with = "auto_or_number")]
     #[serde(default)]
     pub(super) micro_batch: Option<Text>,
+    /// Routed experts of each layer that the processor computes while the others are streamed to a GPU: `auto` or a number.
+    #[schemars(schema_with = "auto_or_count")]
+    #[serde(default)]
+    pub(super) cpu_experts: Option<Text>,
 }
 
 /// How single tokens are computed.

@@ -43,9 +43,14 @@ pub fn to_yaml(plan: &Plan, inventory: &Inventory) -> String {
     for rule in rules(plan, inventory) {
         let _ = writeln!(text, "  - {{ {rule} }}");
     }
-    let _ =
-        writeln!(text, "default: auto\nprefill: {{ stream_to: {}, micro_batch: {} }}", stream(plan), plan.micro_batch);
     // `auto` chooses by rates: what it chose is said, where there was a choice.
+    let (to, micro_batch) = (stream(plan), plan.micro_batch);
+    let stay = if to != "none" && inventory.shape.experts > 0 {
+        format!(", cpu_experts: {}", plan.cpu_experts)
+    } else {
+        String::new()
+    };
+    let _ = writeln!(text, "default: auto\nprefill: {{ stream_to: {to}, micro_batch: {micro_batch}{stay} }}");
     let mut decode = Vec::new();
     if plan.tiers.iter().any(|tier| matches!(tier.tier, Tier::Gpu(_))) {
         let fetch = (inventory.shape.experts > 0).then(|| plan.fetch.map_or(0, |fetch| fetch.experts));

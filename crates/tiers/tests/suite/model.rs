@@ -115,6 +115,7 @@ pub(crate) fn plan(on_disk: OnDisk, slot: u64, slots: u32) -> Plan {
         staging: Staging { slot: Bytes(slot), slots },
         device_staging: Vec::new(),
         stream_from: None,
+        cpu_experts: 0,
         fetch: None,
         foresee: 0,
         micro_batch: 1,

@@ -1,10 +1,12 @@
-//! What a link brings to a GPU in decode: of a token's experts, and of layers' feed-forward matrices.
+//! What a link brings to a GPU: in decode of a token's experts, and of layers' feed-forward matrices; in prompts all of a mixture but those experts
+//! that the processor computes meanwhile.
 //!
 //! Owns which layers may come, and the search for how many do. Must never know what they cost.
 
-use super::Passes;
+use super::super::streams::Coming;
+use super::{Pass, Passes, Stage, Work};
 use crate::blocks::{Block, block_of};
-use crate::{Device, Fetch, Inventory, Plan, Role, Tier};
+use crate::{Device, Fetch, Inventory, Placement, Plan, Role, Tier, Unit};
 
 impl Passes<'_> {
     /// The fewest experts of a token to copy to a GPU in decode with which no other number makes a token faster.
@@ -15,6 +17,29 @@ impl Passes<'_> {
         });
         self.fetched = share_of(Fetch { experts, ..fetch });
         experts
+    }
+
+    /// The fewest experts of a layer, of `most` in RAM, that the processor should compute in prompts of so many tokens while the others are
+    /// streamed.
+    pub(in crate::forecast) fn best_kept(&self, tokens: u32, most: u32) -> u32 {
+        let pass = Pass::Streamed { first: 0, tokens };
+        let stages = self.stages(pass, true);
+        fewest(most, |count| {
+            let share = f64::from(count) / f64::from(most);
+            let kept: Vec<Stage> = stages.iter().map(|stage| stage.with_kept(share)).collect();
+            self.sum(&kept, pass).seconds
+        })
+    }
+
+    /// Notes what a unit would take of the processor, if it is streamed and may stay.
+    pub(super) fn leave_open(&self, stage: &mut Stage, unit: &Unit, placement: &Placement, pass: Pass) {
+        if let (Tier::Ram, Device::Gpu(number), Role::RoutedExpert) = (placement.home, placement.prefill, unit.role) {
+            let bytes = unit.bytes.as_f64() * self.traffic.touched(unit, pass.tokens());
+            let work = Work { bytes, operations: self.traffic.operations(unit, pass.tokens()) };
+            stage.open.bytes += bytes;
+            stage.open.gpu_s += self.on_gpu(number, work);
+            stage.open.beside_s += self.on_cpu(unit, pass.tokens(), work);
+        }
     }
 
     /// The layers whose feed-forward matrices are copied to a GPU in decode, spread evenly: as many as are asked, or the fewest with which no other
@@ -64,6 +89,21 @@ impl Passes<'_> {
         for layer in layers {
             self.comes[*layer as usize] = true;
             self.decode.layers[*layer as usize].ffn = Device::Gpu(*gpu);
+        }
+    }
+}
+
+impl Stage {
+    /// The same where a share of what is open stays with the processor.
+    fn with_kept(&self, share: f64) -> Self {
+        let Coming { bytes, gpu_s, .. } = self.comes;
+        let comes =
+            Coming { bytes: bytes - self.open.bytes * share, gpu_s: gpu_s - self.open.gpu_s * share, ..self.comes };
+        Self {
+            comes,
+            cpu_beside_s: self.cpu_beside_s + self.open.beside_s * share,
+            beside_bytes: self.beside_bytes + self.open.bytes * share,
+            ..*self
         }
     }
 }
