@@ -65,7 +65,8 @@ fn streaming(path: &Path, kv_type: &str, micro_batch: usize, homes: &[Tier], pas
     plan.device_staging = vec![(0, Staging { slot, slots: passing.slots })];
     plan.stream_from = Some(passing.from);
     for (placement, unit) in plan.placements.iter_mut().zip(&model.inventory.units) {
-        let stays = |expert: u32| passing.kept > 0 && expert % passing.kept == 0 && placement.home == Tier::Ram;
+        let stays =
+            |expert: u32| passing.kept > 0 && expert.is_multiple_of(passing.kept) && placement.home == Tier::Ram;
         placement.prefill = if unit.expert.is_some_and(stays) { Device::Cpu } else { Device::Gpu(0) };
     }
     open_plan(&model, plan)

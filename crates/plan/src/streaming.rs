@@ -16,8 +16,8 @@ pub const SLOTS: u32 = 3;
 /// Slots of a ring that serves decode too: while the processor computes a layer of a 70B, 490 MB in 5 to 12 ms, a link of 55 GB/s fills them.
 pub const SLOTS_DECODE: u32 = 8;
 /// Slots of longer rings, where the forecast gains by them: attention over 4,096 tokens of a large mixture takes as long as a link of 55 GB/s fills
-/// sixteen.
-pub(crate) const SLOTS_LONGER: [u32; 3] = [8, 16, 24];
+/// sixteen. Where not much room is left each slot counts.
+pub(crate) const SLOTS_LONGER: [u32; 7] = [4, 5, 6, 8, 12, 16, 24];
 /// Bytes of a slot, unless something that is never cut is longer.
 pub const SLOT: Bytes = Bytes(64 << 20);
 /// Pieces start at multiples of this: kernels read whole words around a row.

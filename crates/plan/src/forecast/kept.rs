@@ -1,6 +1,6 @@
 //! Which routed experts the processor computes in prompts, while the others are streamed to a GPU.
 //!
-//! A prompt of 512 tokens gives an expert of DeepSeek R1 sixteen of them, and a link of 55 GB/s brings it in 0.48 ms in `Q4_K`. Sixteen cores multiply as
+//! A prompt of 512 tokens gives an expert of R1 sixteen of them, and a link of 55 GB/s brings it in 0.48 ms in `Q4_K`. Sixteen cores multiply as
 //! many tokens with it in about the same time, out of memory that gives twice what the link takes: both together take half as long. The
 //! experts that stay are the same in every pass, so that copies need not wait for a router, and a run repeats itself: those that fewest tokens choose by
 //! what was counted, and the last ones where nothing was.
