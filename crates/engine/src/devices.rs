@@ -2,18 +2,20 @@
 
 use plan::{Device, LayerDevices};
 
-use crate::route::{Brought, Route};
+#[cfg(feature = "cuda")]
+use crate::route::Brought;
+use crate::route::{Route, Streaming};
 
 /// Where blocks are computed, and where their input is now.
 pub(crate) struct Devices {
     pub(crate) route: Route,
     /// Where the residual stream of this pass is.
     pub(crate) x_at: Device,
-    /// Whether and how weights are brought to a card in this pass.
-    pub(crate) brought: Option<Brought>,
-    /// What the GPU of the route holds. Lent out while it computes.
+    /// Whether and how weights are brought to cards in this pass.
+    pub(crate) streaming: Option<Streaming>,
+    /// What each card of the route holds. Lent out while it computes.
     #[cfg(feature = "cuda")]
-    pub(crate) gpu: Option<Box<crate::gpu::GpuSide>>,
+    cards: Vec<Option<Box<crate::gpu::GpuSide>>>,
 }
 
 impl Devices {
@@ -21,18 +23,24 @@ impl Devices {
         Self {
             route,
             x_at: Device::Cpu,
-            brought: None,
+            streaming: None,
             #[cfg(feature = "cuda")]
-            gpu: None,
+            cards: Vec::new(),
         }
     }
 
     /// Where a layer's blocks are computed in this pass.
     pub(crate) fn of_layer(&self, index: usize) -> LayerDevices {
-        match (&self.route.streamed, self.brought) {
+        match (&self.route.streamed, self.streaming) {
             (Some(streamed), Some(_)) => streamed.layers[index],
             _ => self.route.layers[index],
         }
+    }
+
+    /// Whether and how weights are brought to this card in this pass.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn brought_to(&self, card: u32) -> Option<Brought> {
+        self.route.brought_to(card, self.streaming)
     }
 }
 
@@ -40,7 +48,7 @@ impl Devices {
 mod cuda {
     use kernels::cpu::{Awake, Pool};
     use plan::{Inventory, KvPlan, Plan};
-    use tiers::Tiers;
+    use tiers::{CardCounts, Tiers};
 
     use super::{Device, Devices};
     use crate::blocks::{Pass, Quants};
@@ -54,7 +62,7 @@ mod cuda {
     type Result<T> = std::result::Result<T, EngineError>;
 
     impl Devices {
-        /// The same with what the GPU of the route needs.
+        /// The same with what each card of the route needs.
         pub(crate) fn opened(
             self,
             model: (&Spec, &Quants, &Inventory),
@@ -62,55 +70,70 @@ mod cuda {
             frequencies: &[Vec<f32>],
             tiers: &mut Tiers,
         ) -> Result<Self> {
-            let Some(number) = self.route.gpu() else { return Ok(self) };
-            let gpu = GpuSide::new(number, model, plan, frequencies, &self.route, tiers)?;
-            Ok(Self { gpu: Some(Box::new(gpu)), ..self })
+            let numbers = self.route.cards().into_iter();
+            let cards = numbers.map(|number| {
+                GpuSide::new(number, model, plan, frequencies, &self.route, tiers).map(Box::new).map(Some)
+            });
+            Ok(Self { cards: cards.collect::<Result<_>>()?, ..self })
         }
-    }
 
-    impl Devices {
-        /// What layers keep of a conversation on a GPU: by layer, nothing for those whose attention the processor computes.
+        /// The cards that compute nothing now.
+        fn cards(&self) -> impl Iterator<Item = &GpuSide> {
+            self.cards.iter().flatten().map(AsRef::as_ref)
+        }
+
+        /// What layers keep of a conversation on cards: by layer, nothing for those whose attention the processor computes.
         pub(crate) fn memories(&self, spec: &Spec, kv: &KvPlan) -> Result<Vec<Option<Memory>>> {
-            match &self.gpu {
-                Some(gpu) => gpu.memories(spec, kv, &self.route),
-                None => Ok(spec.layers.iter().map(|_| None).collect()),
+            let mut memories: Vec<Option<Memory>> = spec.layers.iter().map(|_| None).collect();
+            for card in self.cards() {
+                for (place, memory) in memories.iter_mut().zip(card.memories(spec, kv, &self.route)?) {
+                    *place = place.take().or(memory);
+                }
+            }
+            Ok(memories)
+        }
+
+        /// Keeps the processor's threads awake where it computes between the steps of a card.
+        pub(crate) fn keep_awake(&self, pool: &Pool) -> Option<Awake> {
+            let turns = |card: &GpuSide| card.takes_turns() || self.route.any_comes();
+            self.cards().any(turns).then(|| pool.stay_awake())
+        }
+
+        /// Ends what a pass that failed left on cards. What fails there again is said by the next pass.
+        pub(crate) fn give_up(&mut self) {
+            for card in self.cards.iter_mut().flatten() {
+                let _ = card.give_up();
             }
         }
 
-        /// Keeps the processor's threads awake where it computes between the steps of a GPU.
-        pub(crate) fn keep_awake(&self, pool: &Pool) -> Option<Awake> {
-            let turns = |gpu: &GpuSide| gpu.takes_turns() || self.route.any_comes();
-            self.gpu.as_ref().filter(|gpu| turns(gpu)).map(|_| pool.stay_awake())
+        /// What each card has done so far.
+        pub(crate) fn traffic(&self, tiers: &Tiers) -> Vec<(u32, Traffic)> {
+            let traffic = |card: &GpuSide| {
+                let CardCounts { read_bytes, up_bytes } = tiers.card_counts(card.number());
+                let crossed = card.traffic();
+                (card.number(), Traffic { read_bytes, up_bytes: crossed.up_bytes + up_bytes, ..crossed })
+            };
+            self.cards().map(traffic).collect()
         }
 
-        /// Ends what a pass that failed left on the GPU. What fails there again is said by the next pass.
-        pub(crate) fn give_up(&mut self) {
-            let _ = self.gpu.as_mut().map_or(Ok(()), |gpu| gpu.give_up());
-        }
-
-        /// What has gone between the processor and the GPU so far.
-        pub(crate) fn traffic(&self) -> Traffic {
-            self.gpu.as_ref().map_or(Traffic::default(), |gpu| gpu.traffic())
-        }
-
-        /// The same stats with the most that was taken on the GPU.
+        /// The same stats with the most that was taken on each card.
         pub(crate) fn measured(&self, mut stats: Stats) -> Stats {
-            if let Some((name, peak)) = self.gpu.as_ref().map(|gpu| gpu.peak()) {
+            for (name, peak) in self.cards().map(GpuSide::peak) {
                 stats.tiers.iter_mut().filter(|tier| tier.name == name).for_each(|tier| tier.peak_bytes = peak.0);
             }
             stats
         }
     }
 
-    const LENT_ONCE: &str = "a route's GPU is open, and computes once at a time";
+    const LENT_ONCE: &str = "a route's cards are open, and each computes once at a time";
 
     impl Pass<'_> {
         /// Runs steps on `device`.
         pub(crate) fn on<T>(&mut self, device: Device, run: impl FnOnce(&mut dyn Steps) -> Result<T>) -> Result<T> {
-            if device == Device::Cpu {
-                return run(self);
+            match device {
+                Device::Cpu => run(self),
+                Device::Gpu(card) => self.on_card(card, |gpu| run(gpu)),
             }
-            self.on_gpu(|gpu| run(gpu))
         }
 
         /// Runs a layer's attention on `device`, with what the layer keeps: a card borrows it where it lives in RAM.
@@ -121,74 +144,94 @@ mod cuda {
             layers: &mut [Memory],
             run: impl FnOnce(&mut dyn Steps, &mut Memory) -> Result<()>,
         ) -> Result<()> {
-            let (Device::Gpu(_), Memory::Cache(cache)) = (device, &layers[index]) else {
+            let (Device::Gpu(card), Memory::Cache(cache)) = (device, &layers[index]) else {
                 return self.on(device, |s| run(s, &mut layers[index]));
             };
             let positions = self.first_position..self.first_position + self.tokens;
             let kind = &self.spec.layers[index].attention.kind;
-            let mut room = self.card().borrow(kind, cache, positions.start)?;
+            let mut room = self.card(card).borrow(kind, cache, positions.start)?;
             let outcome = self.on(device, |s| run(s, &mut room));
-            self.card().give_back(index, room, if outcome.is_ok() { positions } else { 0..0 }, layers)?;
+            self.card(card).give_back(index, room, if outcome.is_ok() { positions } else { 0..0 }, layers)?;
             outcome
         }
 
         /// Has everything in its place that layers keep of this pass.
         pub(crate) fn settle(&mut self, layers: &mut [Memory]) -> Result<()> {
-            self.devices.gpu.as_mut().map_or(Ok(()), |side| side.settle_caches(layers))
+            self.on_each_card(|gpu| gpu.side.settle_caches(layers))
         }
 
-        /// Copies part of a register to the same on `device`, from the other one.
+        /// Copies part of a register from where the residual stream is to the same on `device`: from one card to another by way of the
+        /// processor's. What a card is owed is paid before it is left, so that nobody waits there.
         pub(crate) fn cross(&mut self, part: Part, device: Device) -> Result<()> {
-            self.on_gpu(|gpu| {
+            if let Device::Gpu(from) = self.devices.x_at {
+                self.on_card(from, |gpu| {
+                    gpu.pay()?;
+                    let (host, side) = (&*gpu.host, &mut *gpu.side);
+                    host.span(part).with_mut(|numbers| side.download(part, numbers))??;
+                    gpu.tell()
+                })?;
+            }
+            let Device::Gpu(to) = device else { return Ok(()) };
+            self.on_card(to, |gpu| {
                 gpu.pay()?;
                 let (host, side) = (&*gpu.host, &mut *gpu.side);
-                match device {
-                    Device::Gpu(_) => host.span(part).with(|numbers| side.upload(numbers, part))?,
-                    Device::Cpu => {
-                        host.span(part).with_mut(|numbers| side.download(part, numbers))??;
-                        gpu.tell()
-                    }
-                }
+                host.span(part).with(|numbers| side.upload(numbers, part))?
             })
         }
 
-        /// Tells the GPU of the route, if there is one, where this pass begins. Whether the tokens were looked up there.
-        pub(crate) fn begin_on_gpu(&mut self, tokens: &[u32]) -> Result<bool> {
-            if self.devices.gpu.is_none() {
-                return Ok(false);
-            }
-            // One token's numbers cross faster than a copy starts.
-            let brought = tokens.len() > 1 && self.devices.of_layer(0).attention == Device::Gpu(self.card().number());
-            let embedded = self.on_gpu(|gpu| {
+        /// Tells every card of the route where this pass begins. Whether the tokens were looked up on one of them.
+        pub(crate) fn begin_on_cards(&mut self, tokens: &[u32]) -> Result<bool> {
+            let mut embedded = None;
+            self.on_each_card(|gpu| {
                 gpu.tell()?;
                 let (side, host) = (&mut *gpu.side, &mut *gpu.host);
-                let Pass { spec, quants, tiers, first_position, .. } = host;
-                side.begin(*first_position, tokens)?;
-                let embedded = side.embed(spec, quants, tiers, tokens.len())?;
-                Ok(embedded || brought && side.embed_brought(spec, quants, tiers, tokens)?)
+                side.begin(host.first_position, tokens)?;
+                if embedded.is_none() && side.embed(host.spec, host.quants, host.tiers, tokens.len())? {
+                    embedded = Some(side.number());
+                }
+                Ok(())
             })?;
-            if embedded {
-                self.devices.x_at = Device::Gpu(self.card().number());
+            // One token's numbers cross faster than a copy starts.
+            if let (None, 2.., Device::Gpu(first)) = (embedded, tokens.len(), self.devices.of_layer(0).attention) {
+                let brought = self.on_card(first, |gpu| {
+                    let Pass { spec, quants, tiers, .. } = &mut *gpu.host;
+                    gpu.side.embed_brought(spec, quants, tiers, tokens)
+                })?;
+                embedded = brought.then_some(first);
             }
-            Ok(embedded)
+            if let Some(card) = embedded {
+                self.devices.x_at = Device::Gpu(card);
+            }
+            Ok(embedded.is_some())
         }
 
         /// Ends this pass: nobody waits for the processor any more.
         #[allow(clippy::redundant_closure_for_method_calls)] // The method is not general enough in its lifetimes.
-        pub(crate) fn end_on_gpu(&mut self) -> Result<()> {
-            if self.devices.gpu.is_some() { self.on_gpu(|gpu| gpu.pay()) } else { Ok(()) }
+        pub(crate) fn end_on_cards(&mut self) -> Result<()> {
+            self.on_each_card(|gpu| gpu.pay())
         }
 
-        /// The GPU of the route.
-        pub(crate) fn card(&mut self) -> &mut GpuSide {
-            let Some(side) = &mut self.devices.gpu else { unreachable!("{LENT_ONCE}") };
+        /// The card of this number.
+        pub(crate) fn card(&mut self, number: u32) -> &mut GpuSide {
+            let mut cards = self.devices.cards.iter_mut().flatten();
+            let Some(side) = cards.find(|side| side.number() == number) else { unreachable!("{LENT_ONCE}") };
             side
         }
 
-        fn on_gpu<T>(&mut self, run: impl FnOnce(&mut GpuPass) -> Result<T>) -> Result<T> {
-            let Some(mut side) = self.devices.gpu.take() else { unreachable!("{LENT_ONCE}") };
+        fn on_card<T>(&mut self, number: u32, run: impl FnOnce(&mut GpuPass) -> Result<T>) -> Result<T> {
+            let is_asked = |card: &Option<Box<GpuSide>>| card.as_ref().is_some_and(|side| side.number() == number);
+            let Some(place) = self.devices.cards.iter().position(is_asked) else { unreachable!("{LENT_ONCE}") };
+            self.lend(place, run)
+        }
+
+        fn on_each_card(&mut self, mut run: impl FnMut(&mut GpuPass) -> Result<()>) -> Result<()> {
+            (0..self.devices.cards.len()).try_for_each(|place| self.lend(place, &mut run))
+        }
+
+        fn lend<T>(&mut self, place: usize, run: impl FnOnce(&mut GpuPass) -> Result<T>) -> Result<T> {
+            let Some(mut side) = self.devices.cards[place].take() else { unreachable!("{LENT_ONCE}") };
             let outcome = run(&mut GpuPass { host: self, side: &mut side });
-            self.devices.gpu = Some(side);
+            self.devices.cards[place] = Some(side);
             outcome
         }
     }
@@ -200,6 +243,7 @@ mod cuda {
 
     use kernels::cpu::{Awake, Pool};
     use plan::KvPlan;
+    use tiers::Tiers;
 
     use super::{Device, Devices};
     use crate::EngineError;
@@ -230,10 +274,10 @@ mod cuda {
         #[allow(clippy::unused_self, clippy::needless_pass_by_ref_mut)] // As where there are GPUs.
         pub(crate) fn give_up(&mut self) {}
 
-        /// What has gone between the processor and a GPU so far: nothing.
+        /// What each card has done so far: there is none.
         #[allow(clippy::unused_self)] // As where there are GPUs.
-        pub(crate) fn traffic(&self) -> Traffic {
-            Traffic::default()
+        pub(crate) const fn traffic(&self, _: &Tiers) -> Vec<(u32, Traffic)> {
+            Vec::new()
         }
     }
 
@@ -263,7 +307,7 @@ mod cuda {
 
         /// Whether the tokens were looked up on a GPU: there is none.
         #[allow(clippy::unused_self, clippy::needless_pass_by_ref_mut, clippy::unnecessary_wraps)] // As where there are GPUs.
-        pub(crate) fn begin_on_gpu(&mut self, _: &[u32]) -> Result<bool> {
+        pub(crate) fn begin_on_cards(&mut self, _: &[u32]) -> Result<bool> {
             Ok(false)
         }
 
@@ -271,6 +315,7 @@ mod cuda {
         #[allow(clippy::unused_self, clippy::needless_pass_by_ref_mut)] // As where there are GPUs.
         pub(crate) fn recorded(
             &mut self,
+            _: Device,
             _: &Range<usize>,
             _: u64,
             _: impl FnOnce(&mut Self) -> Result<()>,
@@ -280,11 +325,11 @@ mod cuda {
 
         /// Ends this pass: nobody waits.
         #[allow(clippy::unused_self, clippy::needless_pass_by_ref_mut, clippy::unnecessary_wraps)] // As where there are GPUs.
-        pub(crate) fn end_on_gpu(&mut self) -> Result<()> {
+        pub(crate) fn end_on_cards(&mut self) -> Result<()> {
             Ok(())
         }
 
-        /// Copies part of a register to the same on `device`, from the other one.
+        /// Copies part of a register to the same on another device: there is none.
         #[allow(clippy::unused_self, clippy::needless_pass_by_ref_mut)] // As where there are GPUs.
         pub(crate) fn cross(&mut self, _: Part, _: Device) -> Result<()> {
             unreachable!("{NO_GPU}")

@@ -157,7 +157,7 @@ impl Engine {
     pub fn prefill(&mut self, session: &mut Session, tokens: &[u32]) -> Result<&[f32]> {
         let (started, before) = (Instant::now(), self.moment());
         self.extend(session, tokens)?;
-        self.record.prompt.add(tokens.len(), started.elapsed(), before, self.moment());
+        self.record.prompt.add(tokens.len(), started.elapsed(), &before, &self.moment());
         self.record.ttft = Some(started.elapsed());
         Ok(&self.logits)
     }
@@ -169,7 +169,7 @@ impl Engine {
     pub fn decode(&mut self, session: &mut Session, token: u32) -> Result<&[f32]> {
         let (started, before) = (Instant::now(), self.moment());
         self.extend(session, &[token])?;
-        self.record.decode.add(1, started.elapsed(), before, self.moment());
+        self.record.decode.add(1, started.elapsed(), &before, &self.moment());
         Ok(&self.logits)
     }
 
@@ -243,7 +243,7 @@ impl Engine {
     }
 
     fn moment(&self) -> Moment {
-        Moment { counts: self.tiers.counts(), traffic: self.devices.traffic() }
+        Moment { counts: self.tiers.counts(), cards: self.devices.traffic(&self.tiers) }
     }
 
     fn check(&self, session: &Session, tokens: &[u32]) -> Result<()> {
@@ -281,7 +281,7 @@ impl Engine {
 
     /// Forgets what a pass that failed left behind.
     fn take_back(&mut self, session: &mut Session, start: usize) {
-        // First: caches of a card wait for it when they are dropped.
+        // First: caches of cards wait for them when they are dropped.
         self.devices.give_up();
         session.take_back(start);
         self.lookahead.reset();
@@ -302,12 +302,12 @@ impl Engine {
         let before = session.position();
         let first = before as u32;
         let form = self.form(tokens.len(), before);
-        self.devices.brought = self.devices.route.of_pass(tokens.len());
-        let after =
-            After { logits, form: self.form(next, before + tokens.len()), brought: self.devices.route.of_pass(next) };
+        self.devices.streaming = self.devices.route.of_pass(tokens.len());
+        let streaming = self.devices.route.of_pass(next);
+        let after = After { logits, form: self.form(next, before + tokens.len()), streaming };
         let _awake = self.devices.keep_awake(&self.pool);
         self.experts.passes(tokens.len());
-        let this = (form, self.devices.brought);
+        let this = (form, self.devices.streaming);
         self.lookahead.begin(&mut self.tiers, &self.spec, &self.devices.route, this, after)?;
         for ((table, frequencies), rope) in self.turns.iter_mut().zip(&self.frequencies).zip(&self.spec.ropes) {
             table.fill(first..first + tokens.len() as u32, frequencies, rope.magnitude);
@@ -315,7 +315,7 @@ impl Engine {
         let mut pass = Pass { form, ..self.at(before, tokens.len()) };
         pass.embed(tokens)?;
         pass.layers(session, &interrupt)?;
-        pass.end_on_gpu()?;
+        pass.end_on_cards()?;
         pass.settle(&mut session.layers)?;
         session.tokens.extend_from_slice(tokens);
         Ok(())

@@ -6,7 +6,7 @@
 use tiers::{RowSlice, TierError, Tiers};
 
 use crate::foresight::Foresight;
-use crate::route::{Brought, Route};
+use crate::route::{Brought, Route, Streaming};
 use crate::spec::{Ffn, Form, Mixture, Spec, Use};
 
 /// What follows a pass.
@@ -16,12 +16,12 @@ pub(crate) struct After {
     pub(crate) logits: usize,
     /// The form of the pass after it.
     pub(crate) form: Form,
-    /// Whether and how weights are brought to a card for that pass.
-    pub(crate) brought: Option<Brought>,
+    /// Whether and how weights are brought to cards for that pass.
+    pub(crate) streaming: Option<Streaming>,
 }
 
 /// How a pass uses units.
-type Way = (Form, Option<Brought>);
+type Way = (Form, Option<Streaming>);
 
 /// How far into one pass the tiers have been told.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,7 +48,7 @@ pub(crate) struct Lookahead {
 impl Lookahead {
     /// Nothing told yet; `foresee` experts of each guess are read.
     pub(crate) fn new(foresee: u32) -> Self {
-        let after = After { logits: 0, form: Form::DECODE, brought: None };
+        let after = After { logits: 0, form: Form::DECODE, streaming: None };
         let this = Told { layers: 0, waits: false };
         Self { this, way: (Form::DECODE, None), after, next: None, foresight: Foresight::new(foresee) }
     }
@@ -62,7 +62,7 @@ impl Lookahead {
         way: Way,
         after: After,
     ) -> Result<(), TierError> {
-        let foreseen = (self.after.form, self.after.brought) == way;
+        let foreseen = (self.after.form, self.after.streaming) == way;
         self.this = self.next.take().filter(|_| foreseen).unwrap_or_else(|| {
             tiers.forget_expected();
             Told::default()
@@ -85,7 +85,7 @@ impl Lookahead {
             expect(tiers, route, &spec.output.weight)?;
         }
         let next = self.next.insert(Told::default());
-        expect_layers(tiers, spec, route, next, (self.after.form, self.after.brought))
+        expect_layers(tiers, spec, route, next, (self.after.form, self.after.streaming))
     }
 
     /// After a pass that failed nothing is known.
@@ -100,13 +100,13 @@ fn expect_layers(
     spec: &Spec,
     route: &Route,
     told: &mut Told,
-    (form, brought): Way,
+    (form, streaming): Way,
 ) -> Result<(), TierError> {
     told.waits = false;
     while told.layers < spec.layers.len() && !told.waits {
         let layer = &spec.layers[told.layers];
         let mut expected = Ok(());
-        let streamed = route.is_streamed(told.layers).map(|block| brought.filter(|_| block));
+        let streamed = route.streamed_to(told.layers).map(|card| route.brought_to(card?, streaming));
         let mut expect = |brought: Option<Brought>, used: Use| {
             if expected.is_ok() {
                 let brought = brought.or(match used {

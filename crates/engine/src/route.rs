@@ -5,6 +5,8 @@
 //! not count: each device has copies of those that it uses. What no card computes is refused by name, before anything is loaded. Must
 //! never know how a device computes.
 
+use std::collections::BTreeSet;
+
 use plan::{Device, Inventory, LayerDevices, Placement, Plan, Tier, Unit, UnitId};
 use tiers::RowSlice;
 
@@ -15,35 +17,42 @@ use crate::spec::{Attention, Ffn, Form, HeadNorm, HeadRows, Kind, Layer, Spec, U
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
     pub(crate) layers: Vec<LayerDevices>,
-    /// The same for passes of so many tokens that weights are streamed to a card for them, where the plan does that.
+    /// The same for passes of so many tokens that weights are streamed to cards for them, where the plan does that.
     pub(crate) streamed: Option<Streamed>,
     /// The last norm and the output matrix.
     pub(crate) output: Device,
     /// By unit: vectors that only a card reads, which has copies.
     copied: Vec<bool>,
-    /// By layer: whether one card computes all of it without a part of the processor's.
-    alone: Vec<bool>,
-    /// By unit: matrices of a card's blocks that live elsewhere, and are brought to it in every pass.
-    comes: Vec<bool>,
+    /// By layer: the card that computes all of it without a part of the processor's, if one does.
+    alone: Vec<Option<u32>>,
+    /// By unit: the card that a matrix of its blocks, which lives elsewhere, is brought to in every pass.
+    comes: Vec<Option<u32>>,
 }
 
-/// Passes for which a card computes whatever it can, with weights that are brought to it.
+/// Passes for which cards compute whatever they can, with weights that are brought to them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Streamed {
-    /// The card.
-    gpu: u32,
+    /// The cards that have a ring.
+    cards: Vec<u32>,
     /// Tokens from which on a pass is one of them.
     from: usize,
     /// Tokens from which on all experts come.
     all_from: usize,
     pub(crate) layers: Vec<LayerDevices>,
-    /// By unit: those of one row, which the card has copies of.
+    /// By unit: those of one row, which every card has copies of.
     copied: Vec<bool>,
     /// By unit: those of experts that the processor computes all the same.
     kept: Vec<bool>,
 }
 
-/// That weights are brought to a card in a pass.
+/// That weights are brought to cards in a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Streaming {
+    /// Whether all experts of a layer come, before its router has chosen: nearly all will be used, and the links rest nowhere.
+    pub(crate) all: bool,
+}
+
+/// That weights are brought to a card, for one block of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Brought {
     /// The card.
@@ -103,21 +112,27 @@ impl Route {
     }
 
     /// Whether and how weights are brought to a card in a pass of so many tokens.
-    pub(crate) fn of_pass(&self, tokens: usize) -> Option<Brought> {
+    pub(crate) fn of_pass(&self, tokens: usize) -> Option<Streaming> {
         let streamed = self.streamed.as_ref().filter(|streamed| tokens >= streamed.from)?;
-        Some(Brought { card: streamed.gpu, all: tokens >= streamed.all_from })
+        Some(Streaming { all: tokens >= streamed.all_from })
+    }
+
+    /// Whether and how weights are brought to this card in such a pass.
+    pub(crate) fn brought_to(&self, card: u32, streaming: Option<Streaming>) -> Option<Brought> {
+        let has_ring = |streamed: &&Streamed| streamed.cards.contains(&card);
+        let all = streaming?.all;
+        self.streamed.as_ref().filter(has_ring).map(|_| Brought { card, all })
     }
 
     /// The card that this matrix is brought to in every pass, if it is.
     pub(crate) fn comes(&self, unit: UnitId) -> Option<Brought> {
-        let card = self.gpu().filter(|_| self.comes[unit.0 as usize])?;
-        Some(Brought { card, all: false })
+        self.comes[unit.0 as usize].map(|card| Brought { card, all: false })
     }
 
     /// Whether any matrix is brought to a card in every pass.
     #[cfg(feature = "cuda")]
     pub(crate) fn any_comes(&self) -> bool {
-        self.comes.contains(&true)
+        self.comes.iter().any(Option::is_some)
     }
 
     /// Whether a card to which weights are brought has a copy of this unit in any case.
@@ -131,37 +146,38 @@ impl Route {
         self.streamed.as_ref().is_some_and(|streamed| streamed.kept[unit.0 as usize])
     }
 
-    /// Whether a block of such a pass is this card's: a layer's attention, or what follows it.
-    pub(crate) fn is_streamed(&self, layer: usize) -> [bool; 2] {
-        self.streamed.as_ref().map_or([false; 2], |streamed| {
+    /// The cards to which weights are brought for the blocks of a layer in such a pass: for its attention, and for what follows it.
+    pub(crate) fn streamed_to(&self, layer: usize) -> [Option<u32>; 2] {
+        self.streamed.as_ref().map_or([None; 2], |streamed| {
             let LayerDevices { attention, ffn } = streamed.layers[layer];
-            [attention, ffn].map(|device| device == Device::Gpu(streamed.gpu))
+            [attention, ffn].map(|device| number(device).filter(|card| streamed.cards.contains(card)))
         })
     }
 
-    /// Where layers are computed when weights are streamed: by the card that has the ring, as far as it can and the plan says. Nothing is
-    /// streamed where a block of the card has matrices that cannot come.
+    /// Where layers are computed when weights are streamed: by the card that has them or that the plan brings them to, as far as it can and has a
+    /// ring. Nothing is streamed where a block of a card with a ring has matrices that cannot come.
     fn streaming(&self, plan: &Plan, spec: &Spec, inventory: &Inventory) -> Option<Streamed> {
         let from = plan.stream_from? as usize;
-        let mut rings = plan.device_staging.iter().filter(|(_, ring)| ring.slots > 0).map(|(gpu, _)| *gpu);
-        let gpu = rings.find(|gpu| self.gpu().is_none_or(|taken| taken == *gpu))?;
+        let rings = plan.device_staging.iter().filter(|(_, ring)| ring.slots > 0);
+        let cards: Vec<u32> = rings.map(|(card, _)| *card).collect();
         let quant = |slice: &RowSlice| inventory.tensor_of(inventory.unit(slice.unit)).quant;
         let layers = spec.layers.iter().zip(&self.layers).map(|(layer, devices)| {
-            let card = Device::Gpu(gpu);
-            let [attention, ffn] = comes(layer, card, plan, &|slice| multiplies(quant(slice)));
-            let device = |(can, shall): (bool, bool), otherwise| {
-                let stays = Some(otherwise).filter(|otherwise| can || *otherwise != card);
-                if can && shall { Some(card) } else { stays }
+            let asked = brought_to(layer, plan);
+            let device = |block: usize, otherwise: Device| {
+                let card = number(otherwise).or(asked[block]).filter(|card| cards.contains(card));
+                let Some(card) = card.map(Device::Gpu) else { return Some(otherwise) };
+                let can = can_come(layer, card, plan, &|slice| multiplies(quant(slice)))[block];
+                if can { Some(card) } else { Some(otherwise).filter(|otherwise| *otherwise != card) }
             };
-            let (attention, ffn) = (device(attention, devices.attention)?, device(ffn, devices.ffn)?);
-            Some(LayerDevices { attention, ffn })
+            Some(LayerDevices { attention: device(0, devices.attention)?, ffn: device(1, devices.ffn)? })
         });
         let layers = layers.collect::<Option<_>>()?;
         let copied = inventory.units.iter().map(|unit| inventory.is_vector(unit)).collect();
         let kept = plan.placements.iter().zip(&inventory.units).map(|(placement, unit)| {
             unit.expert.is_some() && !inventory.is_vector(unit) && placement.prefill == Device::Cpu
         });
-        Some(Streamed { gpu, from, all_from: all_from(spec), layers, copied, kept: kept.collect() })
+        let (all_from, kept) = (all_from(spec), kept.collect());
+        (!cards.is_empty()).then_some(Streamed { cards, from, all_from, layers, copied, kept })
     }
 
     /// Every block's device, the output's last.
@@ -169,9 +185,10 @@ impl Route {
         self.layers.iter().flat_map(|layer| [layer.attention, layer.ffn]).chain([self.output])
     }
 
-    /// The GPU that takes part, if any does.
-    pub(crate) fn gpu(&self) -> Option<u32> {
-        self.devices().find_map(number).or(self.streamed.as_ref().map(|streamed| streamed.gpu))
+    /// The cards that take part, ascending.
+    pub(crate) fn cards(&self) -> Vec<u32> {
+        let streamed = self.streamed.iter().flat_map(|streamed| streamed.cards.iter().copied());
+        self.devices().filter_map(number).chain(streamed).collect::<BTreeSet<u32>>().into_iter().collect()
     }
 
     /// Whether nobody but a card reads this vector. It is not waited for where it comes from disk.
@@ -179,15 +196,16 @@ impl Route {
         self.copied[unit.0 as usize]
     }
 
-    /// How many layers from `first` on one card computes without a part of the processor's.
+    /// How many layers from `first` on one card computes without a part of anybody else's.
     pub(crate) fn alone_from(&self, first: usize) -> usize {
-        self.alone[first..].iter().take_while(|alone| **alone).count()
+        let card = self.alone[first];
+        self.alone[first..].iter().take_while(|alone| alone.is_some() && **alone == card).count()
     }
 
-    /// How many such runs of layers there are.
+    /// How many such runs of layers this card has.
     #[cfg(feature = "cuda")]
-    pub(crate) fn runs_alone(&self) -> usize {
-        self.alone.chunk_by(|a, b| a == b).filter(|run| run[0]).count()
+    pub(crate) fn runs_alone(&self, card: u32) -> usize {
+        self.alone.chunk_by(|a, b| a == b).filter(|run| run[0] == Some(card)).count()
     }
 
     /// Refuses what this version does not compute, with the number of the card that would have to.
@@ -195,17 +213,17 @@ impl Route {
         let elsewhere = |(devices, home): (&LayerDevices, &Tier)| device(*home) != devices.attention;
         if let Some(layer) = self.layers.iter().zip(memories).position(elsewhere) {
             let home = memories[layer];
-            return Err((self.gpu().or(number(device(home))).unwrap_or(0), Obstacle::Memory(layer, home)));
+            let card = number(self.layers[layer].attention).or(number(device(home))).unwrap_or(0);
+            return Err((card, Obstacle::Memory(layer, home)));
         }
-        let Some(first) = self.gpu() else { return Ok(()) };
-        if let Some(second) = self.devices().filter_map(number).find(|number| *number != first) {
-            return Err((second, Obstacle::Second(first)));
+        let cards = self.cards();
+        if let [first, second, ..] = cards.as_slice() {
+            return Err((*second, Obstacle::Second(*first)));
         }
         for (index, (layer, devices)) in layers.iter().zip(&self.layers).enumerate() {
-            let attention = missing_attention(&layer.attention).filter(|_| devices.attention != Device::Cpu);
-            let ffn = missing_ffn(&layer.ffn).filter(|_| devices.ffn != Device::Cpu);
-            if let Some(what) = attention.or(ffn) {
-                return Err((first, Obstacle::Missing(index, what)));
+            let attention = number(devices.attention).zip(missing_attention(&layer.attention));
+            if let Some((card, what)) = attention.or(number(devices.ffn).zip(missing_ffn(&layer.ffn))) {
+                return Err((card, Obstacle::Missing(index, what)));
             }
         }
         Ok(())
@@ -252,35 +270,48 @@ impl Route {
     /// Notes which layers are a card's alone.
     fn note_alone(&mut self, plan: &Plan, spec: &Spec) {
         let layers = spec.layers.iter().zip(&self.layers);
-        self.alone = layers.map(|(layer, devices)| is_alone(plan, layer, *devices)).collect();
+        self.alone = layers.map(|(layer, devices)| alone(plan, layer, *devices)).collect();
     }
 }
 
-/// Whether a card can compute a layer's blocks, attention and what follows it, with matrices that are brought to it, and whether the plan
-/// has it do so.
-fn comes(layer: &Layer, card: Device, plan: &Plan, multiplies: &dyn Fn(&RowSlice) -> bool) -> [(bool, bool); 2] {
-    // Latents' small matrices would come in an order of their own: such attention is the card's where all of it lives there.
-    let stays = matches!(layer.attention.kind, Kind::Latent(_));
-    let (mut can, mut shall) = ([true; 2], [false; 2]);
-    let mut note = |block: usize, used: Use| {
+/// Hands every matrix of a layer's blocks, 0: attention, 1: what follows it, to `note`.
+fn each_matrix(layer: &Layer, note: &mut dyn FnMut(usize, &RowSlice)) {
+    let mut used = |block: usize, used: Use| {
         if let Use::Matrix(slice) = used {
-            can[block] &= multiplies(slice) && (block > 0 || !stays || device(plan.home(slice.unit)) == card);
-            shall[block] |= plan.placements[slice.unit.0 as usize].prefill == card;
+            note(block, slice);
         }
     };
-    layer.attention.each_use(Form::DECODE, &mut |used| note(0, used));
-    layer.ffn.each_use(&mut |used| note(1, used));
+    layer.attention.each_use(Form::DECODE, &mut |u| used(0, u));
+    layer.ffn.each_use(&mut |u| used(1, u));
     if let Ffn::Mixture(f) = &layer.ffn {
         let parts = f.experts.iter().flat_map(|expert| [&expert.gate, &expert.up, &expert.down]);
-        parts.for_each(|part| note(1, Use::Matrix(part)));
+        parts.for_each(|part| note(1, part));
     }
-    let missing = [missing_attention(&layer.attention), missing_ffn(&layer.ffn)];
-    [0, 1].map(|block| (can[block] && missing[block].is_none(), shall[block]))
 }
 
-/// Whether a plan has a card compute with what lives elsewhere, in decode too.
-fn comes_always(placement: &Placement, unit: &Unit) -> bool {
-    matches!(placement.decode, Device::Gpu(_)) && device(placement.home) == Device::Cpu && unit.expert.is_none()
+/// Whether a card can compute a layer's blocks with matrices that are brought to it.
+fn can_come(layer: &Layer, card: Device, plan: &Plan, multiplies: &dyn Fn(&RowSlice) -> bool) -> [bool; 2] {
+    // Latents' small matrices would come in an order of their own: such attention is the card's where all of it lives there.
+    let stays = matches!(layer.attention.kind, Kind::Latent(_));
+    let mut can = [missing_attention(&layer.attention).is_none(), missing_ffn(&layer.ffn).is_none()];
+    each_matrix(layer, &mut |block, slice| {
+        can[block] &= multiplies(slice) && (block > 0 || !stays || device(plan.home(slice.unit)) == card);
+    });
+    can
+}
+
+/// The card to which a plan has matrices of a layer's blocks brought for prompts.
+fn brought_to(layer: &Layer, plan: &Plan) -> [Option<u32>; 2] {
+    let mut cards = [None; 2];
+    each_matrix(layer, &mut |block, slice| {
+        cards[block] = cards[block].or(number(plan.placements[slice.unit.0 as usize].prefill));
+    });
+    cards
+}
+
+/// The card that a plan has compute with what lives elsewhere, in decode too.
+fn comes_always(placement: &Placement, unit: &Unit) -> Option<u32> {
+    number(placement.decode).filter(|_| device(placement.home) == Device::Cpu && unit.expert.is_none())
 }
 
 /// Tokens from which on all experts of every layer are brought.
@@ -293,9 +324,9 @@ fn all_from(spec: &Spec) -> usize {
     shares.map(tokens).max().unwrap_or(0)
 }
 
-/// Whether a layer is computed by one card, which holds all its matrices and chooses none of them.
-fn is_alone(plan: &Plan, layer: &Layer, devices: LayerDevices) -> bool {
-    let mut alone = devices.attention != Device::Cpu && devices.attention == devices.ffn && !layer.ffn.chooses();
+/// The card that computes all of a layer, if one does: it holds all its matrices and chooses none of them.
+fn alone(plan: &Plan, layer: &Layer, devices: LayerDevices) -> Option<u32> {
+    let mut alone = devices.attention == devices.ffn && !layer.ffn.chooses();
     let mut note = |used: Use| {
         if let Use::Matrix(matrix) | Use::Bias(matrix, _) = used {
             alone &= device(plan.home(matrix.unit)) == devices.attention;
@@ -303,7 +334,7 @@ fn is_alone(plan: &Plan, layer: &Layer, devices: LayerDevices) -> bool {
     };
     layer.attention.each_use(Form::DECODE, &mut note);
     layer.ffn.each_use(&mut note);
-    alone
+    number(devices.attention).filter(|_| alone)
 }
 
 const fn number(device: Device) -> Option<u32> {
@@ -395,7 +426,7 @@ mod tests {
             let layers = vec![LayerDevices { attention: a, ffn: b }, LayerDevices { attention: c, ffn: d }];
             let route =
                 Route { layers, streamed: None, output, copied: Vec::new(), alone: Vec::new(), comes: Vec::new() };
-            let found = route.check(&memories, &[]).map(|()| route.gpu());
+            let found = route.check(&memories, &[]).map(|()| route.cards().first().copied());
             assert_eq!(found, expected, "{blocks:?} {output:?} {memories:?}");
         }
     }

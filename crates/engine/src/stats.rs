@@ -1,5 +1,6 @@
 //! What a run did, in the words of the command line's `stats`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use plan::{Bytes, Forecast, Plan, Tier};
@@ -149,10 +150,12 @@ pub struct Stats {
     pub fallbacks: Vec<String>,
 }
 
-/// What has gone between the processor and a card so far.
+/// What a card has done, and what has gone between it and the processor.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Traffic {
-    /// Bytes to the card: of activations, and in a phase also of weights that are brought there.
+    /// Bytes of weights that it read where they live on it.
+    pub(crate) read_bytes: u64,
+    /// Bytes to the card: of activations, and of weights that are brought there.
     pub(crate) up_bytes: u64,
     /// Bytes of activations from the card.
     pub(crate) down_bytes: u64,
@@ -165,19 +168,19 @@ pub(crate) struct Traffic {
 }
 
 /// Everything that grows while an engine runs, at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Moment {
     pub(crate) counts: Counts,
-    pub(crate) traffic: Traffic,
+    /// Of each card, by number.
+    pub(crate) cards: Vec<(u32, Traffic)>,
 }
 
 /// Counts of one phase: prompt or decode.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Phase {
     pub(crate) tokens: u64,
     pub(crate) wall: Duration,
     pub(crate) ram_bytes: u64,
-    pub(crate) vram_bytes: u64,
     pub(crate) disk_bytes: u64,
     pub(crate) disk_busy: Duration,
     /// The most reads of the drive at once, up to the phase's end.
@@ -185,24 +188,32 @@ pub(crate) struct Phase {
     pub(crate) stall: Duration,
     pub(crate) guessed_bytes: u64,
     pub(crate) wasted_bytes: u64,
-    pub(crate) traffic: Traffic,
+    /// Of each card, by number.
+    pub(crate) cards: BTreeMap<u32, Traffic>,
+}
+
+impl Traffic {
+    /// Adds what was done between two moments.
+    fn add(&mut self, before: Self, after: Self) {
+        self.read_bytes += after.read_bytes - before.read_bytes;
+        self.up_bytes += after.up_bytes - before.up_bytes;
+        self.down_bytes += after.down_bytes - before.down_bytes;
+        self.crossings += after.crossings - before.crossings;
+        self.busy += after.busy.saturating_sub(before.busy);
+        self.waited += after.waited.saturating_sub(before.waited);
+    }
 }
 
 impl Phase {
     /// Adds a pass over `tokens` that took `wall`, with what was counted before and after it.
-    pub(crate) fn add(&mut self, tokens: usize, wall: Duration, before: Moment, after: Moment) {
-        let (traffic, old, new) = (&mut self.traffic, before.traffic, after.traffic);
-        traffic.up_bytes += new.up_bytes - old.up_bytes;
-        traffic.down_bytes += new.down_bytes - old.down_bytes;
-        traffic.crossings += new.crossings - old.crossings;
-        traffic.busy += new.busy.saturating_sub(old.busy);
-        traffic.waited += new.waited.saturating_sub(old.waited);
+    pub(crate) fn add(&mut self, tokens: usize, wall: Duration, before: &Moment, after: &Moment) {
+        for ((card, old), (_, new)) in before.cards.iter().zip(&after.cards) {
+            self.cards.entry(*card).or_default().add(*old, *new);
+        }
         let (before, after) = (before.counts, after.counts);
-        traffic.up_bytes += after.up_bytes - before.up_bytes;
         self.tokens += tokens as u64;
         self.wall += wall;
         self.ram_bytes += after.ram_bytes - before.ram_bytes;
-        self.vram_bytes += after.vram_bytes - before.vram_bytes;
         self.disk_bytes += after.disk_bytes - before.disk_bytes;
         self.disk_busy += after.disk_busy.saturating_sub(before.disk_busy);
         self.disk_depth = after.disk_depth;
@@ -216,10 +227,21 @@ impl Phase {
         if self.tokens == 0 { 0.0 } else { total / self.tokens as f64 }
     }
 
+    /// What this card did.
+    fn card(&self, number: u32) -> Traffic {
+        self.cards.get(&number).copied().unwrap_or_default()
+    }
+
+    /// Time that cards had something to do, added up.
+    fn busy(&self) -> Duration {
+        self.cards.values().map(|card| card.busy).sum()
+    }
+
     /// Time that the processor computed.
     fn computing(&self) -> Duration {
         // A processor that multiplies with nothing is only told to wait for a GPU.
-        let computing = self.wall.saturating_sub(self.stall + self.traffic.waited);
+        let waited: Duration = self.cards.values().map(|card| card.waited).sum();
+        let computing = self.wall.saturating_sub(self.stall + waited);
         if self.ram_bytes + self.disk_bytes > 0 { computing } else { Duration::ZERO }
     }
 
@@ -228,7 +250,7 @@ impl Phase {
             tokens: self.tokens,
             seconds: self.wall.as_secs_f64(),
             cpu_s: self.computing().as_secs_f64(),
-            gpu_s: self.traffic.busy.as_secs_f64(),
+            gpu_s: self.busy().as_secs_f64(),
             disk_s: self.disk_busy.as_secs_f64(),
         }
     }
@@ -239,7 +261,7 @@ impl Phase {
 }
 
 /// Everything counted since the engine was opened or its counts were reset.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Record {
     pub(crate) load: Duration,
     pub(crate) ttft: Option<Duration>,
@@ -258,7 +280,7 @@ impl Record {
             let (peak, read, busy) = match tier.tier {
                 Tier::Ram => (ram_peak, phase.ram_bytes, computing),
                 Tier::Disk => (tier.bytes(), phase.disk_bytes, phase.disk_busy),
-                Tier::Gpu(_) => (tier.bytes(), phase.vram_bytes, phase.traffic.busy),
+                Tier::Gpu(number) => (tier.bytes(), phase.card(number).read_bytes, phase.card(number).busy),
             };
             TierStats {
                 name: tier.tier.to_string(),
@@ -278,14 +300,16 @@ impl Record {
             bytes,
             bytes_per_s,
         };
-        let gpu = plan.tiers.iter().map(|tier| tier.tier).find(|tier| matches!(tier, Tier::Gpu(_)));
-        let gpu = gpu.map_or(String::new(), |gpu| gpu.to_string());
-        let [up, down] = [
-            self.prompt.traffic.up_bytes + phase.traffic.up_bytes,
-            self.prompt.traffic.down_bytes + phase.traffic.down_bytes,
-        ];
-        let links = [link("disk", "ram", disk_bytes, rate), link("ram", &gpu, up, 0.0), link(&gpu, "ram", down, 0.0)];
-        let busy = computing + phase.traffic.busy + phase.disk_busy;
+        let mut links = vec![link("disk", "ram", disk_bytes, rate)];
+        for tier in &plan.tiers {
+            let Tier::Gpu(number) = tier.tier else { continue };
+            let (gpu, [prompt, decode]) =
+                (tier.tier.to_string(), [&self.prompt, phase].map(|phase| phase.card(number)));
+            links.push(link("ram", &gpu, prompt.up_bytes + decode.up_bytes, 0.0));
+            links.push(link(&gpu, "ram", prompt.down_bytes + decode.down_bytes, 0.0));
+        }
+        let crossings: u64 = phase.cards.values().map(|card| card.crossings).sum();
+        let busy = computing + phase.busy() + phase.disk_busy;
         Stats {
             load_ms: ms(self.load),
             ttft_ms: self.ttft.map(ms),
@@ -296,7 +320,7 @@ impl Record {
             decode: self.decode.stats(),
             tiers: tiers.collect(),
             links: links.into_iter().filter(|link| link.bytes > 0).collect(),
-            crossings_per_token: phase.each(phase.traffic.crossings as f64),
+            crossings_per_token: phase.each(crossings as f64),
             overlap: if phase.wall.is_zero() { 0.0 } else { busy.as_secs_f64() / phase.wall.as_secs_f64() },
             disk: DiskStats {
                 drives: Vec::new(),

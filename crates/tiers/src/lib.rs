@@ -46,10 +46,6 @@ pub use vram::DeviceLease;
 pub struct Counts {
     /// Bytes of weights that computation read from RAM-homed units.
     pub ram_bytes: u64,
-    /// Bytes of weights that computation read from units homed in a card's memory.
-    pub vram_bytes: u64,
-    /// Bytes of weights that were brought to cards to be computed with there.
-    pub up_bytes: u64,
     /// Bytes of weights that computation was handed from disk. What was read and then forgotten is not among them.
     pub disk_bytes: u64,
     /// Time that reads from disk were under way.
@@ -62,6 +58,16 @@ pub struct Counts {
     pub guessed_bytes: u64,
     /// The others.
     pub wasted_bytes: u64,
+}
+
+/// What was read and brought on one card so far.
+#[cfg(feature = "cuda")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CardCounts {
+    /// Bytes of weights that computation read from units homed in its memory.
+    pub read_bytes: u64,
+    /// Bytes of weights that were brought to it to be computed with there.
+    pub up_bytes: u64,
 }
 
 /// Bytes of a run of rows, at hand until it is dropped. A staged one gives its slot back then.
@@ -116,19 +122,19 @@ impl Rows<'_> {
 
 /// Every weight of a model, each in its home.
 pub struct Tiers {
-    arena: Arena,
+    /// First, since memory of a card is given back when all its work is done, and that may be copies out of the arena.
     #[cfg(feature = "cuda")]
     cards: Vec<vram::Vram>,
+    arena: Arena,
     ring: Option<Ring>,
     exchange: Exchange,
     places: Arc<Places>,
     sources: Vec<Arc<dyn ByteSource>>,
     fallbacks: Vec<String>,
-    /// Everything but `ram_bytes`, `vram_bytes` and what the ring counts.
+    /// Everything but `ram_bytes` and what the ring counts.
     counts: Counts,
     /// Apart from the other counts, since many borrow resident bytes at once.
     ram_bytes: Cell<u64>,
-    vram_bytes: Cell<u64>,
 }
 
 impl Tiers {
@@ -180,7 +186,6 @@ impl Tiers {
             fallbacks,
             counts: Counts::default(),
             ram_bytes: Cell::new(0),
-            vram_bytes: Cell::new(0),
         })
     }
 
@@ -212,7 +217,7 @@ impl Tiers {
     #[cfg(feature = "cuda")]
     #[must_use]
     pub fn card(&self, number: u32) -> Option<&kernels::cuda::Gpu> {
-        self.cards.iter().map(vram::Vram::gpu).find(|gpu| gpu.info().ordinal == number)
+        self.cards.iter().find(|card| card.number() == number).map(vram::Vram::gpu)
     }
 
     /// The bytes of `slice` where its unit is homed on the card `gpu:number`. None where it is homed elsewhere, or the
@@ -220,16 +225,23 @@ impl Tiers {
     #[cfg(feature = "cuda")]
     #[must_use]
     pub fn on_card(&self, number: u32, slice: &RowSlice) -> Option<kernels::cuda::Slice<'_, u8>> {
-        let card = self.cards.iter().find(|card| card.gpu().info().ordinal == number)?;
+        let card = self.cards.iter().find(|card| card.number() == number)?;
         let (bytes, range) = (card.unit(slice.unit)?, self.places.range(slice)?);
-        self.vram_bytes.set(self.vram_bytes.get() + range.len() as u64);
+        card.count_read(range.len() as u64);
         Some(bytes.range(range))
     }
 
-    /// Counts bytes that a card read of its units again, without their being asked for.
+    /// Counts bytes that the card `gpu:number` read of its units again, without their being asked for.
     #[cfg(feature = "cuda")]
-    pub fn count_on_card(&mut self, bytes: u64) {
-        self.vram_bytes.set(self.vram_bytes.get() + bytes);
+    pub fn count_on_card(&mut self, number: u32, bytes: u64) {
+        self.cards.iter().filter(|card| card.number() == number).for_each(|card| card.count_read(bytes));
+    }
+
+    /// What was read and brought on the card `gpu:number` since the tiers were opened.
+    #[cfg(feature = "cuda")]
+    #[must_use]
+    pub fn card_counts(&self, number: u32) -> CardCounts {
+        self.cards.iter().find(|card| card.number() == number).map_or(CardCounts::default(), vram::Vram::counts)
     }
 
     /// Where the rows of `slice` begin on the card `gpu:number`: the memory that holds them and the first byte there, for tables that kernels
@@ -237,7 +249,7 @@ impl Tiers {
     #[cfg(feature = "cuda")]
     #[must_use]
     pub fn place_on_card(&self, number: u32, slice: &RowSlice) -> Option<(&kernels::cuda::DeviceBuffer<u8>, usize)> {
-        let card = self.cards.iter().find(|card| card.gpu().info().ordinal == number)?;
+        let card = self.cards.iter().find(|card| card.number() == number)?;
         let (buffer, start) = card.place(slice.unit)?;
         Some((buffer, start + self.places.range(slice)?.start))
     }
@@ -341,7 +353,7 @@ impl Tiers {
         for card in &self.cards {
             if let Some(bytes) = card.unit(unit) {
                 let length = row.len() as u64;
-                self.vram_bytes.set(self.vram_bytes.get() + length);
+                card.count_read(length);
                 return card.gather(bytes, (index * length) as usize, row);
             }
         }
@@ -359,15 +371,7 @@ impl Tiers {
     pub fn counts(&self) -> Counts {
         let (disk_busy, disk_depth) = self.ring.as_ref().map_or_else(Default::default, |r| (r.busy(), r.deepest()));
         let (guessed_bytes, wasted_bytes) = self.ring.as_ref().map_or((0, 0), Ring::guessed);
-        Counts {
-            guessed_bytes,
-            wasted_bytes,
-            disk_busy,
-            disk_depth,
-            ram_bytes: self.ram_bytes.get(),
-            vram_bytes: self.vram_bytes.get(),
-            ..self.counts
-        }
+        Counts { guessed_bytes, wasted_bytes, disk_busy, disk_depth, ram_bytes: self.ram_bytes.get(), ..self.counts }
     }
 
     /// What was read of each drive that the model's files lie on, where anything comes from disk while the model runs.

@@ -71,7 +71,7 @@ impl Pass<'_> {
     /// Looks the tokens' vectors up into the residual stream.
     pub(crate) fn embed(&mut self, tokens: &[u32]) -> Result<()> {
         self.devices.x_at = Device::Cpu;
-        if self.begin_on_gpu(tokens)? {
+        if self.begin_on_cards(tokens)? {
             return Ok(());
         }
         let (unit, factor) = (self.spec.embedding, self.spec.embedding_scale);
@@ -94,13 +94,14 @@ impl Pass<'_> {
                 return Err(EngineError::Interrupted);
             }
             let first = next;
-            let alone = self.tokens == 1 && self.devices.brought.is_none();
+            let alone = self.tokens == 1 && self.devices.streaming.is_none();
             let alone = if alone { self.devices.route.alone_from(first) } else { 0 };
             next += alone.max(1);
             let layers = &mut session.layers;
             if alone > 0 {
-                self.bring_x(self.devices.route.layers[first].attention)?;
-                self.recorded(&(first..next), session.number, |pass| pass.some_layers(first..next, layers))?;
+                let device = self.devices.route.layers[first].attention;
+                self.bring_x(device)?;
+                self.recorded(device, &(first..next), session.number, |pass| pass.some_layers(first..next, layers))?;
             } else {
                 self.some_layers(first..next, layers)?;
             }

@@ -45,9 +45,9 @@ fn coming(
 }
 
 impl Pass<'_> {
-    /// Has the chosen experts brought to the card, unless all are on their way, and counts them.
-    pub(super) fn bring_experts(&mut self, f: &Mixture, chosen: &[usize]) -> Result<()> {
-        let Some(brought) = self.devices.brought else { return Ok(()) };
+    /// Has the chosen experts brought to this card, unless all are on their way, and counts them.
+    pub(super) fn bring_experts(&mut self, card: u32, f: &Mixture, chosen: &[usize]) -> Result<()> {
+        let Some(brought) = self.devices.brought_to(card) else { return Ok(()) };
         for expert in chosen {
             let hit = parts(&f.experts[*expert]).iter().all(|part| self.tiers.home(part.unit) != Tier::Disk);
             self.experts.used(hit);
@@ -62,7 +62,7 @@ impl Pass<'_> {
 impl GpuPass<'_, '_> {
     /// Adds the outputs of experts that are brought here.
     pub(super) fn add_brought(&mut self, f: &Mixture, words: Words, x: Part, block: Part) -> Result<()> {
-        let Some(brought) = self.host.devices.brought else { return Ok(()) };
+        let Some(brought) = self.brought() else { return Ok(()) };
         let Some(m) = &self.side.mixtures else { unreachable!("{NO_ROOM}") };
         let experts = f.experts.iter().map(|matrices| {
             if self.host.devices.route.keeps(matrices.gate.unit) {

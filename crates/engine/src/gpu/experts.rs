@@ -207,7 +207,7 @@ impl Mixtures {
         let number = gpu.info().ordinal;
         let always = |index: usize| route.layers[index].ffn == Device::Gpu(number);
         let experts = |(index, layer): (usize, &crate::spec::Layer)| {
-            let f = mixture(&layer.ffn).filter(|_| always(index) || route.is_streamed(index)[1]);
+            let f = mixture(&layer.ffn).filter(|_| always(index) || route.streamed_to(index)[1] == Some(number));
             f.map(|f| Experts::of(f, (number, route), quants, tiers, arena)).transpose()
         };
         let layers: Vec<Option<Experts>> = spec.layers.iter().enumerate().map(experts).collect::<Result<_>>()?;

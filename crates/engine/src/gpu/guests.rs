@@ -73,11 +73,12 @@ impl Shape {
 }
 
 impl Guests {
-    /// Takes rooms for the layers of `spec` that may come, if any may.
+    /// Takes rooms on a card for the layers of `spec` that may come there, if any may.
     pub(super) fn of(gpu: &Gpu, spec: &Spec, kv: &KvPlan, route: &Route) -> Result<Option<Self>> {
+        let card = Some(gpu.info().ordinal);
         let mut shapes: Vec<Shape> = Vec::new();
         for (index, layer) in spec.layers.iter().enumerate() {
-            if route.is_streamed(index)[0] && route.layers[index].attention == Device::Cpu {
+            if route.streamed_to(index)[0] == card && route.layers[index].attention == Device::Cpu {
                 shapes.extend(Shape::of(&layer.attention.kind).filter(|shape| !shapes.contains(shape)));
             }
         }

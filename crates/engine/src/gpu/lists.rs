@@ -152,12 +152,13 @@ impl GpuPass<'_, '_> {
         let (experts, stream, quants) = (m.layers.at(layer), side.gpu.compute(), host.quants);
         let Lists { pairs, runs, .. } = &mut m.lists;
         pairs.clear(choices);
-        if host.devices.brought.is_some() {
+        let brought = host.devices.brought_to(side.number);
+        if brought.is_some() {
             host.tiers.advance_on(side.number)?;
         }
         stream.download_now(m.chosen.slice().range(..choices), &mut pairs.chosen)?;
         stream.download_now(m.weights.slice().range(..choices), &mut pairs.weights)?;
-        let brought = host.devices.brought.is_some();
+        let brought = brought.is_some();
         let mine = |expert: usize| experts.home(expert) != Home::Away || brought && !experts.is_kept(expert);
         pairs.group(f.routing.experts, f.routing.used, &mine);
         let kind = |expert: usize| {
@@ -178,7 +179,7 @@ impl GpuPass<'_, '_> {
         let chosen = pairs.groups().map(|(expert, _)| expert);
         let (brought, here): (Vec<usize>, Vec<usize>) = chosen.partition(|expert| kind(*expert) == Kind::Brought);
         count_on_card(host, side.number, f, here.into_iter());
-        host.bring_experts(f, &brought)?;
+        host.bring_experts(side.number, f, &brought)?;
         host.expect_experts(f)?;
         for run in runs.iter().filter(|run| run.kind == Kind::Apart) {
             for part in [0, 1, 2] {

@@ -97,7 +97,7 @@ impl GpuPass<'_, '_> {
     /// Whether the tokens of this pass are so few that nothing is grouped for the card.
     fn are_few(&self, layer: usize) -> bool {
         let Some(m) = &self.side.mixtures else { unreachable!("{NO_ROOM}") };
-        self.host.tokens <= FEW && m.layers.at(layer).by_table() && self.host.devices.brought.is_none()
+        self.host.tokens <= FEW && m.layers.at(layer).by_table() && self.brought().is_none()
     }
 
     /// Computes the experts that the card waits for, if it does. Called before anything else that needs the processor.

@@ -89,7 +89,7 @@ pub(crate) struct GpuSide {
     recorded: Vec<Recorded>,
     /// Caches of the processor's layers, while weights are streamed.
     guests: Option<Guests>,
-    /// Logits on their way to the processor; lent out while they are.
+    /// Logits on their way to the processor, where they are made here; lent out while they are.
     letters: Option<Pinned<f32>>,
 }
 
@@ -128,6 +128,8 @@ impl GpuSide {
         let turns = turns.collect::<Result<_>>()?;
         let mixtures =
             sizes.mixtures.map(|counts| Mixtures::new(&gpu, &mut arena, (spec, quants, tiers), counts, (plan, route)));
+        let makes_logits = route.output == Device::Gpu(number);
+        let letters = makes_logits.then(|| Pinned::new(&gpu, sizes.registers[Register::Logits as usize]));
         Ok(Self {
             mixtures: mixtures.transpose()?,
             number,
@@ -146,8 +148,8 @@ impl GpuSide {
             next_words: Pinned::new(&gpu, 1 + sizes.tokens)?,
             arrived: Event::new(&gpu)?,
             passage: Passage::new(&gpu, scratch::widths(spec).into_iter().max().unwrap_or(0))?,
-            recorded: Vec::with_capacity(CONVERSATIONS * route.runs_alone().max(1)),
-            letters: Some(Pinned::new(&gpu, sizes.registers[Register::Logits as usize])?),
+            recorded: Vec::with_capacity(CONVERSATIONS * route.runs_alone(number).max(1)),
+            letters: letters.transpose()?,
             guests: Guests::of(&gpu, spec, &plan.kv, route)?,
             gpu,
         })
@@ -296,8 +298,9 @@ impl Sizes {
         let widest = [Register::Normed, Register::Attended, Register::Inner].map(|register| widths[register as usize]);
         let latent = spec.latent().map(|_| cost::gpu_latent(model, plan.micro_batch));
         // With weights that are brought, too.
-        let card = Device::Gpu(gpu.info().ordinal);
-        let here = |layer: usize| plan.blocks[layer].ffn == card || route.is_streamed(layer)[1];
+        let number = gpu.info().ordinal;
+        let here =
+            |layer: usize| plan.blocks[layer].ffn == Device::Gpu(number) || route.streamed_to(layer)[1] == Some(number);
         let here = (0..plan.blocks.len()).any(here);
         Self {
             tokens,

@@ -14,6 +14,7 @@ use super::{CardCache, GpuSide, Result};
 use crate::EngineError;
 use crate::arch::Activation;
 use crate::blocks::{Pass, Quants};
+use crate::route::Brought;
 use crate::session::Memory;
 use crate::spec::{Attention, Delta, Heads, Latent, Linear, Mixture, Spec, Vector};
 use crate::steps::{Now, Part, Register, Steps};
@@ -54,7 +55,7 @@ impl Steps for GpuPass<'_, '_> {
 
     fn products(&mut self, group: &[&Linear], x: Part, out: Part, tokens: usize) -> Result<()> {
         self.side.settle()?;
-        if self.host.devices.brought.is_some() {
+        if self.brought().is_some() {
             return self.streamed(group, x, out, tokens);
         }
         self.where_they_live(group, x, out, tokens)
@@ -159,6 +160,11 @@ fn shares<'l>(group: &[&'l Linear], out: Part, tokens: usize) -> impl Iterator<I
 }
 
 impl GpuPass<'_, '_> {
+    /// Whether and how weights are brought to this card in this pass.
+    pub(super) fn brought(&self) -> Option<Brought> {
+        self.host.devices.brought_to(self.side.number)
+    }
+
     /// Whether a matrix lives on the card, or is one row, of which the card has a copy.
     fn is_here(&self, linear: &Linear) -> bool {
         let home = self.host.tiers.home(linear.weight.unit);
@@ -198,7 +204,7 @@ impl GpuPass<'_, '_> {
     /// Has the processor multiply with those matrices of a group that are not here, while the card does the others. The numbers of `x` are on
     /// their way.
     fn foreign(&mut self, group: &[&Linear], x: Part, out: Part, tokens: usize) -> Result<()> {
-        debug_assert!(self.host.devices.brought.is_none(), "what is brought is not multiplied with elsewhere");
+        debug_assert!(self.brought().is_none(), "what is brought is not multiplied with elsewhere");
         self.pay()?;
         let side = &mut *self.side;
         let numbers = side.registers.get(x);

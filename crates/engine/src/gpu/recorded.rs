@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use kernels::cuda::{Gpu, Recording};
+use plan::Device;
 
 use super::{GpuSide, Result};
 use crate::blocks::Pass;
@@ -60,28 +61,30 @@ impl GpuSide {
 }
 
 impl Pass<'_> {
-    /// Does what `run` asks of the card for these layers, of which the processor has no part: by one launch where it was recorded.
+    /// Does what `run` asks of a card for these layers, of which nobody else has a part: by one launch where it was recorded.
     pub(crate) fn recorded(
         &mut self,
+        device: Device,
         layers: &Range<usize>,
         session: u64,
         run: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<()> {
-        if let Some(read) = self.card().replay(layers, session)? {
-            self.tiers.count_on_card(read);
+        let Device::Gpu(number) = device else { return run(self) };
+        if let Some(read) = self.card(number).replay(layers, session)? {
+            self.tiers.count_on_card(number, read);
             return Ok(());
         }
         let (gpu, before, counted): (Gpu, _, _) = {
-            let counted = self.tiers.counts().vram_bytes;
-            let side = self.card();
+            let counted = self.tiers.card_counts(number).read_bytes;
+            let side = self.card(number);
             (side.gpu.clone(), side.open(), counted)
         };
         // Somebody else's turn: another token will do.
         let Some(recorder) = gpu.recorder() else { return run(self) };
         let (recording, ()) = recorder.record(|| run(self))?;
         recording.replay()?;
-        let read = self.tiers.counts().vram_bytes - counted;
-        let side = self.card();
+        let read = self.tiers.card_counts(number).read_bytes - counted;
+        let side = self.card(number);
         let after = side.open();
         side.remember(Recorded { layers: layers.clone(), session, before, after, read, recording });
         Ok(())

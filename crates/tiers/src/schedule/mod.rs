@@ -121,7 +121,8 @@ impl Schedule {
         let mut outcome = Ok(());
         while let Some(next) = self.waiting.front() {
             let asked = next.follows || (now && self.placed.is_empty());
-            if !asked && !streams.is_at_hand(&next.slice) {
+            let mut together = self.waiting.iter().take(1 + next.with);
+            if !asked && !together.all(|next| streams.is_at_hand(&next.slice)) {
                 break;
             }
             let Some((placed, after)) = self.place() else { break };

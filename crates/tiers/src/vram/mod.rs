@@ -8,6 +8,7 @@ mod passing;
 mod ring;
 mod road;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ pub(crate) use road::Road;
 
 use crate::load::{Loader, Starts, layout};
 use crate::rows::Places;
-use crate::{RowSlice, TierError};
+use crate::{CardCounts, RowSlice, TierError};
 
 /// Units start at multiples of this: kernels read words of 16 bytes, and copies are fastest from whole lines.
 const ALIGN: u64 = 256;
@@ -39,6 +40,7 @@ pub(crate) struct Vram {
     fetched: Option<Fetched>,
     /// For both.
     road: Road,
+    read_bytes: Cell<u64>,
 }
 
 /// Rooms side by side.
@@ -97,7 +99,22 @@ impl Vram {
                 slot,
             })
         });
-        Ok(Self { gpu, weights, starts, ring, fetched: fetched.transpose()?, road })
+        Ok(Self { gpu, weights, starts, ring, fetched: fetched.transpose()?, road, read_bytes: Cell::new(0) })
+    }
+
+    /// Its number in `gpu:N`.
+    pub(crate) fn number(&self) -> u32 {
+        self.gpu.info().ordinal
+    }
+
+    /// What was read here and brought here so far.
+    pub(crate) const fn counts(&self) -> CardCounts {
+        CardCounts { read_bytes: self.read_bytes.get(), up_bytes: self.road.brought }
+    }
+
+    /// Counts bytes that are computed with where they live.
+    pub(crate) fn count_read(&self, bytes: u64) {
+        self.read_bytes.set(self.read_bytes.get() + bytes);
     }
 
     /// Whether anything passes through in prompts.

@@ -10,7 +10,7 @@ impl Tiers {
     /// Whether the plan streams what lives elsewhere to the card `gpu:number`.
     #[must_use]
     pub fn streams_to(&self, number: u32) -> bool {
-        self.cards.iter().any(|card| card.gpu().info().ordinal == number && card.streams())
+        self.cards.iter().any(|card| card.number() == number && card.streams())
     }
 
     /// Says that rows which live elsewhere will be leased on the card `gpu:number` after all that was expected there before. Copies start
@@ -71,7 +71,7 @@ impl Tiers {
         let length = to.len() / rows.len().max(1);
         let Self { arena, places, sources, counts, ram_bytes, cards, .. } = self;
         let mut source = Rows { arena, places, sources, counts, ram_bytes };
-        let card = cards.iter_mut().find(|card| card.gpu().info().ordinal == number);
+        let card = cards.iter_mut().find(|card| card.number() == number);
         let road = card.map(Vram::road).ok_or_else(|| no_ring(&[]))?;
         let step = (Road::STEP / length.max(1)).max(1);
         for (turn, rows) in rows.chunks(step).enumerate() {
@@ -82,18 +82,18 @@ impl Tiers {
                 places.try_for_each(|(place, row)| source.read(unit, u64::from(*row), place))
             })?;
         }
-        self.counts.up_bytes += to.len() as u64;
+        road.brought += to.len() as u64;
         Ok(())
     }
 
     /// The memory of the rooms for fetched experts on the card `gpu:number`, if it has any, and the bytes of one.
     #[must_use]
     pub fn rooms_on(&self, number: u32) -> Option<(&DeviceBuffer<u8>, usize)> {
-        self.cards.iter().find(|card| card.gpu().info().ordinal == number)?.rooms()
+        self.cards.iter().find(|card| card.number() == number)?.rooms()
     }
 
     fn passage(&mut self, number: u32, asked: &[RowSlice]) -> Result<(&mut Vram, Sources<'_>), TierError> {
-        let card = self.cards.iter_mut().find(|card| card.gpu().info().ordinal == number);
+        let card = self.cards.iter_mut().find(|card| card.number() == number);
         let sources = Sources {
             arena: &self.arena,
             disk: self.ring.as_mut(),

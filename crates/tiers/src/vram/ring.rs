@@ -70,7 +70,7 @@ impl Sources<'_> {
         } else {
             return Err(TierError::NoRing { slice: slice.clone() });
         }
-        self.counts.up_bytes += bytes;
+        road.brought += bytes;
         Ok(())
     }
 }

@@ -9,6 +9,8 @@ use crate::load::READ;
 pub(crate) struct Road {
     slots: [(Pinned<u8>, Event); 2],
     turn: usize,
+    /// Bytes of weights that were brought to be computed with, by this road and past it.
+    pub(crate) brought: u64,
 }
 
 impl Road {
@@ -17,7 +19,7 @@ impl Road {
 
     pub(crate) fn new(gpu: &Gpu) -> Result<Self, TierError> {
         let slot = || Ok::<_, TierError>((Pinned::new(gpu, Self::STEP)?, Event::new(gpu)?));
-        Ok(Self { slots: [slot()?, slot()?], turn: 0 })
+        Ok(Self { slots: [slot()?, slot()?], turn: 0, brought: 0 })
     }
 
     /// Copies what `fill` writes to `to`, in the stream's time. Waits for the copy before the last one.
