@@ -3,6 +3,8 @@
 mod architecture;
 mod bad_input;
 mod calibration;
+#[cfg(feature = "cuda")]
+mod cards;
 mod command_line;
 mod copies;
 mod drives;

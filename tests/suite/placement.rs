@@ -19,19 +19,26 @@ pub(crate) fn with_homes(mut plan: Plan, inventory: &Inventory, homes: &[Tier]) 
     let output = inventory.units.iter().any(|unit| unit.role == Role::Output && !inventory.is_vector(unit));
     for ((placement, unit), home) in plan.placements.iter_mut().zip(&inventory.units).zip(homes) {
         placement.home = *home;
-        placement.decode = if *home == GPU { Device::Gpu(0) } else { Device::Cpu };
-        if *home != GPU || inventory.is_vector(unit) {
+        placement.decode = match home {
+            Tier::Gpu(card) => Device::Gpu(*card),
+            Tier::Ram | Tier::Disk => Device::Cpu,
+        };
+        let card = placement.decode;
+        if card == Device::Cpu || inventory.is_vector(unit) {
             continue;
         }
         match (unit.role, unit.layer) {
-            (Role::Attention, Some(layer)) => plan.blocks[layer as usize].attention = Device::Gpu(0),
-            (_, Some(layer)) => plan.blocks[layer as usize].ffn = Device::Gpu(0),
-            (Role::Output, None) => plan.output = Device::Gpu(0),
-            (Role::Embedding, None) if !output => plan.output = Device::Gpu(0),
+            (Role::Attention, Some(layer)) => plan.blocks[layer as usize].attention = card,
+            (_, Some(layer)) => plan.blocks[layer as usize].ffn = card,
+            (Role::Output, None) => plan.output = card,
+            (Role::Embedding, None) if !output => plan.output = card,
             _ => {}
         }
     }
-    let beside = |devices: &LayerDevices| if devices.attention == Device::Cpu { Tier::Ram } else { GPU };
+    let beside = |devices: &LayerDevices| match devices.attention {
+        Device::Cpu => Tier::Ram,
+        Device::Gpu(card) => Tier::Gpu(card),
+    };
     plan.kv.homes = plan.blocks.iter().map(beside).collect();
     let longest = inventory.tensors.iter().map(plan::Tensor::row_bytes).max().unwrap();
     plan.staging = Staging { slot: longest.max(plan::Bytes(4096)), slots: 3 };

@@ -12,7 +12,7 @@ use crate::placement::{GPU, random_homes, with_homes};
 use crate::support::{ALL_IN_RAM, all_fixtures, json, open, open_plan, planned, profile};
 
 /// Dense fixtures with what others lack: fused matrices, biases, norms behind blocks, windows, integers.
-const VARIED: [(&str, &str, &str); 5] = [
+pub(crate) const VARIED: [(&str, &str, &str); 5] = [
     ("phi3", "model-bf16.gguf", "golden.json"),
     ("qwen2", "model-f32.gguf", "golden.json"),
     ("gemma3", "model-f32.gguf", "golden.json"),
@@ -21,7 +21,7 @@ const VARIED: [(&str, &str, &str); 5] = [
 ];
 
 /// Mixtures with lists of quantized experts, biases, floats, inputs that are weighed, shared experts, latents.
-const MIXED: [(&str, &str, &str); 6] = [
+pub(crate) const MIXED: [(&str, &str, &str); 6] = [
     ("mixtral-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
     ("qwen3_moe-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
     ("gpt_oss-kq", "model-q4_k_m.gguf", "golden-q4_k_m.json"),
@@ -47,7 +47,7 @@ const WIDE: Passing = Passing { more: 4 << 20, slots: 3, from: 2, kept: 0 };
 /// Slots of a few rows, or of an expert.
 const NARROW: Passing = Passing { more: 0, slots: 2, from: 2, kept: 0 };
 
-fn slot(inventory: &Inventory, more: u64) -> Bytes {
+pub(crate) fn slot(inventory: &Inventory, more: u64) -> Bytes {
     let align = |bytes: u64| bytes.next_multiple_of(plan::streaming::ALIGN);
     let longest = inventory.tensors.iter().map(|tensor: &Tensor| tensor.row_bytes().0).max().unwrap();
     let mut experts = BTreeMap::<_, u64>::new();

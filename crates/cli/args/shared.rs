@@ -64,7 +64,7 @@ pub struct PlacementArgs {
     #[arg(long, value_name = "TOKENS", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
     pub ubatch_size: Option<u32>,
 
-    /// Layers whose home is gpu:0, counted from the last; -1 for all (-ngl)
+    /// Layers that live on GPUs, on several in turn, counted from the last; -1 for all (-ngl)
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count_or_all)]
     pub n_gpu_layers: Option<u32>,
 

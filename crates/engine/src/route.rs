@@ -5,13 +5,14 @@
 //! not count: each device has copies of those that it uses. What no card computes is refused by name, before anything is loaded. Must
 //! never know how a device computes.
 
-use std::collections::BTreeSet;
+mod check;
 
 use plan::{Device, Inventory, LayerDevices, Placement, Plan, Tier, Unit, UnitId};
 use tiers::RowSlice;
 
+use self::check::{missing_attention, missing_ffn};
 use crate::EngineError;
-use crate::spec::{Attention, Ffn, Form, HeadNorm, HeadRows, Kind, Layer, Spec, Use};
+use crate::spec::{Ffn, Form, Kind, Layer, Spec, Use};
 
 /// Where the blocks of a model are computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,19 +65,6 @@ pub(crate) struct Brought {
 /// Tokens from which on so many of all experts are used, by the mean, that all of them are brought: 1 - (1 - p)^tokens with p that of a token.
 const NEARLY_ALL: f64 = 0.95;
 
-/// What stands in the way of a GPU.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Obstacle {
-    /// The card with this number has work already.
-    Second(u32),
-    /// What attention of this layer looks back at lives elsewhere.
-    Memory(usize, Tier),
-    /// A part of this layer that no card computes.
-    Missing(usize, &'static str),
-    /// A matrix that only the card can multiply with lives elsewhere.
-    Matrix(UnitId),
-}
-
 impl Route {
     /// The devices of a plan.
     ///
@@ -92,19 +80,7 @@ impl Route {
             alone: Vec::new(),
             comes: plan.placements.iter().zip(&inventory.units).map(|(p, unit)| comes_always(p, unit)).collect(),
         };
-        let checked = route.check(&plan.kv.homes, &spec.layers).and_then(|()| route.check_rows(plan, &spec.layers));
-        checked.map_err(|(number, obstacle)| {
-            let why = match obstacle {
-                Obstacle::Second(first) => format!("gpu:{first} has layers of this model already"),
-                Obstacle::Memory(layer, home) => format!("the KV cache of layer {layer} lives in {home}"),
-                Obstacle::Missing(layer, what) => format!("layer {layer} has {what}"),
-                Obstacle::Matrix(unit) => {
-                    let tensor = inventory.tensor_of(inventory.unit(unit));
-                    format!("{} lives in {}, and its layer's attention there", tensor.name, plan.home(unit))
-                }
-            };
-            EngineError::NotOnGpu { tier: Tier::Gpu(number), why }
-        })?;
+        route.refuse_what_is_missing(plan, spec, inventory)?;
         route.note_copied(plan, spec, inventory);
         route.note_alone(plan, spec);
         route.streamed = route.streaming(plan, spec, inventory);
@@ -180,15 +156,12 @@ impl Route {
         (!cards.is_empty()).then_some(Streamed { cards, from, all_from, layers, copied, kept })
     }
 
-    /// Every block's device, the output's last.
-    fn devices(&self) -> impl Iterator<Item = Device> {
-        self.layers.iter().flat_map(|layer| [layer.attention, layer.ffn]).chain([self.output])
-    }
-
     /// The cards that take part, ascending.
+    #[cfg(any(feature = "cuda", test))]
     pub(crate) fn cards(&self) -> Vec<u32> {
+        let blocks = self.layers.iter().flat_map(|layer| [layer.attention, layer.ffn]).chain([self.output]);
         let streamed = self.streamed.iter().flat_map(|streamed| streamed.cards.iter().copied());
-        self.devices().filter_map(number).chain(streamed).collect::<BTreeSet<u32>>().into_iter().collect()
+        blocks.filter_map(number).chain(streamed).collect::<std::collections::BTreeSet<u32>>().into_iter().collect()
     }
 
     /// Whether nobody but a card reads this vector. It is not waited for where it comes from disk.
@@ -206,44 +179,6 @@ impl Route {
     #[cfg(feature = "cuda")]
     pub(crate) fn runs_alone(&self, card: u32) -> usize {
         self.alone.chunk_by(|a, b| a == b).filter(|run| run[0] == Some(card)).count()
-    }
-
-    /// Refuses what this version does not compute, with the number of the card that would have to.
-    fn check(&self, memories: &[Tier], layers: &[Layer]) -> Result<(), (u32, Obstacle)> {
-        let elsewhere = |(devices, home): (&LayerDevices, &Tier)| device(*home) != devices.attention;
-        if let Some(layer) = self.layers.iter().zip(memories).position(elsewhere) {
-            let home = memories[layer];
-            let card = number(self.layers[layer].attention).or(number(device(home))).unwrap_or(0);
-            return Err((card, Obstacle::Memory(layer, home)));
-        }
-        let cards = self.cards();
-        if let [first, second, ..] = cards.as_slice() {
-            return Err((*second, Obstacle::Second(*first)));
-        }
-        for (index, (layer, devices)) in layers.iter().zip(&self.layers).enumerate() {
-            let attention = number(devices.attention).zip(missing_attention(&layer.attention));
-            if let Some((card, what)) = attention.or(number(devices.ffn).zip(missing_ffn(&layer.ffn))) {
-                return Err((card, Obstacle::Missing(index, what)));
-            }
-        }
-        Ok(())
-    }
-
-    /// Refuses a latent layer whose matrices by head are not where its attention is: queries in the latent's space are too many to cross.
-    fn check_rows(&self, plan: &Plan, layers: &[Layer]) -> Result<(), (u32, Obstacle)> {
-        for (layer, devices) in layers.iter().zip(&self.layers) {
-            let (Kind::Latent(latent), Device::Gpu(number)) = (&layer.attention.kind, devices.attention) else {
-                continue;
-            };
-            let units = match latent.rows {
-                HeadRows::Split { k, v } => [k, v],
-                HeadRows::Combined(both) => [both; 2],
-            };
-            if let Some(unit) = units.into_iter().find(|unit| device(plan.home(*unit)) != devices.attention) {
-                return Err((number, Obstacle::Matrix(unit)));
-            }
-        }
-        Ok(())
     }
 
     /// Notes which vectors a card has copies of and the processor never reads: all of a card's blocks, but the biases of matrices that
@@ -363,71 +298,70 @@ const fn multiplies(_: plan::QuantType) -> bool {
     false
 }
 
-/// What attention has that no GPU computes yet.
-fn missing_attention(attention: &Attention) -> Option<&'static str> {
-    match &attention.kind {
-        Kind::Latent(latent) if latent.is_indexed() => Some("latent attention over chosen positions"),
-        Kind::Delta(_) => Some("a delta net"),
-        Kind::Heads(heads)
-            if heads.norm_last && [&heads.q_norm, &heads.k_norm].iter().any(|norm| spans_heads(norm, heads.k_dim)) =>
-        {
-            Some("a norm over all turned heads together")
-        }
-        Kind::Heads(_) | Kind::Latent(_) => None,
-    }
-}
-
 /// The most experts of a layer, and of a token, that a card's router knows.
 pub(crate) const EXPERTS_MAX: usize = 1024;
 pub(crate) const CHOICES_MAX: usize = 32;
 
-/// What a feed-forward network has that no GPU computes yet.
-const fn missing_ffn(ffn: &Ffn) -> Option<&'static str> {
-    match ffn {
-        Ffn::Mixture(f) if f.routing.used > CHOICES_MAX || f.routing.experts > EXPERTS_MAX => {
-            Some("more than 1,024 experts, or 32 of a token")
-        }
-        Ffn::Mixture(_) | Ffn::Dense(_) => None,
-    }
-}
-
-/// Whether a norm is over more than one head.
-fn spans_heads(norm: &HeadNorm, width: usize) -> bool {
-    matches!(norm, HeadNorm::Weighted(vector) if vector.length != width)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::check::Obstacle;
     use super::*;
 
     const CPU: Device = Device::Cpu;
     const GPU: Device = Device::Gpu(0);
     const OTHER: Device = Device::Gpu(1);
 
+    fn route(blocks: [Device; 4], output: Device) -> Route {
+        let [a, b, c, d] = blocks;
+        let layers = vec![LayerDevices { attention: a, ffn: b }, LayerDevices { attention: c, ffn: d }];
+        Route { layers, streamed: None, output, copied: Vec::new(), alone: Vec::new(), comes: Vec::new() }
+    }
+
     #[test]
-    fn one_card_computes_any_blocks_with_their_memory_beside_them() {
+    fn cards_compute_any_blocks_with_their_memory_beside_them() {
         use Tier::{Gpu, Ram};
         for (blocks, output, memories, expected) in [
-            ([CPU, CPU, CPU, CPU], CPU, [Ram, Ram], Ok(None)),
-            ([GPU, GPU, GPU, GPU], GPU, [Gpu(0), Gpu(0)], Ok(Some(0))),
-            ([GPU, GPU, GPU, GPU], CPU, [Gpu(0), Gpu(0)], Ok(Some(0))),
-            ([CPU, CPU, GPU, GPU], GPU, [Ram, Gpu(0)], Ok(Some(0))),
-            ([CPU, CPU, CPU, CPU], GPU, [Ram, Ram], Ok(Some(0))),
-            ([GPU, CPU, CPU, GPU], CPU, [Gpu(0), Ram], Ok(Some(0))),
-            ([OTHER, OTHER, CPU, CPU], OTHER, [Gpu(1), Ram], Ok(Some(1))),
-            ([GPU, CPU, OTHER, CPU], CPU, [Gpu(0), Gpu(1)], Err((1, Obstacle::Second(0)))),
-            ([GPU, CPU, CPU, CPU], OTHER, [Gpu(0), Ram], Err((1, Obstacle::Second(0)))),
+            ([CPU, CPU, CPU, CPU], CPU, [Ram, Ram], Ok(vec![])),
+            ([GPU, GPU, GPU, GPU], GPU, [Gpu(0), Gpu(0)], Ok(vec![0])),
+            ([GPU, GPU, GPU, GPU], CPU, [Gpu(0), Gpu(0)], Ok(vec![0])),
+            ([CPU, CPU, GPU, GPU], GPU, [Ram, Gpu(0)], Ok(vec![0])),
+            ([CPU, CPU, CPU, CPU], GPU, [Ram, Ram], Ok(vec![0])),
+            ([GPU, CPU, CPU, GPU], CPU, [Gpu(0), Ram], Ok(vec![0])),
+            ([OTHER, OTHER, CPU, CPU], OTHER, [Gpu(1), Ram], Ok(vec![1])),
+            ([GPU, CPU, OTHER, CPU], CPU, [Gpu(0), Gpu(1)], Ok(vec![0, 1])),
+            ([OTHER, GPU, CPU, CPU], GPU, [Gpu(1), Ram], Ok(vec![0, 1])),
+            ([GPU, CPU, CPU, CPU], OTHER, [Gpu(0), Ram], Ok(vec![0, 1])),
             ([GPU, GPU, GPU, GPU], GPU, [Gpu(0), Ram], Err((0, Obstacle::Memory(1, Ram)))),
             ([CPU, GPU, GPU, GPU], GPU, [Gpu(0), Gpu(0)], Err((0, Obstacle::Memory(0, Gpu(0))))),
+            ([GPU, GPU, OTHER, CPU], CPU, [Gpu(0), Gpu(0)], Err((1, Obstacle::Memory(1, Gpu(0))))),
             ([GPU, GPU, CPU, CPU], GPU, [Gpu(1), Ram], Err((0, Obstacle::Memory(0, Gpu(1))))),
             ([CPU, CPU, CPU, CPU], CPU, [Ram, Gpu(1)], Err((1, Obstacle::Memory(1, Gpu(1))))),
         ] {
-            let [a, b, c, d] = blocks;
-            let layers = vec![LayerDevices { attention: a, ffn: b }, LayerDevices { attention: c, ffn: d }];
-            let route =
-                Route { layers, streamed: None, output, copied: Vec::new(), alone: Vec::new(), comes: Vec::new() };
-            let found = route.check(&memories, &[]).map(|()| route.cards().first().copied());
+            let route = route(blocks, output);
+            let found = route.check(&memories, &[]).map(|()| route.cards());
             assert_eq!(found, expected, "{blocks:?} {output:?} {memories:?}");
         }
+    }
+
+    #[test]
+    fn a_run_of_layers_ends_where_the_card_changes() {
+        let mut route = route([GPU; 4], GPU);
+        route.alone = vec![None, Some(0), Some(0), Some(1), Some(1), Some(1), None, Some(1)];
+        let runs: Vec<usize> = (0..8).map(|first| route.alone_from(first)).collect();
+        assert_eq!(runs, [0, 2, 1, 3, 2, 1, 0, 1]);
+    }
+
+    #[test]
+    fn weights_are_brought_to_cards_with_a_ring_in_passes_of_enough_tokens() {
+        let mut route = route([CPU, CPU, OTHER, OTHER], OTHER);
+        let layers = vec![LayerDevices { attention: GPU, ffn: CPU }, LayerDevices { attention: OTHER, ffn: OTHER }];
+        route.streamed =
+            Some(Streamed { cards: vec![0], from: 4, all_from: 9, layers, copied: Vec::new(), kept: Vec::new() });
+        assert_eq!(route.cards(), [0, 1]);
+        assert_eq!((route.of_pass(3), route.of_pass(4)), (None, Some(Streaming { all: false })));
+        let streaming = route.of_pass(9);
+        assert_eq!(route.brought_to(0, streaming), Some(Brought { card: 0, all: true }));
+        assert_eq!((route.brought_to(1, streaming), route.brought_to(0, None)), (None, None));
+        assert_eq!((route.streamed_to(0), route.streamed_to(1)), ([Some(0), None], [None, None]));
     }
 }

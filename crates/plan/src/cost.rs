@@ -9,7 +9,7 @@ use crate::{Bytes, DeltaSizes, Inventory, KvType, Logits, ModelShape, Role, Unit
 /// Code, stacks, allocator and runtime of the process, before any model. Measured: 6 to 10 MiB resident on Linux, the
 /// text of a prompt included.
 pub const PROCESS: Bytes = Bytes(12 << 20);
-/// What the CUDA driver adds to the process in RAM.
+/// What the CUDA driver adds to the process in RAM for each GPU: measured with one.
 pub const PROCESS_CUDA: Bytes = Bytes(256 << 20);
 /// Pinned RAM through which units are loaded to a GPU (16 MiB), caches of layers pass (16 MiB) and numbers cross.
 pub const GPU_PINNED: Bytes = Bytes(42 << 20);
@@ -38,12 +38,11 @@ pub const MICRO_BATCHES_STREAMED: [u32; 8] = [2048, 1024, 512, 256, 128, 64, 32,
 /// Tokens of context where none are asked for (and the model was trained for as many); tight ceilings take a later one.
 pub const CONTEXTS: [u32; 4] = [4096, 2048, 1024, 512];
 
-/// The process with its bookkeeping of this model, in RAM.
+/// The process with its bookkeeping of this model, in RAM, where so many GPUs compute.
 #[must_use]
-pub fn process(inventory: &Inventory, with_gpu: bool) -> Bytes {
+pub fn process(inventory: &Inventory, gpus: u64) -> Bytes {
     let records = UNIT_RECORD.0 * inventory.units.len() as u64 + TENSOR_RECORD.0 * inventory.tensors.len() as u64;
-    let cuda = if with_gpu { PROCESS_CUDA + GPU_PINNED } else { Bytes::ZERO };
-    PROCESS + cuda + Bytes(records)
+    PROCESS + (PROCESS_CUDA + GPU_PINNED).times(gpus) + Bytes(records)
 }
 
 /// The tokenizer built from the model's vocabulary: `text + 17 B × tokens + 20 B × merges + 3 MiB`.

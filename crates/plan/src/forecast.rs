@@ -52,7 +52,7 @@ pub use terms::{Cost, TERMS, Term};
 use crate::blocks::{Block, block_of};
 use crate::profile::{Decode, Prefill};
 use crate::traffic::Traffic;
-use crate::{Aim, Device, ExpertUse, Fetch, Forecast, Inventory, Lengths, Machine, Plan, Rate, Source, Tier, Unit};
+use crate::{Aim, Device, ExpertUse, Fetch, Forecast, Inventory, Lengths, Machine, Plan, Rate, Source, Tier};
 
 /// Tokens in the cache when decode is forecast.
 const DEPTH: u32 = 512;
@@ -131,6 +131,7 @@ pub(crate) fn fill(
     traffic: Traffic<'_>,
     (prefill, decode): (&Prefill, &Decode),
 ) {
+    let streamed: Vec<Device> = plan.placements.iter().map(|placement| placement.prefill).collect();
     kept::keep(plan, inventory, machine, traffic, prefill.cpu_experts.value().copied());
     let mut passes = Passes::new(plan, inventory, machine, traffic);
     let is_open = decode.fetch_experts.value().is_none();
@@ -167,20 +168,15 @@ pub(crate) fn fill(
     };
     (plan.stream_from, plan.forecast) = (stream_from, forecast);
     if stream_from.is_none() {
-        kept::keep_none(plan, inventory);
+        plan.cpu_experts = 0;
+        plan.placements.iter_mut().zip(streamed).for_each(|(placement, device)| placement.prefill = device);
     }
     plan.fetch = fetch.or(plan.fetch);
-    if let Some((gpu, _)) = plan.device_staging.first() {
-        let device = Device::Gpu(*gpu);
-        for layer in &come {
-            plan.blocks[*layer as usize].ffn = device;
-        }
-        let comes = |unit: &Unit| {
-            let block = block_of(inventory, unit, traffic.tied());
-            matches!(block, Some(Block::Ffn(layer)) if come.binary_search(&layer).is_ok())
-        };
-        for (placement, _) in plan.placements.iter_mut().zip(&inventory.units).filter(|(_, unit)| comes(unit)) {
-            placement.decode = device;
+    for (placement, unit) in plan.placements.iter_mut().zip(&inventory.units) {
+        let Some(Block::Ffn(layer)) = block_of(inventory, unit, traffic.tied()) else { continue };
+        if come.binary_search(&layer).is_ok() {
+            placement.decode = placement.prefill;
+            plan.blocks[layer as usize].ffn = placement.prefill;
         }
     }
 }

@@ -18,12 +18,12 @@ pub struct Abilities {
     pub streams: bool,
     /// Chosen experts that are copied to a GPU, without being asked for: where a profile asks, they are in any case.
     pub fetches: bool,
-    /// GPUs that a plan uses at one time.
+    /// GPUs that a plan uses at one time, at most.
     pub gpus: usize,
 }
 
 /// What this version computes.
-pub const NOW: Abilities = Abilities { mixtures: true, latents: true, streams: true, fetches: true, gpus: 1 };
+pub const NOW: Abilities = Abilities { mixtures: true, latents: true, streams: true, fetches: true, gpus: 16 };
 
 /// Why a block stays with the processor: it has something that no GPU computes.
 pub type Obstacle = &'static str;

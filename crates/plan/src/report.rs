@@ -15,7 +15,7 @@ pub use html::html;
 pub use machine::on;
 pub use why::{Margin, Why, why};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use crate::profile::Ranges;
@@ -160,16 +160,18 @@ fn settings(out: &mut String, plan: &Plan, inventory: &Inventory) {
         format!("micro-batch {}", plan.micro_batch),
         format!("{} threads", plan.threads),
     ];
-    let streamed = plan.placements.iter().find_map(|placement| match (placement.home, placement.prefill) {
+    let streamed = plan.placements.iter().filter_map(|placement| match (placement.home, placement.prefill) {
         (Tier::Ram | Tier::Disk, Device::Gpu(number)) => Some(number),
         _ => None,
     });
-    if let (Some(number), Some(from)) = (streamed, plan.stream_from) {
+    let streamed: BTreeSet<u32> = streamed.collect();
+    if let (Some(from), false) = (plan.stream_from, streamed.is_empty()) {
+        let gpus: Vec<String> = streamed.iter().map(|number| format!("gpu:{number}")).collect();
         let stay = match plan.cpu_experts {
             0 => String::new(),
             experts => format!(", but for {experts} experts a layer"),
         };
-        parts.push(format!("prompts from {from} tokens on streamed to gpu:{number}{stay}"));
+        parts.push(format!("prompts from {from} tokens on streamed to {}{stay}", gpus.join(" and ")));
     }
     if plan.scheme != Scheme::ByUse {
         parts.push(format!("placed {}, the fastest way by the forecast", plan.scheme));

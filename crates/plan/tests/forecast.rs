@@ -180,6 +180,27 @@ fn a_layer_on_a_gpu_costs_its_reads_its_launches_and_a_crossing() {
 }
 
 #[test]
+fn gpus_work_in_turn_and_a_boundary_costs_a_crossing_of_each() {
+    let rules = "placement: [{ layers: 0, home: gpu:0 }, { layers: 1, home: gpu:1 }, { role: output, home: gpu:1 }, \
+                 { role: embedding, home: ram }]\nprefill: { stream_to: none }";
+    let text = format!(
+        "version: 1\ntiers: {{ gpu:0: {{ memory: 2GiB }}, gpu:1: {{ memory: 2GiB }}, ram: {{ memory: 2GiB }} }}\n{rules}\n"
+    );
+    let mut machine = with_gpu(2e10);
+    machine.gpus.push(machine.gpus[0].clone());
+    // The second reads twice as fast, and its way takes 21 µs.
+    machine.gpus[1].read.rate.0 *= 2.0;
+    machine.gpus[1].ops_per_second *= 2.0;
+    machine.gpus[1].crossing_s = 20e-6;
+    let plan = plan_for(&parse(&text, "p.yaml").unwrap(), &model(), &machine, None, &common::ALL).unwrap();
+    let (first, second) = (CROSSING_S, 21e-6);
+    let (matrices, kernels) = (0.000_1 + 0.000_102_4 + 0.000_1, 0.7 * 13e-6);
+    let layers = first + matrices + kernels + (first + second) + matrices / 2.0 + kernels;
+    let output = 0.000_05 + 3e-6 + second + 1e-6;
+    near(plan.forecast.decode_tokens_per_s, 1.0 / (layers + output));
+}
+
+#[test]
 fn a_matrix_elsewhere_costs_its_gpus_block_two_crossings() {
     let rules = "placement: [{ tensors: 'blk.1.attn', home: gpu:0 }, { tensors: 'blk.1.ffn', home: ram }, { layers: 0, home: ram }, \
                  { role: output, home: gpu:0 }, { role: embedding, home: ram }]\nprefill: { stream_to: none }";

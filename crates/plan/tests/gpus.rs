@@ -162,10 +162,11 @@ fn more_gpus_get_whole_layers_in_turn() {
     let plan = planned(&model, text);
     let on = |gpu| LayerDevices { attention: Device::Gpu(gpu), ffn: Device::Gpu(gpu) };
     let count = |gpu| plan.blocks.iter().filter(|layer| **layer == on(gpu)).count();
-    let (first, second) = (count(0), count(1));
-    assert!(first > 0 && second > 0, "{:?}", plan.blocks);
-    assert!(plan.blocks[16 - first..].iter().all(|layer| *layer == on(0)));
-    assert!(plan.blocks[16 - first - second..16 - first].iter().all(|layer| *layer == on(1)));
+    let (first, last) = (count(0), count(1));
+    assert!(first > 0 && last > 0, "{:?}", plan.blocks);
+    assert_ne!(plan.output, Device::Gpu(0), "what comes last is on the last of equal GPUs");
+    assert!(plan.blocks[16 - last..].iter().all(|layer| *layer == on(1)));
+    assert!(plan.blocks[16 - last - first..16 - last].iter().all(|layer| *layer == on(0)));
     // A version that uses one says so.
     let plan = attempt(&model, text, &DENSE).unwrap();
     assert!(plan.tier(Tier::Gpu(1)).is_none());

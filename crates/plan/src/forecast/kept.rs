@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use super::Passes;
 use crate::traffic::Traffic;
-use crate::{Device, Inventory, Machine, Plan, Role, Tier, Unit};
+use crate::{Device, Inventory, Machine, Plan, Role, Tier};
 
 /// Experts of one layer that may stay, each with its units.
 type Layer = BTreeMap<u32, Vec<usize>>;
@@ -36,18 +36,6 @@ pub(super) fn keep(
         experts.sort_by_key(|(expert, units)| (share(units), Reverse(*expert)));
         for unit in experts.iter().take(plan.cpu_experts as usize).flat_map(|(_, units)| units) {
             plan.placements[*unit].prefill = Device::Cpu;
-        }
-    }
-}
-
-/// Has all experts streamed again, for a plan that streams nothing.
-pub(super) fn keep_none(plan: &mut Plan, inventory: &Inventory) {
-    let Some((gpu, _)) = plan.device_staging.first().copied() else { return };
-    plan.cpu_experts = 0;
-    let is_kept = |unit: &Unit| unit.role == Role::RoutedExpert && unit.rows > 1;
-    for (placement, _) in plan.placements.iter_mut().zip(&inventory.units).filter(|(_, unit)| is_kept(unit)) {
-        if placement.home == Tier::Ram && placement.prefill == Device::Cpu {
-            placement.prefill = Device::Gpu(gpu);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The seconds of one pass, layer by layer.
 
+mod coming;
 mod copies;
 mod cpu;
 mod launches;
@@ -7,7 +8,7 @@ mod launches;
 use self::copies::{comes, share_of};
 use super::depth;
 use super::layers::{Layer, jobs, layers};
-use super::streams::{Coming, Ring};
+use super::streams::{Coming, Rings};
 use super::terms::{Cost, Term};
 use crate::blocks::{Block, Devices, block_of};
 use crate::expert_cache::HitRates;
@@ -57,8 +58,8 @@ struct Work {
 #[derive(Clone, Copy, Default)]
 struct Stage {
     disk_bytes: f64,
-    /// Streamed to a GPU: what it does with them, behind all else.
-    comes: Coming,
+    /// Streamed to a GPU for attention, and for what follows it: what it does with them, behind all else.
+    comes: [Coming; 2],
     /// One after the other: the processor's blocks, GPUs' blocks, and crossings between them.
     weights_s: f64,
     attention_s: f64,
@@ -92,8 +93,8 @@ pub(super) struct Passes<'a> {
     ram_together: f64,
     disk: f64,
     operations: f64,
-    /// The ring of the first GPU that has one.
-    ring: Ring,
+    /// The rings of GPUs.
+    rings: Rings,
     /// What layers do besides products, where the processor's kernels were measured.
     layers: Vec<Layer>,
     /// And by tensor the bytes of the job that one token's products with it are part of.
@@ -154,7 +155,7 @@ impl<'a> Passes<'a> {
             read_again,
             decode,
             streamed,
-            ring: Ring::of(plan, machine),
+            rings: Rings::of(plan, machine),
             fetched: plan.fetch.map_or(0.0, share_of),
             mixtures,
             hits: HitRates::new(inventory, &plan.placements, traffic.counted()),
@@ -199,55 +200,15 @@ impl<'a> Passes<'a> {
         for stage in &costs {
             cost += *stage;
         }
-        if stages.iter().any(|stage| stage.comes.bytes > 0.0) || matches!(pass, Pass::Streamed { .. }) {
-            let coming = |stage| self.coming(stage, pass);
-            let row: Vec<_> = costs.iter().zip(stages).map(|(cost, stage)| (cost.seconds, coming(stage))).collect();
-            self.come_beside(&mut cost, &row, stages, pass);
+        if stages.iter().any(Stage::has_coming) || matches!(pass, Pass::Streamed { .. }) {
+            self.come_beside(&mut cost, &costs, stages, pass);
         }
         cost
     }
 
-    /// What comes for a stage, with what the processor computes meanwhile: in streamed passes experts that stay in RAM.
-    fn coming(&self, stage: &Stage, pass: Pass) -> Coming {
-        let calibration = &self.machine.calibration;
-        let stay = matches!(pass, Pass::Streamed { .. }) && stage.beside_bytes > 0.0;
-        let shared = (stage.beside_bytes + stage.comes.bytes) / self.ram_together;
-        let beside_s = if stay { (stage.cpu_beside_s * calibration.prompt).max(shared) } else { 0.0 };
-        Coming { gpu_s: stage.comes.gpu_s * calibration.gpu, beside_s, ..stage.comes }
-    }
-
-    /// Adds what the stages in a row wait for that comes to a GPU, and its products.
-    fn come_beside(&self, cost: &mut Cost, row: &[(f64, Coming)], stages: &[Stage], pass: Pass) {
-        let sum = |of: fn(&Stage) -> f64| stages.iter().map(of).sum::<f64>();
-        let coming_s = self.ring.seconds(sum(|stage| stage.comes.bytes));
-        let gpu_s: f64 = row.iter().map(|(_, coming)| coming.gpu_s).sum();
-        let (seconds, waits) = if matches!(pass, Pass::Streamed { .. }) {
-            // What lives on disk comes by way of RAM, at the slower of both rates.
-            let disk = |stage: &Stage| stage.disk_bytes / self.disk * self.machine.calibration.disk;
-            let late = |(before, coming): &(f64, Coming), stage: &Stage| {
-                let bytes = coming.bytes.max(self.ring.bytes_in(disk(stage)));
-                (*before, Coming { bytes: if coming.bytes > 0.0 { bytes } else { 0.0 }, ..*coming })
-            };
-            let row: Vec<_> = row.iter().zip(stages).map(|(stage, of)| late(stage, of)).collect();
-            let beside_s = row.iter().map(|(_, coming)| coming.beside_s).sum::<f64>();
-            let waits =
-                [(stages.iter().map(disk).sum(), Term::Disk), (coming_s, Term::Link), (beside_s, Term::Weights)];
-            let longest = waits.into_iter().max_by(|a, b| a.0.total_cmp(&b.0));
-            (self.ring.first(&row), longest.map_or(Term::Link, |(_, term)| term))
-        } else {
-            let bytes = sum(|stage| stage.ram_bytes + stage.beside_bytes + stage.comes.bytes);
-            (self.ring.steady(row).max(bytes / self.ram_together), Term::Link)
-        };
-        cost.link_s += coming_s;
-        cost.gpu_s += gpu_s;
-        let late = (seconds - cost.seconds).max(0.0);
-        // Of what is left the card computes as long as it does, and waits for the rest.
-        if matches!(pass, Pass::Streamed { .. }) {
-            cost.spend(Term::Gpu, gpu_s.min(late));
-            cost.spend(waits, (late - gpu_s).max(0.0));
-        } else {
-            cost.spend(waits, late);
-        }
+    /// Seconds of the drive with what a stage reads.
+    fn disk_s(&self, stage: &Stage) -> f64 {
+        stage.disk_bytes / self.disk * self.machine.calibration.disk
     }
 
     /// A stage's seconds: what computes, one after the other, and what it is waited for.
@@ -257,7 +218,7 @@ impl<'a> Passes<'a> {
         let (cpu_beside, gpu_beside) = (stage.cpu_beside_s * cpu, stage.gpu_beside_s * calibration.gpu);
         let shared = (stage.beside_bytes + stage.fetched_bytes) / self.ram_together;
         let fetch = if stage.fetched_bytes > 0.0 { stage.fetch_s.max(shared) } else { 0.0 };
-        let disk = stage.disk_bytes / self.disk * calibration.disk;
+        let disk = self.disk_s(stage);
         let mut cost = Cost {
             cpu_s: (stage.weights_s + stage.attention_s + stage.vectors_s) * cpu + cpu_beside,
             gpu_s: stage.gpu_s * calibration.gpu + gpu_beside,
@@ -275,7 +236,7 @@ impl<'a> Passes<'a> {
         let beside = if streamed && stage.beside_bytes > 0.0 { stage.beside_crossings_s } else { 0.0 };
         cost.spend(Term::Crossings, stage.crossings_s + beside);
         cost.spend(Term::Link, (fetch - cpu_beside.max(gpu_beside)).max(0.0));
-        if stage.comes.bytes == 0.0 || !streamed {
+        if !stage.has_coming() || !streamed {
             cost.spend(Term::Disk, (disk - cost.seconds).max(0.0));
         }
         cost
@@ -313,15 +274,14 @@ impl<'a> Passes<'a> {
                 *(if beside { &mut stage.gpu_beside_s } else { &mut stage.gpu_s }) += seconds;
             }
             (_, Device::Gpu(number), _) if matches!(pass, Pass::Streamed { .. }) => {
-                stage.comes.bytes += bytes;
-                stage.comes.gpu_s += self.on_gpu(number, work);
+                self.bring(stage, unit, number, work);
             }
             (_, _, Some(Device::Gpu(number))) if block.is_some_and(|block| self.block_comes(block)) => {
-                stage.comes.bytes += bytes;
-                stage.comes.gpu_s += self.on_gpu(number, work);
+                self.bring(stage, unit, number, work);
             }
             (_, _, Some(Device::Gpu(number))) if unit.role == Role::RoutedExpert => {
-                let fetched = if matches!(pass, Pass::Decode { .. }) { self.fetched } else { 0.0 };
+                let comes = self.plan.fetch.is_some_and(|fetch| fetch.gpu == number);
+                let fetched = if comes && matches!(pass, Pass::Decode { .. }) { self.fetched } else { 0.0 };
                 stage.cpu_beside_s += self.on_cpu(unit, tokens, work) * (1.0 - fetched);
                 stage.beside_bytes += bytes * (1.0 - fetched);
                 if let Some(gpu) = self.gpu(number).filter(|_| fetched > 0.0) {

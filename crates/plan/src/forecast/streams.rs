@@ -1,9 +1,9 @@
 //! Weights that a link brings to a GPU through a ring, while something else is computed: how long a pass takes.
 //!
-//! Copies go on while the ring has room, whatever is computed, in decode across the end of a token too. A block whose weights come waits for those that
+//! GPUs work in turn; their links fill their rings all the same. Copies go on while the ring has room, whatever is computed, in decode across the end of a token too. A block whose weights come waits for those that
 //! are not there yet, and what it has used makes room.
 
-use crate::{Machine, Plan};
+use crate::{Machine, Plan, Staging};
 
 /// What comes for one stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -13,55 +13,81 @@ pub(super) struct Coming {
     pub(super) gpu_s: f64,
     /// Seconds that the processor computes beside both.
     pub(super) beside_s: f64,
+    /// The ring through which they come, by its place among those of the plan.
+    pub(super) ring: usize,
 }
 
 /// The room of a ring and the rate of the link that fills it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ring {
+struct Ring {
+    gpu: u32,
     bytes: f64,
     rate: f64,
 }
 
-impl Ring {
-    /// That of the first GPU of a plan that has one.
+/// The rings of a plan's GPUs. Each link fills its own, whichever GPU computes.
+#[derive(Clone, Debug)]
+pub(super) struct Rings(Vec<Ring>);
+
+impl Rings {
+    /// Those of a plan.
     pub(super) fn of(plan: &Plan, machine: &Machine) -> Self {
-        let first = plan.device_staging.first();
-        let rate = first.and_then(|(gpu, _)| machine.gpus.get(*gpu as usize)).map_or(0.0, |gpu| gpu.link.rate.0);
-        Self { bytes: first.map_or(0.0, |(_, ring)| ring.bytes().as_f64()), rate: rate.max(1.0) }
-    }
-}
-
-impl Ring {
-    /// Bytes that come in so many seconds.
-    pub(super) fn bytes_in(self, seconds: f64) -> f64 {
-        seconds * self.rate
+        let ring = |(gpu, ring): &(u32, Staging)| {
+            let rate = machine.gpus.get(*gpu as usize).map_or(0.0, |gpu| gpu.link.rate.0);
+            Ring { gpu: *gpu, bytes: ring.bytes().as_f64(), rate: rate.max(1.0) }
+        };
+        Self(plan.device_staging.iter().map(ring).collect())
     }
 
-    /// Seconds until so many bytes have come.
-    pub(super) fn seconds(self, bytes: f64) -> f64 {
-        bytes / self.rate
+    /// The ring of a GPU: its place, or the first.
+    pub(super) fn place(&self, gpu: u32) -> usize {
+        self.0.iter().position(|ring| ring.gpu == gpu).unwrap_or(0)
     }
 
-    /// The seconds of a pass whose ring is empty, as a prompt's is: of each stage the seconds before it needs what comes for it, and that.
-    pub(super) fn first(self, stages: &[(f64, Coming)]) -> f64 {
-        self.pass(stages, &mut 0.0)
+    /// What comes in so many seconds of a drive.
+    pub(super) fn bytes_in(&self, ring: usize, seconds: f64) -> f64 {
+        self.0.get(ring).map_or(0.0, |ring| seconds * ring.rate)
     }
 
-    /// The seconds of a token like all that follow the first one, which fills the ring.
-    pub(super) fn steady(self, stages: &[(f64, Coming)]) -> f64 {
-        let mut there = 0.0;
+    /// Seconds that links take for all that comes.
+    pub(super) fn seconds(&self, coming: impl Iterator<Item = Coming>) -> f64 {
+        coming.map(|coming| self.0.get(coming.ring).map_or(0.0, |ring| coming.bytes / ring.rate)).sum()
+    }
+
+    /// The seconds of a pass whose rings are empty, as a prompt's are: of each stage the seconds before it needs what comes for it, and that.
+    pub(super) fn first(&self, stages: &[(f64, Coming)]) -> f64 {
+        self.pass(stages, &mut vec![0.0; self.0.len()])
+    }
+
+    /// The seconds of a token like all that follow the first one, which fills the rings.
+    pub(super) fn steady(&self, stages: &[(f64, Coming)]) -> f64 {
+        let mut there = vec![0.0; self.0.len()];
         self.pass(stages, &mut there);
         self.pass(stages, &mut there)
     }
 
-    /// The seconds of a pass that finds so many bytes in the ring, and leaves others there.
-    fn pass(self, stages: &[(f64, Coming)], there: &mut f64) -> f64 {
+    /// The seconds of a pass that finds so many bytes in each ring, and leaves others there.
+    fn pass(&self, stages: &[(f64, Coming)], there: &mut [f64]) -> f64 {
+        let fill = |there: &mut [f64], seconds: f64, but: usize| {
+            let others = there.iter_mut().zip(&self.0).enumerate().filter(|(place, _)| *place != but);
+            for (_, (there, ring)) in others {
+                *there = f64::min(ring.bytes, *there + seconds * ring.rate);
+            }
+        };
         let mut seconds = 0.0;
         for (before, coming) in stages {
-            *there = f64::min(self.bytes, *there + before * self.rate);
-            let waits = ((coming.bytes - *there) / self.rate).max(coming.gpu_s).max(coming.beside_s);
-            *there = f64::clamp(*there + waits * self.rate - coming.bytes, 0.0, self.bytes);
-            seconds += before + waits;
+            fill(there, *before, usize::MAX);
+            seconds += before;
+            let Some(ring) = self.0.get(coming.ring).filter(|_| coming.bytes > 0.0) else {
+                fill(there, coming.beside_s, usize::MAX);
+                seconds += coming.beside_s;
+                continue;
+            };
+            let mine = &mut there[coming.ring];
+            let waits = ((coming.bytes - *mine) / ring.rate).max(coming.gpu_s).max(coming.beside_s);
+            *mine = f64::clamp(*mine + waits * ring.rate - coming.bytes, 0.0, ring.bytes);
+            fill(there, waits, coming.ring);
+            seconds += waits;
         }
         seconds
     }
@@ -73,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_block_waits_for_what_the_ring_has_not_brought() {
-        let coming = |bytes| Coming { bytes, gpu_s: 0.5, beside_s: 0.0 };
+        let coming = |bytes| Coming { bytes, gpu_s: 0.5, ..Coming::default() };
         let none = Coming::default();
         for (stages, room, expected) in [
             (vec![(3.0, none), (2.0, none)], 4.0, 5.0),
@@ -86,15 +112,15 @@ mod tests {
             // What one stage leaves serves the next.
             (vec![(4.0, coming(1.0)), (0.0, coming(3.0))], 4.0, 5.0),
         ] {
-            let found = Ring { bytes: room, rate: 1.0 }.steady(&stages);
+            let found = Rings(vec![Ring { gpu: 0, bytes: room, rate: 1.0 }]).steady(&stages);
             assert!((found - expected).abs() < 1e-9, "{stages:?}: {found}, expected {expected}");
         }
     }
 
     #[test]
     fn a_prompt_begins_with_an_empty_ring_and_longer_ones_bridge_longer_stages() {
-        let coming = |bytes| Coming { bytes, gpu_s: 1.0, beside_s: 0.0 };
-        let beside = |bytes, beside_s| Coming { bytes, gpu_s: 1.0, beside_s };
+        let coming = |bytes| Coming { bytes, gpu_s: 1.0, ..Coming::default() };
+        let beside = |bytes, beside_s| Coming { beside_s, ..coming(bytes) };
         for (stages, room, expected) in [
             (vec![(0.0, coming(2.0)), (0.0, coming(2.0))], 4.0, 4.0),
             // While 5 s of something else are computed 2 of the next 4 can come, or all of them.
@@ -104,8 +130,19 @@ mod tests {
             (vec![(0.0, beside(4.0, 6.0)), (0.0, beside(4.0, 1.0))], 2.0, 6.0 + 2.0),
             (vec![(1.0, beside(0.0, 6.0))], 2.0, 7.0),
         ] {
-            let found = Ring { bytes: room, rate: 1.0 }.first(&stages);
+            let found = Rings(vec![Ring { gpu: 0, bytes: room, rate: 1.0 }]).first(&stages);
             assert!((found - expected).abs() < 1e-9, "{stages:?}: {found}, expected {expected}");
         }
+    }
+
+    #[test]
+    fn the_ring_of_one_gpu_fills_while_another_computes() {
+        let rings = Rings(vec![Ring { gpu: 0, bytes: 4.0, rate: 1.0 }, Ring { gpu: 3, bytes: 3.0, rate: 2.0 }]);
+        assert_eq!((rings.place(0), rings.place(3)), (0, 1));
+        let coming = |bytes, ring| Coming { bytes, gpu_s: 0.5, ring, ..Coming::default() };
+        // The first waits 4 s for its own; meanwhile 3 of the second's 7 have come, and the others take 2 s.
+        let found = rings.first(&[(0.0, coming(4.0, 0)), (0.0, coming(7.0, 1))]);
+        assert!((found - 6.0).abs() < 1e-9, "{found}");
+        assert!((rings.seconds([coming(4.0, 0), coming(7.0, 1)].into_iter()) - 7.5).abs() < 1e-9);
     }
 }

@@ -1,5 +1,9 @@
 //! Fills GPUs with blocks: whole layers from the last one down, and then experts.
 //!
+//! Of several GPUs each gets a run of layers, since a token crosses from one to the next. Where whole layers go, one GPU after the other is filled. Where
+//! something of every layer goes there first (attention, or what a mixture has besides its experts), each GPU gets a share of all layers beforehand, by
+//! its room: or the first of them would have all that goes first, and the others nothing that what follows could be put beside.
+//!
 //! A pass that changes its device pays for the crossing, so what lies together in a pass goes to a GPU together: the output, then layers from
 //! the last down (as llama.cpp's `-ngl` counts), which makes one crossing for each token. Or attention of all layers goes first, where that is faster:
 //! then a prompt has something to bring in every layer, and two crossings a layer are what decode pays. A layer takes along what it keeps of a
@@ -9,8 +13,13 @@
 //! By what a byte saves: `read × (1/RAM − 1/VRAM)` seconds a token, which is the same for all that every token reads, less where a byte of
 //! cache comes along that is read when the context is full, and by its share for an expert. A crossing, some 10 µs, is what 0.5 MB cost in RAM.
 
+mod filling;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+
+pub(super) use filling::CardRooms;
+use filling::{Asked, Filling, Group, Kept, Turn};
 
 use super::rules::Wish;
 use crate::blocks::{Block, block_of};
@@ -18,30 +27,6 @@ use crate::gpu::{CACHE_IN_RAM, Obstacle, Obstacles};
 use crate::profile::Ranges;
 use crate::traffic::Traffic;
 use crate::{Inventory, Role, Scheme, Tier, cost};
-
-/// Units that go to a GPU together or not at all.
-#[derive(Clone, Debug, Default)]
-struct Group {
-    /// The block that they decide for, if any.
-    block: Option<Block>,
-    units: Vec<u32>,
-    bytes: u64,
-}
-
-impl Group {
-    fn add(&mut self, unit: u32, bytes: u64) {
-        self.units.push(unit);
-        self.bytes += bytes;
-    }
-}
-
-/// A group that a rule wants on a GPU, and elsewhere where that is full.
-#[derive(Debug)]
-struct Asked {
-    group: Group,
-    gpu: u32,
-    overflow: Tier,
-}
 
 /// What may go to GPUs, in the order in which it goes there.
 #[derive(Debug)]
@@ -52,18 +37,14 @@ pub(super) struct Cards {
     pinned: Vec<(u32, Option<Block>, u32, u64)>,
     asked: Vec<Asked>,
     asked_experts: Vec<Asked>,
+    /// What rules want on GPUs in turn: the output, and then whole layers from the last down.
+    in_turn: Vec<Vec<Group>>,
     /// The output, and then layers from the last down, each with its attention and its feed-forward part, as far as they are open.
     whole: Vec<Vec<Group>>,
     experts: Vec<Group>,
     /// Blocks that nobody placed, and that stay off GPUs for something which these do not compute.
     kept_off: BTreeSet<(Obstacle, Block)>,
 }
-
-/// Bytes left in each GPU that may be used.
-pub(super) type CardRooms = Vec<(u32, u64)>;
-
-/// What a layer keeps of a conversation, in bytes.
-type Kept<'a> = &'a dyn Fn(u32) -> u64;
 
 impl Cards {
     /// Sorts the units of a model by what is asked for them, and by what GPUs compute.
@@ -81,6 +62,7 @@ impl Cards {
             pinned: Vec::new(),
             asked: Vec::new(),
             asked_experts: Vec::new(),
+            in_turn: Vec::new(),
             whole: Vec::new(),
             experts: Vec::new(),
             kept_off: BTreeSet::new(),
@@ -88,6 +70,7 @@ impl Cards {
         let mut asked: BTreeMap<_, Asked> = BTreeMap::new();
         let mut blocks: BTreeMap<Block, Group> = BTreeMap::new();
         let mut experts: BTreeMap<_, Group> = BTreeMap::new();
+        let mut in_turn: BTreeMap<_, BTreeMap<Block, Group>> = BTreeMap::new();
         let kept_elsewhere = kept_elsewhere(inventory, wishes, tied);
         for (index, (unit, wish)) in inventory.units.iter().zip(wishes).enumerate() {
             let (index, bytes) = (index as u32, cost::gpu::resident(unit).0);
@@ -106,6 +89,12 @@ impl Cards {
                     let key = (expert, *overflow == Tier::Disk, layer, block, alone, *wish);
                     let new = || Asked { group: Group { block, ..Group::default() }, gpu: *gpu, overflow: *overflow };
                     asked.entry(key).or_insert_with(new).group.add(index, bytes);
+                }
+                (Wish::InTurn, Some(block)) => {
+                    let layer = Reverse(unit.layer.unwrap_or(u32::MAX));
+                    let group = in_turn.entry(layer).or_default().entry(block).or_default();
+                    group.block = Some(block);
+                    group.add(index, bytes);
                 }
                 (Wish::Open, Some(block)) => {
                     if let Some(obstacle) = obstacles.of_block(block) {
@@ -129,6 +118,7 @@ impl Cards {
         cards.asked = others.into_iter().map(|(_, asked)| asked).collect();
         cards.asked_experts = experts_asked.into_iter().map(|(_, asked)| asked).collect();
         cards.experts = experts.into_values().collect();
+        cards.in_turn = in_turn.into_values().map(|blocks| blocks.into_values().collect()).collect();
         cards.whole.extend(blocks.remove(&Block::Output).map(|output| vec![output]));
         for layer in (0..inventory.shape.layers).rev() {
             let parts = [Block::Attention(layer), Block::Ffn(layer)];
@@ -137,40 +127,50 @@ impl Cards {
         cards
     }
 
-    /// A home on a GPU for units that find one, by unit; none for all others.
+    /// A home on a GPU for units that find one, by unit; none for all others. `gpus` are filled in this order.
     ///
     /// What rules want comes first. Then whole layers, as many as fit; of those that do not, the feed-forward part, which brings nothing along,
     /// or attention. Experts come last, those of rules before others, which go only where their layer's router is.
-    pub(super) fn fill(&self, rooms: CardRooms, kept: Kept<'_>, scheme: Scheme) -> Vec<Option<Tier>> {
+    pub(super) fn fill(&self, rooms: CardRooms, gpus: &[u32], kept: Kept<'_>, scheme: Scheme) -> Vec<Option<Tier>> {
         let mut filling = Filling { rooms, on: BTreeMap::new(), homes: vec![None; self.units], kept };
         for (unit, block, gpu, bytes) in &self.pinned {
             filling.fix(*block, *gpu, *bytes);
             filling.homes[*unit as usize] = Some(Tier::Gpu(*gpu));
         }
+        let mut turn = Turn { gpus: gpus.to_vec(), at: 0 };
+        for parts in &self.in_turn {
+            filling.force(&parts.iter().collect::<Vec<_>>(), &mut turn);
+        }
         self.asked.iter().for_each(|asked| filling.ask(asked));
-        let gpus = self.allowed(&filling);
+        turn.gpus = self.allowed(&filling, gpus);
         if scheme.is_by_layer() {
-            self.fill_by_layer(&mut filling, &gpus, scheme == Scheme::Layers);
+            self.fill_by_layer(&mut filling, &mut turn, scheme == Scheme::Layers);
             self.asked_experts.iter().for_each(|asked| filling.ask(asked));
             return filling.homes;
         }
+        let attention_first = scheme == Scheme::AttentionFirst;
+        let shares = self.shares(&filling, &turn.gpus, attention_first);
+        let put = |filling: &mut Filling<'_>, turn: &mut Turn, place: usize, groups: &[&Group]| match &shares {
+            Some(shares) => filling.put(groups, shares[place]),
+            None => filling.put_in_turn(groups, turn),
+        };
         let is_attention = |part: &&Group| matches!(part.block, Some(Block::Attention(_)));
-        if scheme == Scheme::AttentionFirst {
-            for attention in self.whole.iter().flatten().filter(is_attention) {
-                filling.put_first(&[attention], &gpus);
+        for (place, parts) in self.whole.iter().enumerate().filter(|_| attention_first) {
+            for attention in parts.iter().filter(is_attention) {
+                put(&mut filling, &mut turn, place, &[attention]);
             }
         }
         let mut rest = Vec::new();
-        for parts in &self.whole {
+        for (place, parts) in self.whole.iter().enumerate() {
             let all: Vec<&Group> = parts.iter().filter(|part| !filling.has(part)).collect();
-            if !all.is_empty() && !filling.put_first(&all, &gpus) {
-                rest.push(all);
+            if !all.is_empty() && !put(&mut filling, &mut turn, place, &all) {
+                rest.push((place, all));
             }
         }
-        for parts in rest {
+        for (place, parts) in rest {
             // The feed-forward part stands behind attention.
             for part in parts.into_iter().rev() {
-                filling.put_first(&[part], &gpus);
+                put(&mut filling, &mut turn, place, &[part]);
             }
         }
         self.asked_experts.iter().for_each(|asked| filling.ask(asked));
@@ -182,20 +182,51 @@ impl Cards {
         filling.homes
     }
 
+    /// The GPU of each of `whole`, by the room that each GPU has, where several share something that goes there from every layer first. Where all of it
+    /// fits, they are filled one after the other.
+    fn shares(&self, filling: &Filling<'_>, gpus: &[u32], attention_first: bool) -> Option<Vec<u32>> {
+        let last = *gpus.last().filter(|_| gpus.len() > 1 && (attention_first || !self.experts.is_empty()))?;
+        let mut experts: BTreeMap<Option<Block>, u64> = BTreeMap::new();
+        for expert in &self.experts {
+            *experts.entry(expert.block).or_default() += expert.bytes;
+        }
+        let group =
+            |group: &Group| group.bytes + filling.extra(group.block) + experts.get(&group.block).copied().unwrap_or(0);
+        let bytes: Vec<u64> = self.whole.iter().map(|parts| parts.iter().map(group).sum()).collect();
+        let rooms: Vec<f64> = gpus.iter().map(|gpu| filling.room(*gpu) as f64).collect();
+        let scale = (bytes.iter().sum::<u64>() as f64 / rooms.iter().sum::<f64>().max(1.0)).max(1.0);
+        let (mut taken, mut at) = (0.0, 0);
+        let share = |bytes: &u64| {
+            let bytes = *bytes as f64;
+            while at + 1 < gpus.len() && taken + bytes > rooms[at] * scale {
+                (taken, at) = (0.0, at + 1);
+            }
+            taken += bytes;
+            gpus.get(at).copied().unwrap_or(last)
+        };
+        Some(bytes.iter().map(share).collect())
+    }
+
     /// Whole layers from the last one down, with their experts or without, until one does not fit; and then the output, as llama.cpp counts.
-    fn fill_by_layer(&self, filling: &mut Filling<'_>, gpus: &[u32], with_experts: bool) {
+    fn fill_by_layer(&self, filling: &mut Filling<'_>, turn: &mut Turn, with_experts: bool) {
         let mut experts: BTreeMap<Option<Block>, Vec<&Group>> = BTreeMap::new();
         for expert in self.experts.iter().filter(|_| with_experts) {
             experts.entry(expert.block).or_default().push(expert);
         }
         let is_output = |parts: &&Vec<Group>| parts.iter().any(|part| part.block == Some(Block::Output));
         let (output, layers): (Vec<_>, Vec<_>) = self.whole.iter().partition(is_output);
-        for parts in layers.into_iter().chain(output).filter(|parts| !parts.is_empty()) {
+        for parts in layers.into_iter().filter(|parts| !parts.is_empty()) {
             let with = parts.iter().filter_map(|part| experts.get(&part.block)).flatten().copied();
             let all: Vec<&Group> = parts.iter().chain(with).collect();
-            if !filling.put_first(&all, gpus) {
-                break;
+            if !filling.put_in_turn(&all, turn) {
+                return;
             }
+        }
+        // Beside the last layer: elsewhere a token would cross once more.
+        turn.gpus.truncate(1);
+        turn.at = 0;
+        for parts in output {
+            filling.put_in_turn(&parts.iter().collect::<Vec<_>>(), turn);
         }
     }
 
@@ -217,13 +248,16 @@ impl Cards {
         found.into_iter().map(|((obstacle, what), layers)| (obstacle, text(what, layers))).collect()
     }
 
-    /// The GPUs that the planner fills by itself: those that rules use, and of the others the first.
-    fn allowed(&self, filling: &Filling<'_>) -> Vec<u32> {
-        let asked = |gpu: &u32| filling.on.values().any(|used| used == gpu);
-        let (mut gpus, others): (Vec<u32>, Vec<u32>) = filling.rooms.iter().map(|(gpu, _)| *gpu).partition(asked);
-        let more = self.most.saturating_sub(gpus.len());
-        gpus.extend(others.into_iter().take(more));
-        gpus
+    /// The GPUs that the planner fills by itself, in this order: those that rules use, and of the others as many as there may be.
+    fn allowed(&self, filling: &Filling<'_>, gpus: &[u32]) -> Vec<u32> {
+        let asked: BTreeSet<u32> = filling.on.values().copied().collect();
+        let mut more = self.most.saturating_sub(asked.len());
+        let mut may = |gpu: &u32| {
+            let may = asked.contains(gpu) || more > 0;
+            more -= usize::from(may && !asked.contains(gpu));
+            may
+        };
+        gpus.iter().copied().filter(|gpu| may(gpu)).collect()
     }
 }
 
@@ -235,77 +269,4 @@ fn kept_elsewhere(inventory: &Inventory, wishes: &[Wish], tied: bool) -> Vec<Blo
     let mut blocks: Vec<Block> = units.filter_map(|(unit, _)| block_of(inventory, unit, tied)).collect();
     blocks.dedup();
     blocks
-}
-
-/// GPUs while they are filled.
-struct Filling<'a> {
-    rooms: CardRooms,
-    on: BTreeMap<Block, u32>,
-    homes: Vec<Option<Tier>>,
-    kept: Kept<'a>,
-}
-
-impl Filling<'_> {
-    /// What a block brings along: attention that is not there yet, what its layer keeps.
-    fn extra(&self, block: Option<Block>) -> u64 {
-        match block {
-            Some(Block::Attention(layer)) if !self.on.contains_key(&Block::Attention(layer)) => (self.kept)(layer),
-            _ => 0,
-        }
-    }
-
-    /// Takes room for what rules fix, however much there is.
-    fn fix(&mut self, block: Option<Block>, gpu: u32, bytes: u64) {
-        let needed = bytes + self.extra(block);
-        if let Some((_, left)) = self.rooms.iter_mut().find(|(card, _)| *card == gpu) {
-            *left = left.saturating_sub(needed);
-        }
-        if let Some(block) = block {
-            self.on.insert(block, gpu);
-        }
-    }
-
-    /// Puts groups on a GPU, if they fit there and none of their blocks is elsewhere.
-    fn put(&mut self, groups: &[&Group], gpu: u32) -> bool {
-        let elsewhere = |group: &&Group| {
-            let on = group.block.and_then(|block| self.on.get(&block));
-            on.is_some_and(|on| *on != gpu)
-        };
-        let needed: u64 = groups.iter().map(|group| group.bytes + self.extra(group.block)).sum();
-        if groups.iter().any(elsewhere) || !self.rooms.iter().any(|(card, left)| *card == gpu && *left >= needed) {
-            return false;
-        }
-        for group in groups {
-            self.fix(group.block, gpu, group.bytes);
-            self.settle(group, gpu);
-        }
-        true
-    }
-
-    fn ask(&mut self, Asked { group, gpu, overflow }: &Asked) {
-        match overflow {
-            _ if self.put(&[group], *gpu) => {}
-            Tier::Gpu(other) if !self.put(&[group], *other) => {
-                // Over: the sum will show it.
-                self.fix(group.block, *other, group.bytes);
-                self.settle(group, *other);
-            }
-            _ => {}
-        }
-    }
-
-    /// Whether a group has found its place.
-    fn has(&self, group: &Group) -> bool {
-        group.units.first().is_some_and(|unit| self.homes[*unit as usize].is_some())
-    }
-
-    fn put_first(&mut self, groups: &[&Group], gpus: &[u32]) -> bool {
-        gpus.iter().any(|gpu| self.put(groups, *gpu))
-    }
-
-    fn settle(&mut self, group: &Group, gpu: u32) {
-        for unit in &group.units {
-            self.homes[*unit as usize] = Some(Tier::Gpu(gpu));
-        }
-    }
 }

@@ -2,8 +2,8 @@
 //!
 //! Owns the candidates. First the planner's own way settles the context: where a profile states an aim and leaves it open it is the longest that holds
 //! the conversation and costs no more than a twentieth; where it leaves the type of keys and values open they are kept in 8 bits if that makes
-//! a plan possible, its context longer, or the conversation a twentieth faster. Then, with that context, come the planner's own ways, where there is an
-//! aim with every micro-batch that it may choose, with and without streaming; the best of them with longer rings; and in any case the simple ways. The candidate with the fewest seconds for the aim is
+//! a plan possible, its context longer, or the conversation a twentieth faster. Then, with that context, come the planner's own ways, on all GPUs and on
+//! each of several by itself, where there is an aim with every micro-batch that it may choose, with and without streaming; the best of them with longer rings; and in any case the simple ways. The candidate with the fewest seconds for the aim is
 //! taken, the planner's own where nothing is faster.
 
 use super::settings::Fixed;
@@ -11,7 +11,7 @@ use super::{Copies, Given, Planner, Refusal, Way, describe, settings, way_planne
 use crate::gpu::Abilities;
 use crate::profile::{Choice, Profile};
 use crate::streaming::SLOTS_LONGER;
-use crate::{ExpertUse, Inventory, KvType, Machine, Plan, Scheme, cost, forecast, gpu};
+use crate::{ExpertUse, Inventory, KvType, Machine, Plan, Scheme, Tier, cost, forecast, gpu};
 
 /// How much faster a candidate must be to be taken: sums in another order differ by less.
 const GAIN: f64 = 1.0 - 1e-9;
@@ -85,6 +85,18 @@ fn own(given: Given<'_>) -> &'static [Scheme] {
     if dense && !given.machine.gpus.is_empty() { &[Scheme::ByUse, Scheme::AttentionFirst] } else { &[Scheme::ByUse] }
 }
 
+/// GPUs that may be better by themselves than all together, where there are several: of equal ones the first.
+fn alone(planner: &Planner<'_>) -> Vec<u32> {
+    let gpus = planner.gpus();
+    let is_like = |a: u32, b: u32| {
+        let gpu = |number: u32| (planner.machine.gpus.get(number as usize), planner.ceiling(Tier::Gpu(number)));
+        gpu(a) == gpu(b)
+    };
+    let first = |(place, gpu): &(usize, &u32)| !gpus[..*place].iter().any(|before| is_like(*before, **gpu));
+    let different = gpus.iter().enumerate().filter(first).map(|(_, gpu)| *gpu);
+    if gpus.len() > 1 { different.collect() } else { Vec::new() }
+}
+
 /// Seconds of the conversation that a profile names, by its aim.
 fn seconds(plan: &Plan, profile: &Profile, given: Given<'_>) -> f64 {
     let aim = profile.aim.value().copied().unwrap_or_default();
@@ -117,15 +129,18 @@ pub(super) fn best(profile: &Profile, given: Given<'_>) -> Result<Plan, Refusal>
             *best = Best { plan, seconds, scheme, fixed };
         }
     };
-    for scheme in own(given) {
-        if has_aim {
-            for micro_batch in batches(&ways.planner, fixed.context) {
-                for still in [false, true] {
-                    consider(&mut ways, &mut best, *scheme, Fixed { micro_batch, still, ..fixed });
+    for alone in [None].into_iter().chain(alone(&ways.planner).into_iter().map(Some)) {
+        let fixed = Fixed { alone, ..fixed };
+        for scheme in own(given) {
+            if has_aim {
+                for micro_batch in batches(&ways.planner, fixed.context) {
+                    for still in [false, true] {
+                        consider(&mut ways, &mut best, *scheme, Fixed { micro_batch, still, ..fixed });
+                    }
                 }
+            } else if alone.is_some() || *scheme != Scheme::ByUse {
+                consider(&mut ways, &mut best, *scheme, fixed);
             }
-        } else if *scheme != Scheme::ByUse {
-            consider(&mut ways, &mut best, *scheme, fixed);
         }
     }
     // More slots bridge what a prompt computes between weights that come.

@@ -40,7 +40,9 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
     say_settings(planner, &setup, &mut notes);
     say_gpus(planner, &devices, &mut notes);
     say_memory(planner, &tiers, &mut notes);
-    let device_staging = setup.stream.map(|number| (number, streaming::ring(planner.inventory, planner.ring_slots())));
+    let ring = streaming::ring(planner.inventory, planner.ring_slots());
+    let mut device_staging: Vec<_> = setup.stream.iter().map(|number| (*number, ring)).collect();
+    device_staging.sort_unstable_by_key(|(number, _)| *number);
     let foresee = planner.foresees(&placements);
     let mut plan = Plan {
         tiers,
@@ -49,7 +51,7 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
         output: devices.output,
         kv: setup.kv,
         staging: setup.staging,
-        device_staging: device_staging.into_iter().collect(),
+        device_staging,
         stream_from: None,
         cpu_experts: 0,
         fetch: setup.fetch.map(|gpu| Fetch {
@@ -75,19 +77,17 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
 /// Each unit's home with the devices that compute with it. A matrix that lives outside the memory of its block's GPU is the processor's in
 /// decode, and may be streamed for prompts.
 fn placements(planner: &Planner, draft: &Draft) -> Vec<Placement> {
+    let rings = draft.rings_of_layers();
     let placement = |(index, home): (usize, &Tier)| {
         let decode = match home {
             Tier::Gpu(number) => Device::Gpu(*number),
             Tier::Ram | Tier::Disk => Device::Cpu,
         };
-        let prefill = match draft.setup.stream {
-            Some(number) if planner.is_streamed(index, *home) => Device::Gpu(number),
-            _ => decode,
-        };
         let unit = &planner.inventory.units[index];
+        let prefill = planner.stream_of(&rings, index, *home).map_or(decode, Device::Gpu);
         // A bias is one row, read by itself; what a GPU computes with, or is handed, is where the plan says.
         let open = unit.role == Role::RoutedExpert && unit.rows > 1 && planner.wishes.wish[index] == Wish::Open;
-        let exchanges = open && planner.first_gpu().is_none();
+        let exchanges = open && planner.gpus().is_empty();
         Placement { home: *home, decode, prefill, exchanges, reason: reason(planner, index, *home) }
     };
     draft.homes.iter().enumerate().map(placement).collect()
@@ -102,7 +102,9 @@ fn say_gpus(planner: &Planner, devices: &Devices, notes: &mut Vec<String>) {
     let idle: Vec<u32> = gpus.clone().filter(|number| !devices.uses(*number)).collect();
     let used = gpus.clone().count() - idle.len();
     for number in idle {
-        if used >= planner.abilities.gpus {
+        if planner.way.fixed.alone.is_some() {
+            notes.push(format!("gpu:{number} is not used: fewer GPUs are as fast by the forecast"));
+        } else if used >= planner.abilities.gpus {
             notes.push(format!("gpu:{number} is not used: this version computes on {used} of several GPUs"));
         } else {
             notes.push(format!("gpu:{number} is not used: nothing that it could compute fits, or is left to it"));
@@ -130,7 +132,7 @@ fn say_settings(planner: &Planner, setup: &Setup, notes: &mut Vec<String>) {
     let (profile, shape) = (planner.profile, &planner.inventory.shape);
     let tokens = setup.kv.tokens;
     let usual =
-        if planner.stream_wished().is_some() { cost::MICRO_BATCHES_STREAMED[0] } else { cost::MICRO_BATCHES[0] };
+        if planner.stream_wished().is_empty() { cost::MICRO_BATCHES[0] } else { cost::MICRO_BATCHES_STREAMED[0] };
     let (batch, usual) = (setup.micro_batch, within(usual, tokens));
     match &profile.prefill.micro_batch {
         Choice::Auto if batch < usual => {
@@ -188,7 +190,7 @@ fn reason(planner: &Planner, index: usize, home: Tier) -> String {
     match planner.wishes.wish[index] {
         Wish::NotRun => "not run: stays in the file".to_owned(),
         Wish::Open => open_reason(unit, home, planner.traffic),
-        Wish::Pinned(_) => asked(planner, index),
+        Wish::Pinned(_) | Wish::InTurn => asked(planner, index),
         Wish::Either(first, _) if first == home => asked(planner, index),
         Wish::Either(first, _) => match planner.obstacle(index).filter(|_| matches!(first, Tier::Gpu(_))) {
             Some(obstacle) => format!("{}: no {obstacle} there yet", asked(planner, index)),

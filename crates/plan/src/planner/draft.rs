@@ -8,7 +8,10 @@ use super::{Limit, Planner};
 use crate::blocks::{Devices, block_of};
 use crate::cost::{self, gpu};
 use crate::gpu::Obstacle;
-use crate::{Bytes, Device, KvPlan, Load, Role, Staging, Tier, streaming};
+use crate::{Bytes, Device, KvPlan, LayerDevices, Load, Role, Staging, Tier, streaming};
+
+/// The GPUs with a ring to which a layer's attention comes, and what follows it.
+pub(super) type LayerRings = (Option<u32>, Option<u32>);
 
 /// One way to set what the profile leaves open, with the homes that follow from it.
 pub(super) struct Draft {
@@ -19,6 +22,32 @@ pub(super) struct Draft {
     pub(super) loads: Vec<Vec<Load>>,
     /// The first tier that is over its ceiling, by its place among the limits.
     pub(super) over: Option<usize>,
+}
+
+impl Draft {
+    /// The GPU to which the weights of each layer's blocks come in prompts where they live elsewhere: its own, and of the processor's blocks the one that the
+    /// next block with a ring has, or the last.
+    pub(super) fn rings_of_layers(&self) -> Vec<LayerRings> {
+        let with_ring = |device: Device| match device {
+            Device::Gpu(number) => Some(number).filter(|number| self.setup.stream.contains(number)),
+            Device::Cpu => None,
+        };
+        let blocks = |layer: &LayerDevices| [layer.attention, layer.ffn];
+        let mut beside = self.devices.layers.iter().flat_map(blocks).filter_map(with_ring).next_back();
+        beside = beside.or(self.setup.stream.first().copied());
+        let mut ring = |device: Device| {
+            let own = with_ring(device);
+            beside = own.or(beside);
+            if device == Device::Cpu { beside } else { own }
+        };
+        let of_layer = |layer: &LayerDevices| {
+            let ffn = ring(layer.ffn);
+            (ring(layer.attention), ffn)
+        };
+        let mut rings: Vec<LayerRings> = self.devices.layers.iter().rev().map(of_layer).collect();
+        rings.reverse();
+        rings
+    }
 }
 
 impl Planner<'_> {
@@ -33,7 +62,7 @@ impl Planner<'_> {
     /// Fills what the settings leave of each ceiling with weights: GPUs first, and then RAM, which has what GPUs do not.
     pub(super) fn draft(&self, mut setup: Setup) -> Draft {
         let kept = |layer: u32| self.kept(&setup.kv, layer as usize).0;
-        let on_gpus = self.cards.fill(self.card_rooms(&setup), &kept, self.way.scheme);
+        let on_gpus = self.cards.fill(self.card_rooms(&setup), &self.gpus(), &kept, self.way.scheme);
         let at_hand: Vec<Tier> = on_gpus.iter().map(|home| home.unwrap_or(Tier::Ram)).collect();
         let devices = Devices::of(self.inventory, &at_hand);
         setup.kv.homes = devices.kv_homes();
@@ -90,11 +119,11 @@ impl Planner<'_> {
     /// What each tier holds besides weights, in the order of the limits. A GPU that computes nothing is not opened.
     fn fixed(&self, setup: &Setup, devices: &Devices, homes: &[Tier]) -> Vec<Vec<Load>> {
         let used =
-            |number: u32| devices.uses(number) || setup.stream == Some(number) || homes.contains(&Tier::Gpu(number));
-        let any = self.limits.iter().any(|limit| matches!(limit.tier, Tier::Gpu(number) if used(number)));
+            |number: u32| devices.uses(number) || setup.stream.contains(&number) || homes.contains(&Tier::Gpu(number));
+        let gpus = self.limits.iter().filter(|limit| matches!(limit.tier, Tier::Gpu(number) if used(number))).count();
         let fixed = |limit: &Limit| {
             let mut loads = match limit.tier {
-                Tier::Ram => self.ram(setup, any),
+                Tier::Ram => self.ram(setup, gpus as u64),
                 Tier::Gpu(number) if used(number) => self.card(setup, number),
                 Tier::Disk | Tier::Gpu(_) => return Vec::new(),
             };
@@ -105,11 +134,11 @@ impl Planner<'_> {
         self.limits.iter().map(fixed).collect()
     }
 
-    fn ram(&self, setup: &Setup, with_gpu: bool) -> Vec<Load> {
+    fn ram(&self, setup: &Setup, gpus: u64) -> Vec<Load> {
         let activations =
             cost::activations(&self.widths, setup.micro_batch, self.threads, setup.kv.tokens, self.profile.logits);
         vec![
-            load("process", cost::process(self.inventory, with_gpu)),
+            load("process", cost::process(self.inventory, gpus)),
             load("vocabulary", cost::vocabulary(self.inventory)),
             load("activations", activations),
         ]
@@ -135,7 +164,7 @@ impl Planner<'_> {
             Tier::Ram if setup.staging.slots > 0 => vec![load("ring", setup.staging.bytes())],
             Tier::Gpu(number) => {
                 let mut loads = self.fetched(setup, number);
-                if setup.stream != Some(number) {
+                if !setup.stream.contains(&number) {
                     return loads;
                 }
                 // All of them, before homes are known.
@@ -204,6 +233,20 @@ impl Planner<'_> {
         let stays = unit.role == Role::Attention && self.inventory.shape.latent.is_some();
         let computed = |block| unit.layer.is_some() && !stays && self.obstacles.of_block(block).is_none();
         !matches!(home, Tier::Gpu(_)) && block.is_some_and(computed) && self.wishes.wish[index] != Wish::NotRun
+    }
+
+    /// The GPU to which a unit comes in prompts, if it does.
+    pub(super) fn stream_of(&self, rings: &[LayerRings], index: usize, home: Tier) -> Option<u32> {
+        let unit = &self.inventory.units[index];
+        let (attention, ffn) = *rings.get(unit.layer? as usize)?;
+        let ring = if unit.role == Role::Attention { attention } else { ffn };
+        ring.filter(|_| self.is_streamed(index, home))
+    }
+
+    /// The GPUs to which anything comes in prompts.
+    pub(super) fn streams_to(&self, draft: &Draft) -> impl Iterator<Item = u32> {
+        let rings = draft.rings_of_layers();
+        draft.homes.iter().enumerate().filter_map(move |(index, home)| self.stream_of(&rings, index, *home))
     }
 
     pub(super) fn any(&self, homes: &[Tier], what: impl Fn(&Self, usize, Tier) -> bool) -> bool {

@@ -79,7 +79,8 @@ impl Cargo {
         for (index, (unit, wish)) in inventory.units.iter().zip(wishes).enumerate() {
             let bytes = cost::resident(unit).0;
             match wish {
-                Wish::NotRun => {}
+                // GPUs have it, or nobody.
+                Wish::NotRun | Wish::InTurn => {}
                 Wish::Pinned(tier) => {
                     cargo.homes[index] = *tier;
                     match cargo.pinned.iter_mut().find(|(pinned, _)| pinned == tier) {

@@ -229,11 +229,18 @@ impl<'a> Planner<'a> {
         self.limit(tier).and_then(|limit| limit.ceiling).unwrap_or(Bytes(u64::MAX))
     }
 
-    fn first_gpu(&self) -> Option<u32> {
-        self.limits.iter().find_map(|limit| match limit.tier {
-            Tier::Gpu(number) => Some(number),
-            Tier::Ram | Tier::Disk => None,
-        })
+    /// The GPUs that the planner fills by itself, in the order in which they are filled, from the last layer down: the fastest first, of equal
+    /// ones the last.
+    fn gpus(&self) -> Vec<u32> {
+        let alone = self.way.fixed.alone;
+        let gpus = self.limits.iter().filter_map(|limit| match limit.tier {
+            Tier::Gpu(number) if alone.is_none_or(|alone| alone == number) => Some(number),
+            _ => None,
+        });
+        let rate = |number: &u32| self.machine.gpus.get(*number as usize).map_or(0.0, |gpu| gpu.read.rate.0);
+        let mut gpus: Vec<u32> = gpus.collect();
+        gpus.sort_by(|a, b| rate(b).total_cmp(&rate(a)).then(b.cmp(a)));
+        gpus
     }
 
     /// Slots of the ring that weights are streamed through.
@@ -264,18 +271,16 @@ impl<'a> Planner<'a> {
 
     /// The GPU that chosen experts are copied to in decode, where that may be.
     fn fetch_wished(&self) -> Option<u32> {
-        self.first_gpu().filter(|_| self.way.copies.experts && self.fetch_most() > 0)
+        self.gpus().first().copied().filter(|_| self.way.copies.experts && self.fetch_most() > 0)
     }
 
-    /// The GPU that weights are streamed to in prefill, where that is wanted.
-    fn stream_wished(&self) -> Option<u32> {
-        if !self.way.copies.prompts {
-            return None;
-        }
+    /// The GPUs that weights are streamed to in prefill, where that is wanted: each those of its layers, and of the processor's those beside.
+    fn stream_wished(&self) -> Vec<u32> {
         match self.profile.prefill.stream_to.value() {
-            None => self.first_gpu(),
-            Some(StreamTo::Nowhere) => None,
-            Some(StreamTo::Gpu(number)) => Some(*number),
+            _ if !self.way.copies.prompts => Vec::new(),
+            None => self.gpus(),
+            Some(StreamTo::Nowhere) => Vec::new(),
+            Some(StreamTo::Gpu(number)) => vec![*number],
         }
     }
 }

@@ -11,6 +11,8 @@ pub(super) enum Wish {
     Pinned(Tier),
     /// The first tier, and the second for what does not fit.
     Either(Tier, Tier),
+    /// On a GPU: those of the profile get whole layers in turn.
+    InTurn,
     /// Wherever the planner puts it.
     Open,
     /// It is never computed with, and stays in the file.
@@ -38,6 +40,9 @@ pub(super) fn resolve(profile: &Profile, inventory: &Inventory) -> Result<Wishes
     for (wish, unit) in wishes.wish.iter_mut().zip(&inventory.units) {
         if unit.role == Role::MultiToken {
             *wish = Wish::NotRun;
+        } else if *wish == Wish::InTurn && inventory.is_vector(unit) {
+            // Each GPU has copies of vectors.
+            *wish = Wish::Open;
         }
     }
     Ok(wishes)
@@ -51,6 +56,7 @@ fn apply(rule: &Rule, number: u32, inventory: &Inventory, wishes: &mut Wishes) -
         None => None,
     };
     let wish = match rule.overflow {
+        _ if rule.in_turn => Wish::InTurn,
         Some(overflow) => Wish::Either(rule.home, overflow),
         None => Wish::Pinned(rule.home),
     };

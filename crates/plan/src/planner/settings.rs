@@ -14,8 +14,8 @@ pub(super) struct Setup {
     pub(super) kv: KvPlan,
     pub(super) micro_batch: u32,
     pub(super) staging: Staging,
-    /// The GPU that weights are streamed to in prefill.
-    pub(super) stream: Option<u32>,
+    /// The GPUs that weights are streamed to in prefill.
+    pub(super) stream: Vec<u32>,
     /// The GPU that chosen experts are copied to in decode.
     pub(super) fetch: Option<u32>,
 }
@@ -31,6 +31,8 @@ pub(super) struct Fixed {
     pub(super) kv: Option<KvType>,
     /// Whether no weights are streamed to a GPU.
     pub(super) still: bool,
+    /// The one GPU that the planner fills by itself, of several.
+    pub(super) alone: Option<u32>,
     /// Slots of the ring that weights are streamed through, where they are.
     pub(super) slots: Option<u32>,
 }
@@ -77,7 +79,7 @@ fn contexts(planner: &Planner) -> Vec<u32> {
 fn micro_batches(planner: &Planner) -> Vec<u32> {
     match planner.way.fixed.micro_batch.or(planner.profile.prefill.micro_batch.value().copied()) {
         Some(tokens) => vec![tokens],
-        None if planner.stream_wished().is_some() => cost::MICRO_BATCHES_STREAMED.to_vec(),
+        None if !planner.stream_wished().is_empty() => cost::MICRO_BATCHES_STREAMED.to_vec(),
         None => cost::MICRO_BATCHES.to_vec(),
     }
 }
@@ -89,11 +91,10 @@ fn greedy(planner: &Planner, draft: &Draft) -> bool {
     let setup = &draft.setup;
     let ram = (setup.staging.slots > 0).then_some(Tier::Ram);
     let elsewhere = setup.kv.homes.contains(&Tier::Ram);
-    let gpu = planner.first_gpu().filter(|gpu| elsewhere && draft.devices.uses(*gpu)).map(Tier::Gpu);
-    let pressed = [ram, gpu];
+    let gpus = planner.gpus().into_iter().filter(|gpu| elsewhere && draft.devices.uses(*gpu)).map(Tier::Gpu);
     let batch_is_ours = planner.profile.prefill.micro_batch.value().is_none();
     let context_is_ours = planner.profile.context.tokens.value().is_none();
-    pressed.into_iter().flatten().any(|tier| {
+    ram.into_iter().chain(gpus).any(|tier| {
         let (ceiling, loads) = (planner.ceiling(tier).0, planner.limits.iter().position(|limit| limit.tier == tier));
         let takes = |what: &str| {
             let loads = loads.into_iter().flat_map(|place| &draft.loads[place]);
@@ -108,20 +109,29 @@ fn greedy(planner: &Planner, draft: &Draft) -> bool {
 /// Reservations are tried from none at all to the usual ring, then smaller rings, of which the last is taken wherever
 /// it fits; a larger one only while it takes at most a quarter of what is left for it and weights.
 fn settle(planner: &Planner, kv: &KvPlan, micro_batch: u32) -> Draft {
-    let copies = (planner.stream_wished(), planner.fetch_wished());
-    let setup = |(stream, fetch): (Option<u32>, Option<u32>), staging: Staging| Setup {
+    let mut stream = planner.stream_wished();
+    let fetch = planner.fetch_wished();
+    let setup = |stream: &[u32], fetch: Option<u32>, staging: Staging| Setup {
         kv: kv.clone(),
         micro_batch,
         staging,
-        stream,
+        stream: stream.to_vec(),
         fetch,
     };
-    let bare = planner.draft(setup((None, None), NO_RING));
+    let bare = planner.draft(setup(&[], None, NO_RING));
     if covers(planner, &bare) {
         return trimmed(planner, bare);
     }
-    if copies != (None, None) {
-        let streamed = planner.draft(setup(copies, NO_RING));
+    // A GPU with nothing to bring needs no ring.
+    if stream.len() > 1 {
+        let used = streams(planner, &planner.draft(setup(&stream, fetch, NO_RING)));
+        let fewer = planner.draft(setup(&used, fetch, NO_RING));
+        if streams(planner, &fewer).iter().all(|gpu| used.contains(gpu)) {
+            stream = used;
+        }
+    }
+    if !stream.is_empty() || fetch.is_some() {
+        let streamed = planner.draft(setup(&stream, fetch, NO_RING));
         if covers(planner, &streamed) {
             return trimmed(planner, streamed);
         }
@@ -137,7 +147,7 @@ fn settle(planner: &Planner, kv: &KvPlan, micro_batch: u32) -> Draft {
         if staging.bytes().0 > share && !smallest {
             continue;
         }
-        last = planner.draft(setup(copies, staging));
+        last = planner.draft(setup(&stream, fetch, staging));
         if covers(planner, &last) {
             return trimmed(planner, last);
         }
@@ -145,13 +155,19 @@ fn settle(planner: &Planner, kv: &KvPlan, micro_batch: u32) -> Draft {
     last
 }
 
+/// The GPUs that something is streamed to, of those that it may be.
+fn streams(planner: &Planner, draft: &Draft) -> Vec<u32> {
+    let stays = |gpu: &u32| planner.streams_to(draft).any(|used| used == *gpu);
+    draft.setup.stream.iter().copied().filter(stays).collect()
+}
+
 /// Whether a draft fits, and reserves what its homes need.
 fn covers(planner: &Planner, draft: &Draft) -> bool {
     let needs_ring = || planner.any(&draft.homes, Planner::uses_ring);
-    let needs_stream = || planner.stream_wished().is_some() && planner.any(&draft.homes, Planner::is_streamed);
+    let needs_stream = || !planner.stream_wished().is_empty() && planner.any(&draft.homes, Planner::is_streamed);
     draft.over.is_none()
         && (draft.setup.staging.slots > 0 || !needs_ring())
-        && (draft.setup.stream.is_some() || !needs_stream())
+        && (!draft.setup.stream.is_empty() || !needs_stream())
         && (draft.setup.fetch.is_some() || planner.fetch_wished().is_none() || !planner.fetches_any(draft))
 }
 
@@ -162,8 +178,9 @@ fn trimmed(planner: &Planner, mut draft: Draft) -> Draft {
         draft.setup.staging = NO_RING;
         changed = true;
     }
-    if draft.setup.stream.is_some() && !planner.any(&draft.homes, Planner::is_streamed) {
-        draft.setup.stream = None;
+    let used = streams(planner, &draft);
+    if used.len() < draft.setup.stream.len() {
+        draft.setup.stream = used;
         changed = true;
     }
     if draft.setup.fetch.is_some() && !planner.fetches_any(&draft) {

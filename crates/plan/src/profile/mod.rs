@@ -151,6 +151,8 @@ pub struct Rule {
     pub overflow: Option<Tier>,
     /// Whether a model without such units is an error. Flags that peers accept for any model are not.
     pub must_match: bool,
+    /// Whether any GPU of the profile may stand for the home: they get whole layers in turn.
+    pub in_turn: bool,
     /// Who asked for it.
     pub origin: Origin,
 }

@@ -24,7 +24,7 @@ pub struct Overrides {
     pub micro_batch: Option<u32>,
     /// What the command makes logits for.
     pub logits: Option<Logits>,
-    /// `-ngl`: the last so many layers live on `gpu:0`, with one more the output too; the rest in RAM and on disk.
+    /// `-ngl`: the last so many layers live on the GPUs in turn, with one more the output too; the rest in RAM and on disk.
     /// [`Self::ALL_LAYERS`] is `-ngl -1`.
     pub gpu_layers: Option<u32>,
     /// `-ncmoe`: the routed experts of the first so many layers live in RAM, and on disk what does not fit.
@@ -142,6 +142,7 @@ impl Profile {
             home: Tier::Ram,
             overflow: self.disk_if_named(),
             must_match: false,
+            in_turn: false,
             origin: Origin::Flag(match layers {
                 Overrides::ALL_LAYERS => "-cmoe".to_owned(),
                 layers => format!("-ncmoe {layers}"),
@@ -159,16 +160,19 @@ impl Profile {
             home,
             overflow,
             must_match: false,
+            in_turn: false,
             origin: origin.clone(),
         };
         let mut rules = Vec::new();
         if layers > 0 {
-            named(self, Tier::Gpu(0), &origin).map_err(|error| match self.no_gpu_here("-ngl") {
+            let mut gpus = self.tiers.iter().map(|limit| limit.tier).filter(|tier| matches!(tier, Tier::Gpu(_)));
+            let (first, several) = (gpus.next().unwrap_or(Tier::Gpu(0)), gpus.next().is_some());
+            named(self, first, &origin).map_err(|error| match self.no_gpu_here("-ngl") {
                 Some(hint) => ProfileError { hint, ..error },
                 None => error,
             })?;
             let last = Selector { layers: Layers::Last(layers), ..Selector::default() };
-            rules.push(rule(last, Tier::Gpu(0), None));
+            rules.push(Rule { in_turn: several, ..rule(last, first, None) });
         }
         rules.push(rule(Selector::default(), Tier::Ram, self.disk_if_named()));
         Ok(rules)
@@ -197,6 +201,7 @@ impl Profile {
             home,
             overflow: None,
             must_match: true,
+            in_turn: false,
             origin,
         })
     }

@@ -316,6 +316,7 @@ impl Prover<'_> {
             home: home_tier,
             overflow,
             must_match: true,
+            in_turn: false,
             origin: origin.clone(),
         })
     }

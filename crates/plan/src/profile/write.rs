@@ -90,13 +90,18 @@ fn exact(bytes: Bytes) -> String {
     }
 }
 
-/// The GPU that prefill streams weights to, or `none`.
+/// The GPU that prefill streams weights to, or `none`; several are what `auto` gives.
 fn stream(plan: &Plan) -> String {
-    let gpu = plan.placements.iter().find_map(|placement| match (placement.home, placement.prefill) {
+    let streamed = plan.placements.iter().filter_map(|placement| match (placement.home, placement.prefill) {
         (Tier::Ram | Tier::Disk, Device::Gpu(number)) => Some(number),
         _ => None,
     });
-    gpu.map_or_else(|| "none".to_owned(), |number| format!("gpu:{number}"))
+    let gpus: BTreeSet<u32> = streamed.collect();
+    match gpus.first() {
+        None => "none".to_owned(),
+        Some(gpu) if gpus.len() == 1 => format!("gpu:{gpu}"),
+        Some(_) => "auto".to_owned(),
+    }
 }
 
 fn rules(plan: &Plan, inventory: &Inventory) -> Vec<String> {

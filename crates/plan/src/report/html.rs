@@ -155,9 +155,14 @@ fn link(out: &mut String, plan: &Plan, machine: &Machine, why: &Why, from: Tier,
             let busy = why.decode.disk_s / why.decode.seconds.max(f64::MIN_POSITIVE);
             (format!("{read} a token at {}, {:.0} % busy", machine.disk_read.rate, busy * 100.0), busy)
         }
-        (Tier::Ram, Tier::Gpu(number)) => {
-            let rate =
-                machine.gpus.get(number as usize).map_or(String::new(), |gpu| format!(", link {}", gpu.link.rate));
+        (Tier::Ram, Tier::Gpu(_)) => {
+            let cards = plan.tiers.iter().filter_map(|tier| match tier.tier {
+                Tier::Gpu(number) => machine.gpus.get(number as usize),
+                Tier::Ram | Tier::Disk => None,
+            });
+            let rates: Vec<String> = cards.map(|gpu| gpu.link.rate.to_string()).collect();
+            let link = if rates.len() > 1 { "links" } else { "link" };
+            let rate = if rates.is_empty() { String::new() } else { format!(", {link} {}", rates.join(" and ")) };
             let busy = why.decode.of(crate::Term::Crossings) / why.decode.seconds.max(f64::MIN_POSITIVE);
             (format!("numbers of a token cross, {:.0} % of its time{rate}", busy * 100.0), busy)
         }

@@ -61,9 +61,8 @@ impl Passes<'_> {
         layers
     }
 
-    /// Layers whose feed-forward matrices may be copied to a GPU in decode: the processor's, all of them in RAM and handed to that GPU for prompts.
+    /// Layers whose feed-forward matrices may be copied to a GPU in decode: the processor's, all of them in RAM and handed to one GPU for prompts.
     fn may_come(&self) -> Vec<u32> {
-        let Some((gpu, _)) = self.plan.device_staging.first() else { return Vec::new() };
         let mut may: Vec<bool> = self.decode.layers.iter().map(|layer| layer.ffn == Device::Cpu).collect();
         let mut any = vec![false; may.len()];
         for (unit, placement) in self.inventory.units.iter().zip(&self.plan.placements) {
@@ -73,22 +72,21 @@ impl Passes<'_> {
             let block = block_of(self.inventory, unit, self.traffic.tied());
             if block == Some(Block::Ffn(layer as u32)) {
                 any[layer] = true;
-                may[layer] &= unit.role == Role::DenseFfn
-                    && placement.home == Tier::Ram
-                    && placement.prefill == Device::Gpu(*gpu);
+                may[layer] &=
+                    unit.role == Role::DenseFfn && placement.home == Tier::Ram && placement.prefill != Device::Cpu;
             }
         }
         (0..).zip(may.into_iter().zip(any)).filter(|(_, (may, any))| *may && *any).map(|(layer, _)| layer).collect()
     }
 
-    /// Has these layers' feed-forward matrices copied to the GPU in decode.
+    /// Has these layers' feed-forward matrices copied to a GPU in decode.
     fn come(&mut self, layers: &[u32]) {
-        let Some((gpu, _)) = self.plan.device_staging.first() else { return };
         self.comes.fill(false);
         self.decode.layers.clone_from(&self.plan.blocks);
         for layer in layers {
             self.comes[*layer as usize] = true;
-            self.decode.layers[*layer as usize].ffn = Device::Gpu(*gpu);
+            // Where they are handed for prompts.
+            self.decode.layers[*layer as usize].ffn = self.streamed.layers[*layer as usize].ffn;
         }
     }
 }
@@ -96,11 +94,10 @@ impl Passes<'_> {
 impl Stage {
     /// The same where a share of what is open stays with the processor.
     fn with_kept(&self, share: f64) -> Self {
-        let Coming { bytes, gpu_s, .. } = self.comes;
-        let comes =
-            Coming { bytes: bytes - self.open.bytes * share, gpu_s: gpu_s - self.open.gpu_s * share, ..self.comes };
+        let [attention, ffn] = self.comes;
+        let (bytes, gpu_s) = (ffn.bytes - self.open.bytes * share, ffn.gpu_s - self.open.gpu_s * share);
         Self {
-            comes,
+            comes: [attention, Coming { bytes, gpu_s, ..ffn }],
             cpu_beside_s: self.cpu_beside_s + self.open.beside_s * share,
             beside_bytes: self.beside_bytes + self.open.bytes * share,
             ..*self
