@@ -6,6 +6,7 @@ use common::{Draw, bits, on_every_pool, pools};
 use kernels::cpu::{Activations, Column, Columns, Input, Job, Pool, WeightedColumn, WeightedJob};
 use kernels::{cpu, reference};
 use plan::QuantType::{self, F16, F32, Mxfp4, Q4K, Q6K, Q8_0};
+use proptest::prelude::*;
 
 /// Rounding of sums of up to a few thousand `f32` products, relative to the sum of their magnitudes.
 const SUM_TOLERANCE: f32 = 1e-6;
@@ -118,14 +119,8 @@ fn check_jobs(quants: &[QuantType], rows: &[usize], counts: &[usize], least: usi
 }
 
 #[test]
-fn jobs_agree_with_the_reference_and_with_each_column_alone() {
-    for quant in supported() {
-        check_jobs(&[quant; 4], &[5, 9, 1, 4], &[1, 3, 0, 17], 100);
-    }
-    check_jobs(&[Q4K, Q6K, Q8_0, F32], &[70, 33, 8, 40], &[1, 1, 1, 1], 256);
+fn jobs_of_many_rows_and_columns_agree_with_the_reference() {
     check_jobs(&[Q4K, Q6K], &[70, 300], &[130, 5], 1280);
-    check_jobs(&[F16, F32, F16], &[3, 2, 1], &[1, 2, 20], 17);
-    check_jobs(&[F32], &[0], &[3], 4);
     jobs_of(&pools()[0].1[0], &[], 3, &[], &mut []);
 }
 
@@ -288,17 +283,10 @@ impl Mixture {
 }
 
 #[test]
-fn weighted_sums_agree_with_the_reference_in_any_cut() {
-    for quant in supported() {
-        Mixture::new(&[quant; 3], 13, 64, (2, 2)).check();
-    }
-    for (quants, rows, least, tokens) in [
-        (&[Q4K, Q4K, Q6K, Q4K][..], 41, 1280, (1, 3)),
-        (&[Q4K, Q6K], 37, 1100, (40, 2)),
-        (&[Mxfp4; 5], 70, 96, (9, 4)),
-        (&[F32, F16], 5, 19, (3, 1)),
-        (&[F32], 3, 7, (150, 1)),
-    ] {
+fn weighted_sums_of_many_tokens_agree_with_the_reference_in_any_cut() {
+    for (quants, rows, least, tokens) in
+        [(&[Q4K, Q6K][..], 37, 1100, (40, 2)), (&[Mxfp4; 5], 70, 96, (9, 4)), (&[F32], 3, 7, (150, 1))]
+    {
         Mixture::new(quants, rows, least, tokens).check();
     }
     weighted_of(&pools()[0].1[0], &[], 3, &[], &mut []);
@@ -342,7 +330,8 @@ fn check_transposed(quants: &[QuantType], rows: &[usize], counts: &[usize], leas
                 let mut pieces = start.clone();
                 for (job, list) in jobs.iter().zip(&lists) {
                     let row_bytes = job.quant.bytes(n as u64).unwrap().0 as usize;
-                    for from in (0..job.rows).step_by(7) {
+                    // No rows at all make zeros.
+                    for from in (0..job.rows.max(1)).step_by(7) {
                         let weights = &job.weights[from * row_bytes..];
                         let columns: Vec<Column> = list.iter().map(|c| Column { from: c.from + from, ..*c }).collect();
                         let part =
@@ -357,12 +346,54 @@ fn check_transposed(quants: &[QuantType], rows: &[usize], counts: &[usize], leas
 }
 
 #[test]
-fn transposed_products_agree_with_the_reference() {
-    for quant in supported() {
-        check_transposed(&[quant; 3], &[5, 17, 33], &[1, 4, 9], 64);
-    }
+fn transposed_products_of_heads_and_prompts_agree_with_the_reference() {
     check_transposed(&[Q8_0; 6], &[128; 6], &[1; 6], 512);
     check_transposed(&[Q8_0], &[512], &[150], 128);
     check_transposed(&[Q4K, F16], &[40, 3], &[70, 2], 600);
-    check_transposed(&[F32, F16], &[9, 20], &[3, 13], 19);
+}
+
+/// Types, rows and numbers of columns of some matrices: of one type, or of several.
+fn several() -> impl Strategy<Value = (Vec<QuantType>, Vec<usize>, Vec<usize>)> {
+    let quant = || prop::sample::select(supported().collect::<Vec<_>>());
+    let mixed = prop::collection::vec(quant(), 1..5);
+    let same = (quant(), 1_usize..5).prop_map(|(quant, count)| vec![quant; count]);
+    prop_oneof![same, mixed].prop_flat_map(|quants| {
+        let sizes = |most: usize| prop::collection::vec(0..most, quants.len());
+        (Just(quants.clone()), sizes(41), sizes(10))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn jobs_agree_with_the_reference_and_with_each_column_alone(
+        (quants, rows, counts) in several(),
+        least in 1_usize..700,
+    ) {
+        check_jobs(&quants, &rows, &counts, least);
+    }
+
+    #[test]
+    fn weighted_sums_agree_with_the_reference_in_any_cut(
+        (quants, ..) in several(),
+        (rows, least) in (1_usize..41, 1_usize..700),
+        tokens in (1_usize..10, 1_usize..4),
+    ) {
+        Mixture::new(&quants, rows, least, tokens).check();
+    }
+
+    #[test]
+    fn transposed_products_agree_with_the_reference((quants, rows, counts) in several(), least in 1_usize..700) {
+        check_transposed(&quants, &rows, &counts, least);
+    }
+}
+
+#[test]
+fn every_type_is_multiplied_as_jobs_weighted_and_transposed() {
+    for quant in supported() {
+        check_jobs(&[quant; 4], &[5, 9, 1, 4], &[1, 3, 0, 17], 100);
+        Mixture::new(&[quant; 3], 13, 64, (2, 2)).check();
+        check_transposed(&[quant; 3], &[5, 17, 33], &[1, 4, 9], 64);
+    }
 }

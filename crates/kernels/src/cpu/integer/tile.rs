@@ -24,23 +24,39 @@ pub(super) fn multiply<W: Wide, const P: usize>(
     runs: &[&Run],
     sums: &mut [[Sums; P]],
 ) {
-    match (form.group, form.minima, form.full_range && W::HALF_RANGE) {
-        (32, false, false) => Tile::<8, false, false> { zero: form.zero, groups }.all(w, panels, runs, sums),
-        (32, true, _) => Tile::<8, true, false> { zero: 0, groups }.all(w, panels, runs, sums),
-        (32, false, true) => Tile::<8, false, true> { zero: form.zero, groups }.all(w, panels, runs, sums),
-        (_, false, _) => Tile::<4, false, false> { zero: form.zero, groups }.all(w, panels, runs, sums),
-        (_, true, _) => Tile::<4, true, false> { zero: 0, groups }.all(w, panels, runs, sums),
+    if !W::PAIRS {
+        return match (form.group, form.minima) {
+            (32, false) => Tile::<8, false, 8> { zero: form.zero, groups }.all(w, panels, runs, sums),
+            (32, true) => Tile::<8, true, 8> { zero: 0, groups }.all(w, panels, runs, sums),
+            (_, false) => Tile::<4, false, 4> { zero: form.zero, groups }.all(w, panels, runs, sums),
+            (_, true) => Tile::<4, true, 4> { zero: 0, groups }.all(w, panels, runs, sums),
+        };
+    }
+    match (form.group, form.minima, form.pairs()) {
+        (32, false, 8..) => Tile::<8, false, 8> { zero: form.zero, groups }.all(w, panels, runs, sums),
+        (32, false, 4..) => Tile::<8, false, 4> { zero: form.zero, groups }.all(w, panels, runs, sums),
+        (32, false, 1..) => Tile::<8, false, 1> { zero: form.zero, groups }.all(w, panels, runs, sums),
+        (32, false, _) => Tile::<8, false, FULL> { zero: 0, groups }.all(w, panels, runs, sums),
+        (32, true, 8..) => Tile::<8, true, 8> { zero: 0, groups }.all(w, panels, runs, sums),
+        (32, true, _) => Tile::<8, true, 4> { zero: 0, groups }.all(w, panels, runs, sums),
+        (_, false, 4..) => Tile::<4, false, 4> { zero: form.zero, groups }.all(w, panels, runs, sums),
+        (_, false, 2..) => Tile::<4, false, 2> { zero: form.zero, groups }.all(w, panels, runs, sums),
+        (_, false, _) => Tile::<4, false, 1> { zero: form.zero, groups }.all(w, panels, runs, sums),
+        (_, true, _) => Tile::<4, true, 4> { zero: 0, groups }.all(w, panels, runs, sums),
     }
 }
 
-/// Products over groups of `4 · QUADS` numbers.
+/// Steps of a tile whose codes are any bytes, signed.
+const FULL: usize = 0;
+
+/// Products over groups of `4 · QUADS` numbers, of which those of `STEP` quads at a time are added up as the instructions like it.
 #[derive(Clone, Copy)]
-struct Tile<const QUADS: usize, const MINIMA: bool, const FULL: bool> {
+struct Tile<const QUADS: usize, const MINIMA: bool, const STEP: usize> {
     zero: u8,
     groups: usize,
 }
 
-impl<const QUADS: usize, const MINIMA: bool, const FULL: bool> Tile<QUADS, MINIMA, FULL> {
+impl<const QUADS: usize, const MINIMA: bool, const STEP: usize> Tile<QUADS, MINIMA, STEP> {
     /// All columns, some at a time.
     #[inline(always)]
     fn all<W: Wide, const P: usize>(self, w: W, panels: &[Unpacked; P], runs: &[&Run], sums: &mut [[Sums; P]]) {
@@ -60,7 +76,9 @@ impl<const QUADS: usize, const MINIMA: bool, const FULL: bool> Tile<QUADS, MINIM
                 match runs.len() {
                     4.. if W::REGISTERS == 32 => self.some::<W, P, 4, 2>(w, panels, runs, sums),
                     4.. => self.some::<W, P, 4, 1>(w, panels, runs, sums),
+                    2.. if W::PAIRS => self.some::<W, P, 2, 2>(w, panels, runs, sums),
                     2.. => self.some::<W, P, 2, 4>(w, panels, runs, sums),
+                    _ if W::PAIRS => self.some::<W, P, 1, 2>(w, panels, runs, sums),
                     _ => self.some::<W, P, 1, 8>(w, panels, runs, sums),
                 }
             };
@@ -103,6 +121,10 @@ impl<const QUADS: usize, const MINIMA: bool, const FULL: bool> Tile<QUADS, MINIM
         }
         let mut group = 0;
         while group + G <= self.groups {
+            if W::PAIRS {
+                // A compiler that knows of eight groups at most writes them all out: then registers are spilled all the time.
+                group = std::hint::black_box(group);
+            }
             Self::add_groups::<W, P, C, G>(w, panels, runs, &starts, group, &mut parts);
             group += G;
         }
@@ -138,15 +160,26 @@ impl<const QUADS: usize, const MINIMA: bool, const FULL: bool> Tile<QUADS, MINIM
         }
         let codes: [&[Quad]; P] = std::array::from_fn(|p| &panels[p].codes[first * QUADS..(first + G) * QUADS]);
         let x: [&[[i8; 4]]; C] = std::array::from_fn(|c| &runs[c].codes[first * QUADS..(first + G) * QUADS]);
-        for quad in 0..QUADS {
-            for (g, dots) in dots.iter_mut().enumerate() {
-                let a: [W::V; P] = std::array::from_fn(|p| w.load(&codes[p][g * QUADS + quad]));
-                for (dots, x) in dots.iter_mut().zip(x) {
-                    let x = w.each(i32::from_le_bytes(x[g * QUADS + quad].map(|x| x as u8)));
-                    for (dot, a) in dots.iter_mut().zip(a) {
-                        *dot = if FULL { w.dot_full(*dot, a, x) } else { w.dot(*dot, a, x) };
+        let at_once = STEP.max(1);
+        for step in 0..QUADS / at_once {
+            let mut parts = dots;
+            for part in parts.as_flattened_mut().as_flattened_mut() {
+                *part = if STEP == FULL { *part } else { w.begin(*part) };
+            }
+            for quad in step * at_once..(step + 1) * at_once {
+                for (g, parts) in parts.iter_mut().enumerate() {
+                    let a: [W::V; P] = std::array::from_fn(|p| w.load(&codes[p][g * QUADS + quad]));
+                    for (parts, x) in parts.iter_mut().zip(x) {
+                        let x = w.each(i32::from_le_bytes(x[g * QUADS + quad].map(|x| x as u8)));
+                        for (part, a) in parts.iter_mut().zip(a) {
+                            *part = if STEP == FULL { w.dot_full(*part, a, x) } else { w.dot(*part, a, x) };
+                        }
                     }
                 }
+            }
+            let parts = parts.as_flattened().as_flattened();
+            for (dots, part) in dots.as_flattened_mut().as_flattened_mut().iter_mut().zip(parts) {
+                *dots = if STEP == FULL { *part } else { w.end(*dots, *part) };
             }
         }
         for (g, dots) in dots.iter().enumerate() {
@@ -164,3 +197,57 @@ impl<const QUADS: usize, const MINIMA: bool, const FULL: bool> Tile<QUADS, MINIM
 }
 
 const _: () = assert!(RUN / 16 == ROWS, "a group of sixteen numbers for each lane of sums");
+
+#[cfg(test)]
+mod tests {
+    use plan::QuantType;
+
+    use super::super::activations::Activations;
+    use super::super::blocks::form;
+    use super::*;
+    use crate::cpu::Pool;
+    use crate::cpu::isa::{Isa, WideKernel};
+
+    struct Products<'a> {
+        form: Form,
+        panel: &'a [Unpacked; 1],
+        runs: &'a [&'a Run],
+        sums: &'a mut [[Sums; 1]],
+    }
+
+    impl WideKernel for Products<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<W: Wide>(self, w: W) {
+            multiply(w, self.form, RUN / self.form.group, self.panel, self.runs, self.sums);
+        }
+    }
+
+    #[test]
+    fn no_sum_of_the_largest_products_overflows() {
+        let pool = Pool::new(1, Isa::PORTABLE).expect("a pool");
+        // All of one sign, half of each, and signs that change within pairs.
+        let signs: [fn(usize) -> bool; 4] = [|_| false, |_| true, |i| i % 32 < 16, |i| i % 2 == 0];
+        let x: Vec<f32> =
+            signs.iter().flat_map(|minus| (0..RUN).map(|i| if minus(i) { -127.0 } else { 127.0 })).collect();
+        let mut activations = Activations::default();
+        activations.quantize(&pool, &x, RUN);
+        let runs: Vec<&Run> = activations.block(0).iter().collect();
+        for form in QuantType::ALL.iter().filter_map(|quant| form(*quant)) {
+            for (code, isa) in [0, form.largest].into_iter().flat_map(|code| Isa::all().map(move |isa| (code, isa))) {
+                let value = i16::from(code) - i16::from(form.zero);
+                let byte = if isa.name() == "avx2" && form.pairs() == 0 { value as u8 } else { code };
+                let mut panel = [Unpacked::ZERO];
+                panel[0].codes = [Quad([[byte; 4]; ROWS]); RUN / 4];
+                panel[0].scales = [Column([1.0; ROWS]); ROWS];
+                let mut sums = vec![[Column([0.0; ROWS])]; runs.len()];
+                isa.run_wide(Products { form, panel: &panel, runs: &runs, sums: &mut sums });
+                for ([sums], x) in sums.iter().zip(x.chunks(RUN)) {
+                    let wanted = f32::from(value) * x.iter().sum::<f32>();
+                    assert_eq!(sums.0, [wanted; ROWS], "{form:?}, code {code}, {}", isa.name());
+                }
+            }
+        }
+    }
+}

@@ -44,11 +44,8 @@ pub(super) fn put_crumbs<W: Wide>(w: W, words: [W::V; 4], from: usize, to: &mut 
 pub(super) fn put_bits<W: Wide, const BITS: u32>(w: W, words: [W::V; 4], from: usize, to: &mut [Quad]) {
     let ones = (1_u8 << BITS) - 1;
     for (word, to) in words.into_iter().zip(to) {
-        let code = if W::HALF_RANGE {
-            w.and(moved(w, word, from, 0), w.bytes(ones))
-        } else {
-            w.and(word, w.bytes(ones << from))
-        };
+        let code =
+            if W::PAIRS { w.and(moved(w, word, from, 0), w.bytes(ones)) } else { w.and(word, w.bytes(ones << from)) };
         w.store(code, to);
     }
 }
@@ -57,13 +54,19 @@ pub(super) fn put_bits<W: Wide, const BITS: u32>(w: W, words: [W::V; 4], from: u
 /// two, so every product is the same to the last bit.
 #[inline(always)]
 pub(super) fn in_place<W: Wide, const FROM: u32, const COUNT: usize>(w: W, first: usize, out: &mut Unpacked) {
-    if W::HALF_RANGE {
+    if W::PAIRS {
         return;
     }
     let part = w.each_float(1.0 / f32::from(1_u8 << FROM));
     for scale in &mut out.scales[first..first + COUNT] {
         w.store_floats(w.mul(w.load_floats(scale), part), scale);
     }
+}
+
+/// Signed bytes as codes around 128, or as they are where products want those beyond 127 so.
+#[inline(always)]
+pub(super) fn signed<W: Wide>(w: W, x: W::V) -> W::V {
+    if W::PAIRS { x } else { w.xor(x, w.bytes(128)) }
 }
 
 /// Stores vectors of codes.

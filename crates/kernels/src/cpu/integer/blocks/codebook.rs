@@ -20,6 +20,13 @@ const fn around(values: [i8; 16], zero: i8) -> [u8; 16] {
 /// The code of zero among those of [`IQ4`]: the least that leaves none below 0.
 pub(super) const IQ4_ZERO: u8 = 127;
 const IQ4: [u8; 16] = around(IQ4_VALUES, IQ4_ZERO as i8);
+const IQ4_SIGNED: [u8; 16] = around(IQ4_VALUES, 0);
+
+/// The codes of sixteen bytes' nibbles.
+#[inline(always)]
+fn iq4<W: Wide>(w: W, bytes: [W::V; 4]) -> [W::V; 8] {
+    look_up(w, if W::PAIRS { &IQ4_SIGNED } else { &IQ4 }, nibbles(w, bytes))
+}
 
 /// The code of zero among those of [`E2M1`].
 pub(super) const E2M1_ZERO: u8 = 12;
@@ -35,8 +42,7 @@ impl Small for Iq4Nl {
     #[inline(always)]
     fn unpack<W: Wide>(w: W, index: usize, block: &impl Source<W>, out: &mut Unpacked) {
         w.store_floats(w.low_half(block.word(w, 0)), &mut out.scales[index]);
-        let codes = look_up(w, &IQ4, nibbles(w, block.sixteen(w, 2)));
-        put(w, codes, &mut out.codes[8 * index..]);
+        put(w, iq4(w, block.sixteen(w, 2)), &mut out.codes[8 * index..]);
     }
 }
 
@@ -126,7 +132,6 @@ pub(super) fn iq4_xs<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
         }
     }
     for group in 0..8 {
-        let codes = look_up(w, &IQ4, nibbles(w, rows.sixteen(w, 8 + 16 * group)));
-        put(w, codes, &mut out.codes[8 * group..]);
+        put(w, iq4(w, rows.sixteen(w, 8 + 16 * group)), &mut out.codes[8 * group..]);
     }
 }

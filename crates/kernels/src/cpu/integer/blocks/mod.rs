@@ -32,42 +32,46 @@ pub(super) struct Form {
     pub(super) zero: u8,
     /// Whether groups have minima of their own.
     pub(super) minima: bool,
-    /// Whether codes go beyond 127, for processors whose products take no more, too.
-    pub(super) full_range: bool,
+    /// The largest code.
+    pub(super) largest: u8,
 }
 
 impl Form {
-    const fn around(zero: u8, group: usize) -> Self {
-        Self { group, zero, minima: false, full_range: false }
+    const fn around(zero: u8, group: usize, largest: u8) -> Self {
+        Self { group, zero, minima: false, largest }
     }
 
-    const fn with_minima(group: usize) -> Self {
-        Self { group, zero: 0, minima: true, full_range: false }
+    const fn with_minima(group: usize, largest: u8) -> Self {
+        Self { group, zero: 0, minima: true, largest }
     }
 
-    const fn full(self) -> Self {
-        Self { full_range: true, ..self }
+    /// How many products of codes with columns' codes, by twos, add up within 16 bits: none where two do not.
+    pub(super) const fn pairs(&self) -> usize {
+        i16::MAX as usize / (2 * 127 * self.largest as usize)
     }
 }
 
 /// The form of a type, if it is multiplied in integers.
 pub(super) const fn form(quant: QuantType) -> Option<Form> {
     Some(match quant {
-        QuantType::Q1_0 | QuantType::Q2_0 | QuantType::Tq1_0 | QuantType::Tq2_0 => Form::around(1, 32),
-        QuantType::Q4_0 => Form::around(8, 32),
-        QuantType::Q5_0 | QuantType::Iq3S => Form::around(16, 32),
-        QuantType::Q8_0 => Form::around(128, 32).full(),
-        QuantType::Q4_1 | QuantType::Q5_1 | QuantType::Q4K | QuantType::Q5K => Form::with_minima(32),
-        QuantType::Q2K => Form::with_minima(16),
-        QuantType::Q3K => Form::around(4, 16),
-        QuantType::Q6K => Form::around(32, 16),
-        QuantType::Iq4Nl | QuantType::Iq4Xs => Form::around(codebook::IQ4_ZERO, 32).full(),
-        QuantType::Mxfp4 => Form::around(codebook::E2M1_ZERO, 32),
-        QuantType::Nvfp4 => Form::around(codebook::E2M1_ZERO, 16),
-        QuantType::Iq1S => Form::around(9, 32),
-        QuantType::Iq1M => Form::around(9, 16),
-        QuantType::Iq2Xxs | QuantType::Iq3Xxs => Form::around(64, 32),
-        QuantType::Iq2Xs | QuantType::Iq2S => Form::around(64, 16),
+        QuantType::Q1_0 | QuantType::Tq1_0 => Form::around(1, 32, 2),
+        QuantType::Q2_0 | QuantType::Tq2_0 => Form::around(1, 32, 3),
+        QuantType::Q4_0 => Form::around(8, 32, 15),
+        QuantType::Q5_0 | QuantType::Iq3S => Form::around(16, 32, 31),
+        QuantType::Q8_0 => Form::around(128, 32, 255),
+        QuantType::Q4_1 | QuantType::Q4K => Form::with_minima(32, 15),
+        QuantType::Q5_1 | QuantType::Q5K => Form::with_minima(32, 31),
+        QuantType::Q2K => Form::with_minima(16, 3),
+        QuantType::Q3K => Form::around(4, 16, 7),
+        QuantType::Q6K => Form::around(32, 16, 63),
+        QuantType::Iq4Nl | QuantType::Iq4Xs => Form::around(codebook::IQ4_ZERO, 32, 240),
+        QuantType::Mxfp4 => Form::around(codebook::E2M1_ZERO, 32, 24),
+        QuantType::Nvfp4 => Form::around(codebook::E2M1_ZERO, 16, 24),
+        QuantType::Iq1S => Form::around(9, 32, 18),
+        QuantType::Iq1M => Form::around(9, 16, 18),
+        QuantType::Iq2Xxs => Form::around(64, 32, 107),
+        QuantType::Iq3Xxs => Form::around(64, 32, 126),
+        QuantType::Iq2Xs | QuantType::Iq2S => Form::around(64, 16, 107),
         _ => return None,
     })
 }

@@ -2,7 +2,7 @@
 
 use super::super::panel::Unpacked;
 use super::super::wide::Wide;
-use super::bits::{moved, nibbles, put, same_scale, spread_bit, spread_bits, spread_crumbs};
+use super::bits::{moved, nibbles, put, same_scale, signed, spread_bit, spread_bits, spread_crumbs};
 use super::small::{Small, Source};
 
 /// Stores a scale and a minimum that is to be added, from the low and the high half of `factors`.
@@ -92,10 +92,9 @@ impl Small for Q8_0 {
     #[inline(always)]
     fn unpack<W: Wide>(w: W, index: usize, block: &impl Source<W>, out: &mut Unpacked) {
         w.store_floats(w.low_half(block.word(w, 0)), &mut out.scales[index]);
-        let zero = w.bytes(128);
         for half in 0..2 {
             let [a, b, c, d] = block.sixteen(w, 2 + 16 * half);
-            let codes = [w.xor(a, zero), w.xor(b, zero), w.xor(c, zero), w.xor(d, zero)];
+            let codes = [signed(w, a), signed(w, b), signed(w, c), signed(w, d)];
             put(w, codes, &mut out.codes[8 * index + 4 * half..]);
         }
     }

@@ -247,38 +247,56 @@ macro_rules! two_registers {
 }
 
 impl Wide for Avx2 {
-    const HALF_RANGE: bool = true;
+    const PAIRS: bool = true;
 
     two_registers!();
 
     #[inline(always)]
-    fn dot(self, sums: Self::V, a: Self::V, x: Self::V) -> Self::V {
-        // Two products of up to 127 · 127 fit the 16 bits that they are added in.
-        // SAFETY: see the module.
-        unsafe {
-            let ones = _mm256_set1_epi16(1);
-            let one = |sum, a, x| _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(a, x), ones));
-            [one(sums[0], a[0], x[0]), one(sums[1], a[1], x[1])]
-        }
+    fn begin(self, _: Self::V) -> Self::V {
+        self.each(0)
+    }
+
+    /// Sums of two products each, of 16 bits.
+    #[inline(always)]
+    fn dot(self, parts: Self::V, a: Self::V, x: Self::V) -> Self::V {
+        let pairs = both!(_mm256_maddubs_epi16, a, x);
+        both!(_mm256_add_epi16, parts, pairs)
     }
 
     #[inline(always)]
+    fn end(self, sums: Self::V, parts: Self::V) -> Self::V {
+        // SAFETY: see the module.
+        let ones = unsafe { _mm256_set1_epi16(1) };
+        let products = both!(_mm256_madd_epi16, parts, [ones, ones]);
+        both!(_mm256_add_epi32, sums, products)
+    }
+
+    /// Magnitudes times what their signs make of `x`: two products of 128 · 127 fit 16 bits, four do not.
+    #[inline(always)]
     fn dot_full(self, sums: Self::V, a: Self::V, x: Self::V) -> Self::V {
-        // The upper bit by itself: two products of 128 · 127 fit 16 bits too.
-        let high = self.bytes(128);
-        let low = self.and(a, self.bytes(127));
-        self.dot(self.dot(sums, low, x), self.and(a, high), x)
+        let (a, x) = (both!(_mm256_abs_epi8, a), both!(_mm256_sign_epi8, x, a));
+        self.end(sums, self.dot(self.each(0), a, x))
     }
 }
 
 impl Wide for AvxVnni {
-    const HALF_RANGE: bool = false;
+    const PAIRS: bool = false;
 
     two_registers!();
 
     #[inline(always)]
-    fn dot(self, sums: Self::V, a: Self::V, x: Self::V) -> Self::V {
-        both!(_mm256_dpbusd_avx_epi32, sums, a, x)
+    fn begin(self, sums: Self::V) -> Self::V {
+        sums
+    }
+
+    #[inline(always)]
+    fn dot(self, parts: Self::V, a: Self::V, x: Self::V) -> Self::V {
+        both!(_mm256_dpbusd_avx_epi32, parts, a, x)
+    }
+
+    #[inline(always)]
+    fn end(self, _: Self::V, parts: Self::V) -> Self::V {
+        parts
     }
 
     #[inline(always)]

@@ -25,7 +25,7 @@ impl Wide for Avx512 {
     type V = __m512i;
     type F = __m512;
 
-    const HALF_RANGE: bool = false;
+    const PAIRS: bool = false;
     const REGISTERS: usize = 32;
     const TABLES: bool = true;
 
@@ -185,9 +185,19 @@ impl Wide for Avx512 {
     }
 
     #[inline(always)]
+    fn begin(self, sums: __m512i) -> __m512i {
+        sums
+    }
+
+    #[inline(always)]
     fn dot(self, sums: __m512i, a: __m512i, x: __m512i) -> __m512i {
         // SAFETY: see the module.
         unsafe { _mm512_dpbusd_epi32(sums, a, x) }
+    }
+
+    #[inline(always)]
+    fn end(self, _: __m512i, parts: __m512i) -> __m512i {
+        parts
     }
 
     #[inline(always)]

@@ -48,8 +48,8 @@ pub(crate) trait Wide: Copy {
     /// One `f32` of each row.
     type F: Copy;
 
-    /// Whether [`dot`](Self::dot) holds for codes up to 127 only, and [`dot_full`](Self::dot_full) is dearer.
-    const HALF_RANGE: bool;
+    /// Whether products are added up in 16 bits, by twos: then [`dot`](Self::dot) holds only as long as they fit these.
+    const PAIRS: bool;
     /// How many vectors fit the processor's registers: none where nothing is known of them.
     const REGISTERS: usize;
     /// Whether [`lookup_128s`](Self::lookup_128s), [`windows`](Self::windows) and [`lookup_64`](Self::lookup_64) are instructions.
@@ -120,10 +120,13 @@ pub(crate) trait Wide: Copy {
     }
     /// Where bit b of the `FIRST`-th nibble of a row's `signs` is set, the row's byte b is replaced by its negative.
     fn negate<const FIRST: u32>(self, x: Self::V, signs: Self::V) -> Self::V;
-    /// `sums + a · x` over the four unsigned bytes of `a` (up to 127 where [`HALF_RANGE`](Self::HALF_RANGE)) and the four
-    /// signed ones of `x` (not −128).
-    fn dot(self, sums: Self::V, a: Self::V, x: Self::V) -> Self::V;
-    /// The same for any unsigned bytes.
+    /// What [`dot`](Self::dot) adds products to, which [`end`](Self::end) adds to `sums`.
+    fn begin(self, sums: Self::V) -> Self::V;
+    /// `parts + a · x` over the four unsigned bytes of `a` and the four signed ones of `x` (not −128).
+    fn dot(self, parts: Self::V, a: Self::V, x: Self::V) -> Self::V;
+    /// The sums that `parts` began with, and the products that have been added since.
+    fn end(self, sums: Self::V, parts: Self::V) -> Self::V;
+    /// `sums + a · x` for any bytes of `a`: signed ones where products are added up by twos, else unsigned ones.
     fn dot_full(self, sums: Self::V, a: Self::V, x: Self::V) -> Self::V;
     /// Signed integers as floats.
     fn to_float(self, x: Self::V) -> Self::F;

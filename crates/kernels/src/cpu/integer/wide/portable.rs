@@ -24,7 +24,7 @@ impl Wide for Portable {
     type V = [u32; ROWS];
     type F = [f32; ROWS];
 
-    const HALF_RANGE: bool = false;
+    const PAIRS: bool = false;
     const REGISTERS: usize = 0;
 
     #[inline(always)]
@@ -110,12 +110,22 @@ impl Wide for Portable {
     }
 
     #[inline(always)]
+    fn begin(self, sums: Self::V) -> Self::V {
+        sums
+    }
+
+    #[inline(always)]
     fn dot(self, sums: Self::V, a: Self::V, x: Self::V) -> Self::V {
         std::array::from_fn(|i| {
             let (a, x) = (a[i].to_le_bytes(), x[i].to_le_bytes());
             let product = |b: usize| i32::from(a[b]) * i32::from(x[b] as i8);
             (sums[i] as i32 + product(0) + product(1) + product(2) + product(3)) as u32
         })
+    }
+
+    #[inline(always)]
+    fn end(self, _: Self::V, parts: Self::V) -> Self::V {
+        parts
     }
 
     #[inline(always)]
