@@ -176,7 +176,7 @@ fn more_gpus_get_whole_layers_in_turn() {
 #[test]
 fn of_mixtures_what_every_token_reads_goes_first_and_experts_go_where_their_router_is() {
     let model = common::inventory("deepseek-r1-iq1_s");
-    for (mib, all) in [(4120, false), (12 << 10, true)] {
+    for (mib, all) in [(4144, false), (12 << 10, true)] {
         let text = format!(
             "version: 1\ntiers: {{ gpu:0: {{ memory: {mib}MiB }}, ram: {{ memory: 56GiB }}, disk: {{}} }}\n\
              context: {{ tokens: 4096 }}\ndecode: {{ fetch_experts: 0, stream_layers: 0 }}\n"

@@ -12,8 +12,8 @@ pub const CONTEXT: Bytes = Bytes(448 << 20);
 /// Units start at multiples of this in a card's memory.
 pub const ALIGNMENT: u64 = 256;
 /// What allocations lose because a card's memory is given out in whole 2 MiB, eight of them, with the zeros behind the last unit and the
-/// gaps between caches; and what the driver takes beyond a probe's context while a model runs: `nvidia-smi` showed up to 22 MiB more.
-pub const SLACK: Bytes = Bytes(20 * (2 << 20));
+/// gaps between caches; and what the driver takes beyond a probe's context while a model runs: `nvidia-smi` showed up to 46 MiB more.
+pub const SLACK: Bytes = Bytes(32 * (2 << 20));
 
 /// Multiprocessors of the largest cards, by which attention is cut into splits: a plan does not ask which card it is.
 const MULTIPROCESSORS: u64 = 192;
