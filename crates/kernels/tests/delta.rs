@@ -61,25 +61,6 @@ fn states_fade_by_their_rate() {
 }
 
 #[test]
-fn heads_are_scaled_to_length_one() {
-    for (rows, n) in [(1, 1), (3, 15), (5, 64), (40, 129)] {
-        let x = Draw(n as u64).numbers(rows * n);
-        let mut expected = x.clone();
-        reference::l2_norm(&mut expected, n, 1e-6);
-        on_every_pool(
-            "l2",
-            &expected,
-            |_| 1.0,
-            1e-6,
-            |pool, out| {
-                out.copy_from_slice(&x);
-                cpu::l2_norm_in_place(pool, out, n, 1e-6);
-            },
-        );
-    }
-}
-
-#[test]
 fn gates_stand_beside_what_they_open() {
     for (rows, width, step, offset) in
         [(1, 1, 1, 0), (3, 5, 5, 0), (7, 16, 32, 16), (40, 33, 70, 35), (3, 9_000, 9_000, 0)]
