@@ -85,6 +85,7 @@ pub(crate) fn with_gpu() -> Machine {
         link_back: None,
         crossing_s: 0.0,
         launch_s: 0.0,
+        kernels: plan::card::CardKernels::default(),
         context: Bytes::ZERO,
     };
     Machine { gpus: vec![gpu], ..machine() }

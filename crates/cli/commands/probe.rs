@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use ::probe::{Measured, Options, Spread};
+use plan::card::CardKernels;
 
 use crate::args::ProbeArgs;
 use crate::open;
@@ -71,6 +72,11 @@ fn page(measured: &Measured) -> String {
         let (name, crossing, launch) = (&card.name, card.crossing_s * 1e6, card.launch_s * 1e6);
         let context = card.context;
         lines.push(format!("{name}: {crossing:.1} µs a crossing, {launch:.1} µs a launch, {context} for the driver\n"));
+        lines.push(kernels(&card.kernels));
+    }
+    if !measured.took.is_empty() {
+        let took = measured.took.iter().map(|(what, seconds)| format!("{what} {seconds:.1} s"));
+        lines.push(format!("measured in: {}\n", took.collect::<Vec<_>>().join(", ")));
     }
     lines.push(match &measured.kept_in {
         Some(path) => format!("kept in {}\n", path.display()),
@@ -78,4 +84,25 @@ fn page(measured: &Measured) -> String {
         None => "not kept: neither XDG_CACHE_HOME nor HOME is set\n".to_owned(),
     });
     lines.join("\n")
+}
+
+/// What a card's kernels take, in microseconds, and its products by type.
+fn kernels(kernels: &CardKernels) -> String {
+    let CardKernels { norm_s, gate_s, round_s, heads_s, attention_s, latents_s, route_s, .. } = kernels;
+    let steps = [
+        ("norm", norm_s),
+        ("gates", gate_s),
+        ("rounding", round_s),
+        ("heads", heads_s),
+        ("attention", attention_s),
+        ("over latents", latents_s),
+        ("choice of experts", route_s),
+    ];
+    let steps = steps.map(|(what, seconds)| format!("{what} {:.1}", seconds * 1e6)).join(", ");
+    let mut table = Table::new(&["its products", "GB/s", "µs to start", "of experts"]);
+    for (quant, product) in &kernels.products {
+        let [rate, start, experts] = [product.bytes_per_s / 1e9, product.start_s * 1e6, product.experts_s * 1e6];
+        table.row([quant.to_string(), format!("{rate:.0}"), format!("{start:.1}"), format!("{experts:.1}")]);
+    }
+    format!("its steps for one token, in µs: {steps}\n\n{}", table.plain())
 }

@@ -9,7 +9,10 @@
 //! seconds per token = Σ stages  max( disk bytes / disk rate , cpu + gpu + max( cpu beside , gpu beside , fetch ) + crossings )
 //! cpu  =  Σ units product  +  attention  +  vectors      each by what its kernels were measured to do: see [`processor`](crate::processor)
 //! fetch       =  max( copied bytes / link + gpu , (RAM's bytes of both) / ( 1.1 × RAM's rate with all cores ) )
-//! gpu  =  Σ units max( bytes / gpu rate , operations / its rate )  +  kernels × seconds of a launch, of which replayed ones cost 0.7
+//! crossings  +=  3 × copied experts × 1.7 × seconds of a launch                    the processor asks for copies before its own experts
+//! gpu  =  max( Σ matrices ( start + max( bytes / rate , operations / rate ) )  +  Σ steps , kernels × 1.7 × seconds of a launch )
+//!         where one launch replays a run of layers the first of the two; start, rate and steps by what kernels were measured to do: see [`card`](crate::card)
+//! steps  =  max( Σ norms, heads, attention, rounding, gates, choices , numbers that they move × 8 bytes × tokens / gpu rate )
 //! operations = 2 × weights  +  2 × heads × widths × positions  (attention)
 //! crossing   = its latency  +  4 × embedding × tokens / link
 //! ```

@@ -7,6 +7,7 @@ mod aim;
 mod blocks;
 mod bytes;
 mod calibration;
+pub mod card;
 pub mod cost;
 pub mod expert_cache;
 pub mod expert_use;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::card::CardKernels;
 use crate::processor::Processor;
 use crate::{Bytes, BytesPerSecond};
 
@@ -51,9 +52,12 @@ pub struct Gpu {
     /// Seconds until a few numbers have crossed between it and the processor; 0 where nobody knows, and then 12 µs.
     #[serde(default)]
     pub crossing_s: f64,
-    /// Seconds that a kernel costs besides what it reads; 0 where nobody knows, and then 4 µs.
+    /// Seconds until the driver has taken a kernel, among many; 0 where nobody knows, and then 3 µs.
     #[serde(default)]
     pub launch_s: f64,
+    /// What its kernels do one by one; an H100's where nobody measured them.
+    #[serde(default)]
+    pub kernels: CardKernels,
     /// What a context with all kernels takes of its memory; 0 where nobody knows.
     #[serde(default)]
     pub context: Bytes,
@@ -74,8 +78,8 @@ pub fn is_time(seconds: f64) -> bool {
 
 /// Seconds of a crossing where nobody measured them: twice what an H100 takes for 7,168 numbers.
 pub(crate) const CROSSING_S: f64 = 12e-6;
-/// Seconds of a launch where nobody measured them: an H100 decodes a model of 16 layers with 240 of them, one by one, in 1.33 ms.
-pub(crate) const LAUNCH_S: f64 = 4e-6;
+/// Seconds of a launch where nobody measured them: 2.9 to 3.6 µs on machines with an H100.
+pub(crate) const LAUNCH_S: f64 = 3e-6;
 
 impl Gpu {
     /// Seconds of a crossing, measured or not.

@@ -109,6 +109,13 @@ impl QuantType {
         (elements / block).checked_mul(self.block_bytes() as u64).map(Bytes)
     }
 
+    /// Whether codes are looked up in a table of grids.
+    #[must_use]
+    pub const fn is_grid(self) -> bool {
+        use QuantType as Q;
+        matches!(self, Q::Iq1S | Q::Iq1M | Q::Iq2Xxs | Q::Iq2Xs | Q::Iq2S | Q::Iq3Xxs | Q::Iq3S)
+    }
+
     /// Bits per number, the usual measure of a quantization.
     #[must_use]
     pub fn bits(self) -> f64 {

@@ -2,6 +2,7 @@
 
 mod common;
 
+use plan::card::{CardKernels, CardProduct};
 use plan::profile::parse;
 use plan::{
     Bytes, BytesPerSecond, Forecast, Gpu, Inventory, Machine, ModelShape, Plan, QuantType, Rate, Source,
@@ -146,15 +147,37 @@ fn latents_are_attended_to_as_they_are_in_decode_and_expanded_for_prompts() {
     near((prompt(512) - 2.0 * prompt(256)) * 1e12, 61.0 * 128.0 * 320.0 * 2.0 * 256.0 * 256.0 - output);
 }
 
+/// A product's start there; what attention has beside its product: norm, heads, attention, rounding; a dense layer: norm, gate; and a mixture: norm,
+/// choice, gate. And what the processor takes to ask for a kernel.
+const START_S: f64 = 2e-6;
+const ATTENTION_S: f64 = 7e-6;
+const DENSE_S: f64 = 2e-6;
+const MIXTURE_S: f64 = 7e-6;
+const ASKING_S: f64 = 1.7e-6;
+
 /// The same machine with a GPU: a matrix in 0.1 ms, read or multiplied; the link as fast as RAM (4 kB in 1 µs).
 fn with_gpu(ops_per_second: f64) -> Machine {
     let rate = |per_second: f64| Rate { rate: BytesPerSecond(per_second), source: Source::Measured };
+    let product = CardProduct { bytes_per_s: 40e9, start_s: START_S, experts_s: 3e-6 };
+    let kernels = CardKernels {
+        products: [(QuantType::F32, product)].into(),
+        norm_s: 1e-6,
+        gate_s: 1e-6,
+        round_s: 1e-6,
+        heads_s: 1e-6,
+        attention_s: 4e-6,
+        latents_s: 1.0,
+        route_s: 5e-6,
+        floats_per_s: ops_per_second,
+        attention_per_s: ops_per_second,
+    };
     let gpu = Gpu {
         read: rate(40e9),
         link: rate(4e9),
         ops_per_second,
         crossing_s: 10e-6,
         launch_s: 1e-6,
+        kernels,
         ..common::desktop(Bytes(1 << 30)).gpus.remove(0)
     };
     Machine { gpus: vec![gpu], ..machine() }
@@ -172,11 +195,30 @@ fn a_layer_on_a_gpu_costs_its_reads_its_launches_and_a_crossing() {
     let rules = "placement: [{ layers: 0, home: ram }, { layers: 1, home: gpu:0 }, { role: output, home: gpu:0 }, \
                  { role: embedding, home: ram }]\nprefill: { stream_to: none }";
     let plan = planned_on_gpu(&model(), rules, 2e10);
-    // A matrix is 0.1 ms, and attention 2 × 2000 operations for each of 512 tokens; 8 kernels and 5, replayed together.
-    let layer = 0.000_1 + 0.000_102_4 + 0.000_1 + 0.7 * 13e-6 + CROSSING_S;
-    // 3 kernels, the way back, and a row of the embedding from RAM.
-    let output = 0.000_1 + 3e-6 + CROSSING_S + 1e-6;
+    // A matrix is 0.1 ms, and attention 2 × 2000 operations for each of 512 tokens.
+    let layer = 0.000_1 + 0.000_102_4 + 0.000_1 + 2.0 * START_S + ATTENTION_S + DENSE_S + CROSSING_S;
+    // A norm, the way back, and a row of the embedding from RAM.
+    let output = 0.000_1 + START_S + 1e-6 + CROSSING_S + 1e-6;
     near(plan.forecast.decode_tokens_per_s, 1.0 / (LAYER_S + layer + output));
+}
+
+#[test]
+fn a_card_waits_for_kernels_that_are_asked_for_one_by_one() {
+    let decode_s = |launch_s: f64, ffn: &str| {
+        let mut machine = with_gpu(2e10);
+        machine.gpus[0].launch_s = launch_s;
+        let text = format!(
+            "version: 1\ntiers: {{ gpu:0: {{ memory: 2GiB }}, ram: {{ memory: 1GiB }} }}\nplacement: [{{ layers: 0, home: ram }}, \
+             {{ layers: 1, role: attention, home: gpu:0 }}, {{ layers: 1, home: {ffn} }}, {{ role: output, home: ram }}, \
+             {{ role: embedding, home: ram }}]\nprefill: {{ stream_to: none }}\ndecode: {{ stream_layers: 0 }}\n"
+        );
+        let plan = plan_for(&parse(&text, "p.yaml").unwrap(), &model(), &machine, None, &common::ALL).unwrap();
+        plan.forecast.decode_tokens_per_s.recip()
+    };
+    // Attention's product and five kernels take 0.21 ms, and 1.7 ms each until they are asked for. A layer that a card has all of is replayed.
+    let own = 0.000_1 + 0.000_102_4 + START_S + ATTENTION_S;
+    near(decode_s(1e-3, "ram") - decode_s(1e-9, "ram"), 6.0 * 1.7e-3 - own);
+    near(decode_s(1e-3, "gpu:0"), decode_s(1e-9, "gpu:0"));
 }
 
 #[test]
@@ -190,13 +232,15 @@ fn gpus_work_in_turn_and_a_boundary_costs_a_crossing_of_each() {
     machine.gpus.push(machine.gpus[0].clone());
     // The second reads twice as fast, and its way takes 21 µs.
     machine.gpus[1].read.rate.0 *= 2.0;
+    machine.gpus[1].kernels.products.get_mut(&QuantType::F32).unwrap().bytes_per_s *= 2.0;
+    machine.gpus[1].kernels.floats_per_s *= 2.0;
     machine.gpus[1].ops_per_second *= 2.0;
     machine.gpus[1].crossing_s = 20e-6;
     let plan = plan_for(&parse(&text, "p.yaml").unwrap(), &model(), &machine, None, &common::ALL).unwrap();
     let (first, second) = (CROSSING_S, 21e-6);
-    let (matrices, kernels) = (0.000_1 + 0.000_102_4 + 0.000_1, 0.7 * 13e-6);
+    let (matrices, kernels) = (0.000_1 + 0.000_102_4 + 0.000_1, 2.0 * START_S + ATTENTION_S + DENSE_S);
     let layers = first + matrices + kernels + (first + second) + matrices / 2.0 + kernels;
-    let output = 0.000_05 + 3e-6 + second + 1e-6;
+    let output = 0.000_05 + START_S + 1e-6 + second + 1e-6;
     near(plan.forecast.decode_tokens_per_s, 1.0 / (layers + output));
 }
 
@@ -236,23 +280,23 @@ fn experts_in_ram_are_computed_beside_those_on_the_gpu() {
     let plan = planned_on_gpu(&mixture(), rules, 2e10);
     let gpu = plan.placements.iter().filter(|placement| placement.home == plan::Tier::Gpu(0)).count();
     assert_eq!(gpu, 4, "attention, router, an expert, the output");
-    // Half of three experts from RAM, which hides half of one on the GPU; the router; there and back; 8 kernels and 12, and the way in.
-    let layer = 0.000_1 + 0.000_102_4 + 0.4e-6 + 0.001_5 + 2.0 * CROSSING_S + 20e-6 + CROSSING_S;
-    let output = 0.000_1 + 3e-6 + CROSSING_S + 1e-6;
+    // Half of three experts from RAM, which hides half of one on the GPU; the router; there and back; and the way in.
+    let layer = 0.000_1 + 0.000_102_4 + 0.4e-6 + 0.001_5 + 3.0 * CROSSING_S + 2.0 * START_S + ATTENTION_S + MIXTURE_S;
+    let output = 0.000_1 + START_S + 1e-6 + CROSSING_S + 1e-6;
     near(plan.forecast.decode_tokens_per_s, 1.0 / (layer + output));
 }
 
 #[test]
 fn as_many_experts_are_fetched_as_make_a_token_fastest() {
     // The processor takes 1 ms for each of the two experts of a token, and so does a link of 4 GB/s; but RAM gives 4.4 GB/s to both, 8 MB in
-    // 1.82 ms. The GPU takes 0.1 ms for each, and 6 µs to start.
+    // 1.82 ms. The GPU takes 0.1 ms for each, and 1 µs and twice 3 to start; the processor asks for three copies of each before its own.
     for (link, asked, expected, expert_s) in [
         (2e9, "auto", 0, 0.002),
         (4e9, "auto", 1, 0.008 / 4.4),
         (1e12, "auto", 1, 0.008 / 4.4),
         (1e12, "2", 2, 0.008 / 4.4),
         (1e12, "0", 0, 0.002),
-        (2e9, "9", 2, 0.004 + 0.000_2 + 6e-6),
+        (2e9, "9", 2, 0.004 + 0.000_2 + 7e-6),
     ] {
         let mut machine = with_gpu(2e10);
         machine.gpus[0].link = Rate { rate: BytesPerSecond(link), source: Source::Measured };
@@ -266,8 +310,9 @@ fn as_many_experts_are_fetched_as_make_a_token_fastest() {
         let has_room = plan.tiers[0].loads.iter().any(|load| load.what == "fetched experts");
         assert_eq!(has_room, expected > 0, "{link} {asked}");
         let crossing = 10e-6 + 4000.0 / link;
-        let layer = 0.000_1 + 0.000_102_4 + 0.4e-6 + expert_s + 3.0 * crossing + 20e-6;
-        let output = 0.000_1 + 3e-6 + crossing + 1e-6;
+        let kernels = 2.0 * START_S + ATTENTION_S + MIXTURE_S + 3.0 * f64::from(expected) * ASKING_S;
+        let layer = 0.000_1 + 0.000_102_4 + 0.4e-6 + expert_s + 3.0 * crossing + kernels;
+        let output = 0.000_1 + START_S + 1e-6 + crossing + 1e-6;
         near(plan.forecast.decode_tokens_per_s, 1.0 / (layer + output));
     }
 }
@@ -316,9 +361,10 @@ fn feed_forward_matrices_come_in_decode_while_the_processor_computes() {
         planned_on_gpu(&model(), &rules, 2e10)
     };
     let comes = |plan: &Plan| plan.blocks.iter().map(|layer| layer.ffn == plan::Device::Gpu(0)).collect::<Vec<_>>();
-    // Attention takes 2.024 ms; a matrix comes in 1 ms meanwhile, and the GPU has it in 0.1 ms: 5 launches, there and back.
+    // Attention takes 2.024 ms; a matrix comes in 1 ms meanwhile, and the GPU has it in 0.1 ms: there and back, and two kernels that take longer to be
+    // asked for than to run.
     let attention = LAYER_S - 0.001;
-    let layer = attention + 0.000_1 + 5e-6 + 2.0 * CROSSING_S;
+    let layer = attention + 0.000_1 + START_S + 2.0 * ASKING_S + 2.0 * CROSSING_S;
     let plan = with("auto");
     assert_eq!(comes(&plan), [true, true]);
     // Both layers would take 5.30 ms, but RAM gives 4.4 GB/s to both sides: five matrices, a row, keys and values.

@@ -15,7 +15,7 @@ use crate::look::Seen;
 use crate::{CardRates, ProbeError, Spread};
 
 /// Raised when a rate changes its meaning, or the kernels behind it their speed.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// What the file holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -164,6 +164,7 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use plan::card::CardKernels;
     use plan::processor::AttentionRates;
 
     fn seen(cpu: &str) -> Seen {
@@ -210,8 +211,8 @@ mod tests {
         let whole = fs::read_to_string(&path).expect("a file");
         for (from, to, said) in [
             ("", "", ""),
-            ("\"version\": 4", "\"version\": 3", ""),
-            ("\"version\": 4", "\"version\": \"4\"", "it holds no rates: "),
+            ("\"version\": 5", "\"version\": 4", ""),
+            ("\"version\": 5", "\"version\": \"5\"", "it holds no rates: "),
             ("{", "{{", "it holds no rates: "),
             ("\"decode\": 1.0", "\"decode\": -1.0", "its corrections"),
             ("\"decode\": 1.0", "\"decode\": 1e9", "its corrections"),
@@ -256,6 +257,7 @@ mod tests {
             operations: spread(5e13),
             crossing_s: 8e-6,
             launch_s: 3e-6,
+            kernels: CardKernels::default(),
             context: Bytes(400 << 20),
         };
         for (crossing_s, believed) in [(8e-6, true), (0.0, false)] {

@@ -3,14 +3,16 @@
 //! A sketch of what should come out on an RTX 3060: 300 to 340 of its 360 GB/s, 12 or 24 GB/s each way by the lanes it has (a half or a third from memory that
 //! is not pinned), 4 to 12 µs a crossing, 2 to 5 µs a launch, 40 to 60 tera-operations a second.
 
-use std::time::Instant;
+mod chains;
+
+use std::time::{Duration, Instant};
 
 use kernels::cuda::{
     Arena, Crossing, CudaError, DeviceBuffer, Download, Event, Gpu, GpuInfo, Matrix, Pinned, Quantized, matmul, matvec,
 };
 use plan::GPU_CAPABILITY_MIN;
 
-use crate::measure::{QUANT, ROWS, RUNS_SHOWN, WIDTH, matrix_bytes, spread};
+use crate::measure::{QUANT, ROWS, RUNS_SHOWN, WIDTH, matrix_bytes, spread, steady};
 use crate::{CardRates, Spread};
 
 /// More than any second-level cache holds several times; less where the card has little.
@@ -21,6 +23,8 @@ const MATRIX: usize = matrix_bytes(QUANT, ROWS, WIDTH);
 const COLUMNS: usize = 512;
 /// Bytes of one copy over the link.
 const COPY: usize = 64 << 20;
+/// How long copies go on before they are measured.
+const AWAKE: Duration = Duration::from_millis(100);
 /// Numbers of a crossing: the residual stream of a model of 7 to 8 billion weights.
 const NUMBERS: usize = 4096;
 /// Crossings and launches, of which the median counts.
@@ -45,6 +49,7 @@ fn card(info: &GpuInfo) -> Result<CardRates, CudaError> {
     fill(&gpu, &mut weights)?;
     let read = decode(&gpu, &weights)?;
     let operations = prompt(&gpu, &weights)?;
+    let kernels = chains::measure(&gpu, &weights)?;
     let [link, link_back, link_pageable] = link(&gpu, &mut weights)?;
     Ok(CardRates {
         name: info.name.clone(),
@@ -55,6 +60,7 @@ fn card(info: &GpuInfo) -> Result<CardRates, CudaError> {
         operations,
         crossing_s: crossing(&gpu)?,
         launch_s: launch(&gpu)?,
+        kernels,
         context,
     })
 }
@@ -128,12 +134,22 @@ fn prompt(gpu: &Gpu, weights: &DeviceBuffer<u8>) -> Result<Spread, CudaError> {
 fn link(gpu: &Gpu, card: &mut DeviceBuffer<u8>) -> Result<[Spread; 3], CudaError> {
     let count = COPY.min(card.len());
     let pinned = Pinned::<u8>::new(gpu, count)?;
-    let up = timed(gpu, count as f64, || gpu.compute().upload(pinned.part(..), &mut card.slice_mut().range(..count)))?;
+    // A link that rests sleeps: it takes some copies to wake.
+    let started = Instant::now();
+    while started.elapsed() < AWAKE {
+        gpu.compute().upload(pinned.part(..), &mut card.slice_mut().range(..count))?;
+        gpu.synchronize()?;
+    }
+    let up = steady(|| {
+        timed(gpu, count as f64, || gpu.compute().upload(pinned.part(..), &mut card.slice_mut().range(..count)))
+    })?;
     let mut room = Some(pinned);
-    let down = timed(gpu, count as f64, || {
-        let Some(pinned) = room.take() else { unreachable!("it comes back with each copy") };
-        room = Some(Download::start(gpu.compute(), card.slice().range(..count), pinned)?.wait()?);
-        Ok(())
+    let down = steady(|| {
+        timed(gpu, count as f64, || {
+            let Some(pinned) = room.take() else { unreachable!("it comes back with each copy") };
+            room = Some(Download::start(gpu.compute(), card.slice().range(..count), pinned)?.wait()?);
+            Ok(())
+        })
     })?;
     let pageable = vec![1; count];
     let slow = timed(gpu, count as f64, || gpu.compute().upload_now(&pageable, &mut card.slice_mut().range(..count)))?;

@@ -2,6 +2,7 @@
 //! itself.
 
 use kernels::cuda::{GpuInfo, count};
+use plan::card::CardKernels;
 use plan::{Bytes, BytesPerSecond, Gpu, Rate, Source};
 
 use crate::cache::Rates;
@@ -50,6 +51,7 @@ fn gpu(info: &GpuInfo, measured: Option<&CardRates>) -> Gpu {
         link_back,
         crossing_s: measured.map_or(0.0, |card| card.crossing_s),
         launch_s: measured.map_or(0.0, |card| card.launch_s),
+        kernels: measured.map_or_else(CardKernels::default, |card| card.kernels.clone()),
         context: measured.map_or(context(info.multiprocessors), |card| card.context),
     }
 }

@@ -18,6 +18,7 @@ mod runs;
 
 use std::path::{Path, PathBuf};
 
+use plan::card::CardKernels;
 use plan::{Bytes, BytesPerSecond, Calibration, Machine, Rate, Source};
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +71,8 @@ pub struct CardRates {
     pub crossing_s: f64,
     /// Seconds of a launch among many.
     pub launch_s: f64,
+    /// What its kernels take one by one.
+    pub kernels: CardKernels,
     /// The driver's own part of its memory, with all kernels loaded.
     pub context: Bytes,
 }
@@ -81,6 +84,7 @@ impl CardRates {
         let seconds = [self.crossing_s, self.launch_s];
         rates.into_iter().all(Spread::is_sane)
             && seconds.into_iter().all(|seconds| seconds > 0.0 && plan::is_time(seconds))
+            && self.kernels.is_sane()
             && self.context > Bytes::ZERO
     }
 }

@@ -4,20 +4,23 @@
 //! grids (IQ2, IQ3), 400 to 450 thousand million operations a second of prompts' products, 120 of their attention; half a nanosecond for a number of a norm
 //! or of rounding; and a microsecond or less for work that is handed to all threads.
 
+mod steps;
+
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use kernels::cpu::{
-    Activations, AttentionShape, Columns, Gate, Input, Job, KvStore, Pool, RopeShape, RopeStyle, RopeTable, Routing,
-    add, attention, matmul_jobs, rms_norm, rope, route, silu_mul, supports,
-};
+use kernels::cpu::{Activations, Columns, Input, Job, Pool, matmul_jobs, supports};
 use kernels::memory::Buffer;
-use plan::processor::{ATTENTION_WASTE, AttentionRates, COLUMNS, Processor, Product, SHORT_JOB, Vectors};
-use plan::{Bytes, KvType, QuantType};
+use plan::processor::{COLUMNS, Processor, Product, SHORT_JOB};
+use plan::{Bytes, QuantType};
 
-use crate::measure::{QUANT, ROWS, RUNS, WIDTH, matrix_bytes, rate};
+use self::steps::{attention_rates, step, vectors};
+use crate::measure::{QUANT, ROWS, RUNS, WIDTH, matrix_bytes, rate, steady};
 use crate::{ProbeError, Spread};
 
+/// How often all types of weights are measured, one after the other.
+const ROUNDS: usize = 3;
 /// More than a server's last-level cache holds (480 MiB on the machine that this was found on), several times; less where RAM is short.
 const RAM_BYTES: u64 = 2 << 30;
 /// Sets of weights that are read over and over, to see what a cache makes of them.
@@ -36,9 +39,6 @@ const SHORT: usize = 512;
 /// What any last-level cache holds of weights, and rows of a job so short that its start shows.
 const AT_HAND: usize = 16 << 20;
 const START_ROWS: usize = 64;
-/// Tokens of a prompt, and the numbers of each whose vectors are measured: as a pass has them, more than a core's own cache holds.
-const TOKENS: usize = 256;
-const NUMBERS: usize = 8192;
 
 /// Bytes that are numbers near 1 as floats of any width and as scales: processors are slow with subnormal numbers.
 const ORDINARY: [u8; 8] = [0x9a, 0x3e, 0xc5, 0x3f, 0x33, 0x3e, 0x51, 0x3f];
@@ -49,7 +49,7 @@ pub(crate) fn measure(pool: &Pool, available: Bytes) -> Result<(Processor, Sprea
     let mut bench = Bench::new(pool, available)?;
     let awake = pool.stay_awake();
     bench.warm_up();
-    let (ram, operations) = (bench.reads(pool), bench.operations());
+    let (Ok(ram), operations) = (steady(|| Ok::<_, Infallible>(bench.reads(pool))), bench.operations());
     bench.pass = ((ram.median * PASS_S) as usize).clamp(PASS_BYTES_MIN, bench.pass);
     // Threads that look for work would take the cores of smaller pools: those are measured while they sleep.
     drop(awake);
@@ -57,10 +57,7 @@ pub(crate) fn measure(pool: &Pool, available: Bytes) -> Result<(Processor, Sprea
     let _awake = pool.stay_awake();
     let mut processor = Processor { reads, again: bench.again(), step_s: step(pool), ..Processor::default() };
     processor.output_s = bench.beside_s(QUANT, COLUMNS[COLUMNS.len() - 1]);
-    for quant in QuantType::ALL.iter().copied().filter(|quant| supports(*quant)) {
-        let product = bench.product(quant, &processor, alone.get(&quant).copied());
-        processor.products.insert(quant, product);
-    }
+    processor.products = bench.products(&processor, &alone);
     processor.vectors = vectors(pool)?;
     processor.attention = attention_rates(pool)?;
     Ok((processor, ram, operations))
@@ -75,6 +72,8 @@ struct Bench<'a> {
     set: usize,
     /// Bytes that are read for one measurement with one column.
     pass: usize,
+    /// How often each figure is measured at a time.
+    runs: usize,
 }
 
 impl<'a> Bench<'a> {
@@ -85,7 +84,7 @@ impl<'a> Bench<'a> {
             eight.copy_from_slice(&ORDINARY);
         }
         let (pass, set) = (weights.len().min(PASS_BYTES), weights.len());
-        Ok(Self { pool, weights, at: 0, set, pass })
+        Ok(Self { pool, weights, at: 0, set, pass, runs: RUNS })
     }
 
     /// Keeps all threads busy for a while.
@@ -143,13 +142,13 @@ impl<'a> Bench<'a> {
 
     /// How many times faster sets of weights are read that a cache may still hold, as far as RAM holds them four times.
     fn again(&mut self) -> Vec<(f64, f64)> {
-        let (pool, whole) = (self.pool, self.weights.len());
+        let (pool, whole, runs) = (self.pool, self.weights.len(), self.runs);
         let matrix = matrix_bytes(QUANT, ROWS, WIDTH);
         let mut seconds = |set: usize| {
             (self.set, self.at) = (set, 0);
             // Twice the set at least, so that most of it is read again.
             let times = (2 * set).min(PASS_BYTES) / matrix;
-            usual(|| self.seconds(pool, QUANT, (ROWS, WIDTH), 1, times)) / times as f64
+            usual(runs, || self.seconds(pool, QUANT, (ROWS, WIDTH), 1, times)) / times as f64
         };
         let far = seconds(whole);
         let sets = SETS.into_iter().filter(|set| 4 * set <= whole);
@@ -183,11 +182,13 @@ impl<'a> Bench<'a> {
 
     /// What a row costs beside its bytes, for each of several columns: what is left of short rows when the bytes' share of long ones is taken off.
     fn beside_s(&mut self, quant: QuantType, columns: u32) -> f64 {
-        let pool = self.pool;
+        let (pool, runs) = (self.pool, self.runs);
         let most = self.weights.len() / matrix_bytes(quant, 1, SHORT);
         let rows = (8 * FEW_ROWS).min(most);
         let mut of = |rows: usize, width| {
-            usual(|| self.seconds(pool, quant, (rows, width), columns, 2)) / (2 * rows) as f64 / f64::from(columns)
+            usual(runs, || self.seconds(pool, quant, (rows, width), columns, 2))
+                / (2 * rows) as f64
+                / f64::from(columns)
         };
         let (short, long) = (of(rows, SHORT), of(rows * SHORT / WIDTH, WIDTH));
         let share = SHORT as f64 / WIDTH as f64;
@@ -201,7 +202,7 @@ impl<'a> Bench<'a> {
         }
         let pool = Pool::new(1, self.pool.isa()).map_err(ProbeError::Threads)?;
         let types = QuantType::ALL.iter().copied().filter(|quant| supports(*quant));
-        Ok(types.map(|quant| (quant, self.one_column(&pool, quant, ROWS, 4))).collect())
+        Ok(types.map(|quant| (quant, self.one_column(&pool, quant, ROWS, 16))).collect())
     }
 
     /// Bytes per second of matrices of so many rows, or of as many as RAM has room for, that meet one column; a `part` of what is usually read.
@@ -210,8 +211,23 @@ impl<'a> Bench<'a> {
         let height = (self.weights.len() / matrix_bytes(quant, 1, WIDTH)).min(rows);
         let matrix = matrix_bytes(quant, height, WIDTH);
         let times = (self.pass / matrix / part).max(1);
-        let seconds = usual(|| self.seconds(pool, quant, (height, WIDTH), 1, times));
+        let seconds = usual(self.runs, || self.seconds(pool, quant, (height, WIDTH), 1, times));
         (times * matrix) as f64 / seconds
+    }
+
+    /// The rates of all types. A shared machine is slow for seconds at a time: a type whose figures are all of one moment would look slower than
+    /// others, so that each figure is the middle one of several rounds through all types.
+    fn products(&mut self, known: &Processor, alone: &BTreeMap<QuantType, f64>) -> BTreeMap<QuantType, Product> {
+        self.runs = 1;
+        let mut rounds: BTreeMap<QuantType, Vec<Product>> = BTreeMap::new();
+        for _ in 0..ROUNDS {
+            for quant in QuantType::ALL.iter().copied().filter(|quant| supports(*quant)) {
+                let product = self.product(quant, known, alone.get(&quant).copied());
+                rounds.entry(quant).or_default().push(product);
+            }
+        }
+        self.runs = RUNS;
+        rounds.into_iter().map(|(quant, products)| (quant, middle(&products))).collect()
     }
 
     /// The rates of one type; `alone` is one thread's, where there are more.
@@ -224,7 +240,8 @@ impl<'a> Bench<'a> {
         for (place, columns) in COLUMNS.into_iter().enumerate().skip(1) {
             let matrix = matrix_bytes(quant, FEW_ROWS, WIDTH) as f64;
             let times = if columns <= 16 { 4 } else { 1 };
-            let seconds = usual(|| self.seconds(pool, quant, (FEW_ROWS, WIDTH), columns, times)) / times as f64;
+            let seconds =
+                usual(self.runs, || self.seconds(pool, quant, (FEW_ROWS, WIDTH), columns, times)) / times as f64;
             let of_row = (f64::from(columns) * known.output_s).max(row_s);
             // What a row costs is a difference of two measurements: it is never most of it.
             bytes_per_s[place] = matrix / (seconds - FEW_ROWS as f64 * of_row).max(seconds / 2.0);
@@ -235,11 +252,11 @@ impl<'a> Bench<'a> {
 
     /// Bytes per second with one column of weights that a cache holds, seconds of a job's start, and seconds of a row beside its bytes.
     fn at_hand(&mut self, quant: QuantType) -> (f64, f64, f64) {
-        let (pool, whole) = (self.pool, self.set);
+        let (pool, whole, runs) = (self.pool, self.set, self.runs);
         (self.set, self.at) = (AT_HAND, 0);
         let mut seconds = |rows: usize, width: usize| {
             let times = AT_HAND / matrix_bytes(quant, rows, width);
-            usual(|| self.seconds(pool, quant, (rows, width), 1, times)) / times as f64
+            usual(runs, || self.seconds(pool, quant, (rows, width), 1, times)) / times as f64
         };
         let rows = SHORT_JOB / WIDTH;
         let (long, short, narrow) =
@@ -255,104 +272,28 @@ impl<'a> Bench<'a> {
 }
 
 /// The middle one of what `run` says, which is run once before.
-fn usual(mut run: impl FnMut() -> f64) -> f64 {
+fn usual(runs: usize, mut run: impl FnMut() -> f64) -> f64 {
     run();
-    let mut seconds: Vec<f64> = std::iter::repeat_with(run).take(RUNS).collect();
-    seconds.sort_by(f64::total_cmp);
-    seconds[RUNS / 2]
+    median(std::iter::repeat_with(run).take(runs))
 }
 
-/// Seconds of `run`, again and again for a while.
-fn timed(mut run: impl FnMut()) -> f64 {
-    const TIMES: u32 = 8;
-    usual(|| {
-        let started = Instant::now();
-        (0..TIMES).for_each(|_| run());
-        started.elapsed().as_secs_f64() / f64::from(TIMES)
-    })
+fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.collect();
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
 }
 
-/// Seconds of a job for all threads that does nothing.
-fn step(pool: &Pool) -> f64 {
-    const JOBS: u32 = 200;
-    let tasks = 2 * pool.threads();
-    timed(|| (0..JOBS).for_each(|_| pool.run(tasks, &|_| ()))) / f64::from(JOBS)
-}
-
-/// Numbers between −1.8 and 1.8.
-fn numbers(count: usize) -> Vec<f32> {
-    (0..count).map(|i| ((i % 37) as f32 - 18.0) * 0.1).collect()
-}
-
-fn vectors(pool: &Pool) -> Result<Vectors, ProbeError> {
-    let x = numbers(TOKENS * NUMBERS);
-    let (y, mut out) = (x.clone(), x.clone());
-    let each = |seconds: f64| seconds / x.len() as f64;
-    let weight = vec![1.0; NUMBERS];
-    let norm_s = each(timed(|| rms_norm(pool, &x, Some(&weight), NUMBERS, 1e-5, &mut out)));
-    let add_s = each(timed(|| add(&mut out, &x)));
-    let activate_s = each(timed(|| silu_mul(pool, &x, &y, &mut out)));
-    let mut rounded = Activations::default();
-    let round_s = each(timed(|| rounded.quantize(pool, &x, NUMBERS)));
-    let dim = 64;
-    let frequencies: Vec<f32> = (1..=dim / 2).map(|i| 1.0 / i as f32).collect();
-    let mut turns = RopeTable::default();
-    turns.fill(0..TOKENS as u32, &frequencies, 1.0);
-    let shape = RopeShape { heads: NUMBERS / dim, dim, offset: 0, style: RopeStyle::Interleaved };
-    let turn_s = each(timed(|| rope(pool, &mut out, shape, &turns)));
-    let mut store = KvStore::try_new(KvType::F16, NUMBERS / dim, dim, TOKENS)?;
-    let keep_s = each(timed(|| {
-        for (position, row) in x.chunks_exact(NUMBERS).enumerate() {
-            store.write(position, row);
-        }
-    }));
-    Ok(Vectors { norm_s, add_s, round_s, activate_s, turn_s, keep_s, choose_s: choose_s() })
-}
-
-/// Eight of 128 experts for each token, as mixtures choose today.
-fn choose_s() -> f64 {
-    let (experts, used) = (128, 8);
-    let routing = Routing {
-        experts,
-        used,
-        gate: Gate::Softmax,
-        groups: 1,
-        groups_used: 1,
-        group_best: 1,
-        normalize: true,
-        scale: 1.0,
-    };
-    let logits = numbers(experts * TOKENS);
-    let (mut chosen, mut weights) = (vec![0; used * TOKENS], vec![0.0; used * TOKENS]);
-    timed(|| route(&routing, &logits, None, &mut chosen, &mut weights)) / logits.len() as f64
-}
-
-/// Attention: a prompt of 256 tokens with heads of 64 and 128 numbers, and a token after 2000 others with 128 by two numbers of heads that share
-/// keys.
-fn attention_rates(pool: &Pool) -> Result<AttentionRates, ProbeError> {
-    let (heads, dim, positions) = (32, 128, 2048);
-    let queries = numbers(TOKENS * heads * dim);
-    let mut out = vec![0.0; queries.len()];
-    let mut once = |dim: usize, kv_heads: usize, first: usize, tokens: usize| {
-        let mut store = KvStore::try_new(KvType::F16, kv_heads, dim, positions)?;
-        for position in 0..first + tokens {
-            store.write(position, &queries[..kv_heads * dim]);
-        }
-        let shape = AttentionShape { heads, kv_heads, dim_k: dim, dim_v: dim, scale: 0.1, window: None, softcap: None };
-        let (queries, out) = (&queries[..tokens * heads * dim], &mut out[..tokens * heads * dim]);
-        Ok::<_, ProbeError>(timed(|| attention(pool, &shape, queries, &store, &store, first, None, out)))
-    };
-    let scores = (heads * TOKENS) as f64 * (TOKENS as f64 / 2.0 + ATTENTION_WASTE);
-    let [narrow, wide] = [once(dim / 2, heads / 4, 0, TOKENS)? / scores, once(dim, heads / 4, 0, TOKENS)? / scores];
-    // Half as many numbers take half as long, but for what a score takes by itself: less than the whole of the narrower ones.
-    let score_s = (2.0 * narrow - wide).clamp(0.0, narrow);
-    let operations_per_s = (4 * dim) as f64 / (wide - score_s).max(wide / 2.0);
-    let first = positions - 48;
-    let numbers = |kv_heads: usize| (2 * kv_heads * dim) as f64 * (first as f64 + ATTENTION_WASTE);
-    let [alone, shared] =
-        [once(dim, heads, first, 1)? / numbers(heads), once(dim, heads / 8, first, 1)? / numbers(heads / 8)];
-    let use_s = ((shared - alone) / 7.0).max(0.0);
-    Ok(AttentionRates { operations_per_s, score_s, unpack_s: (alone - use_s).max(0.0), use_s })
+/// The middle of each figure of several.
+fn middle(products: &[Product]) -> Product {
+    let of = |figure: &dyn Fn(&Product) -> f64| median(products.iter().map(figure));
+    Product {
+        bytes_per_s: std::array::from_fn(|columns| of(&|product| product.bytes_per_s[columns])),
+        one_thread: of(&|product| product.one_thread),
+        short: of(&|product| product.short),
+        at_hand: of(&|product| product.at_hand),
+        start_s: of(&|product| product.start_s),
+        row_s: of(&|product| product.row_s),
+    }
 }
 
 #[cfg(test)]
@@ -360,6 +301,20 @@ mod tests {
     use kernels::cpu::Isa;
 
     use super::*;
+
+    #[test]
+    fn a_product_is_the_middle_of_its_figures() {
+        let product = |rate: f64, start_s: f64| Product {
+            bytes_per_s: [rate; COLUMNS.len()],
+            one_thread: rate,
+            short: rate,
+            at_hand: rate,
+            start_s,
+            row_s: 0.0,
+        };
+        let found = middle(&[product(3.0, 0.1), product(1.0, 0.3), product(2.0, 0.2)]);
+        assert_eq!(found, product(2.0, 0.2));
+    }
 
     #[test]
     fn every_kernel_has_its_figure() {

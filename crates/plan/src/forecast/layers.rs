@@ -22,6 +22,13 @@ pub(super) struct Numbers {
     pub(super) jobs: f64,
 }
 
+impl Numbers {
+    /// Numbers that steps take, one kind after another.
+    pub(super) fn moved(&self) -> f64 {
+        self.norm + self.add + self.round + self.activate + self.turn + self.keep + self.choose
+    }
+}
+
 /// A layer's two blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Layer {

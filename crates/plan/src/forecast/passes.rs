@@ -3,7 +3,7 @@
 mod coming;
 mod copies;
 mod cpu;
-mod launches;
+mod gpu;
 
 use self::copies::{comes, share_of};
 use super::depth;
@@ -13,7 +13,7 @@ use super::terms::{Cost, Term};
 use crate::blocks::{Block, Devices, block_of};
 use crate::expert_cache::HitRates;
 use crate::traffic::Traffic;
-use crate::{Device, Gpu, Inventory, LayerDevices, Machine, Placement, Plan, Role, Tier, Unit};
+use crate::{Device, Gpu, Inventory, LayerDevices, Machine, Placement, Plan, QuantType, Role, Tier, Unit};
 
 /// How much more RAM gives to the processor and a link together than the processor's kernels read of 4-bit weights by themselves, at least: those
 /// reach 85 to 90 % of what plain reads do, and less where many cores unpack slower than RAM gives. There kernels of wide numbers tell more.
@@ -66,6 +66,8 @@ struct Stage {
     vectors_s: f64,
     gpu_s: f64,
     crossings_s: f64,
+    /// Kernels behind `gpu_s`.
+    kernels: f64,
     /// At the same time: routed experts outside a GPU's memory, and those inside with what every token passes.
     cpu_beside_s: f64,
     gpu_beside_s: f64,
@@ -79,6 +81,13 @@ struct Stage {
     open: Coming,
     /// What it would take to bring it their inputs, and their sum back.
     beside_crossings_s: f64,
+}
+
+/// How a layer's routed experts are stored that a GPU holds, and the others, if there are any.
+#[derive(Clone, Copy, Default)]
+struct Experts {
+    here: Option<QuantType>,
+    away: Option<QuantType>,
 }
 
 /// A plan with what its passes need to know.
@@ -95,9 +104,9 @@ pub(super) struct Passes<'a> {
     operations: f64,
     /// The rings of GPUs.
     rings: Rings,
-    /// What layers do besides products, where the processor's kernels were measured.
+    /// What layers do besides products.
     layers: Vec<Layer>,
-    /// And by tensor the bytes of the job that one token's products with it are part of.
+    /// By tensor the bytes of the job that one token's products with it are part of, where the processor's kernels were measured.
     jobs: Vec<f64>,
     /// The bytes in RAM among which tokens read.
     read_again: f64,
@@ -108,8 +117,8 @@ pub(super) struct Passes<'a> {
     streamed: Devices,
     /// The share of a token's experts outside a GPU's memory that are copied to one.
     fetched: f64,
-    /// By layer, whether some of its routed experts live outside a GPU's memory; none for dense layers.
-    mixtures: Vec<Option<bool>>,
+    /// By layer, how its routed experts are stored in and outside a GPU's memory; none for dense layers.
+    mixtures: Vec<Option<Experts>>,
     /// How often decode finds experts in RAM that change places.
     hits: HitRates,
     /// By layer, whether one GPU has all of it, and chooses no experts: a token's kernels there are launched together.
@@ -131,11 +140,14 @@ impl<'a> Passes<'a> {
             {
                 *device = placement.prefill;
             }
+            let on_gpu = matches!(placement.home, Tier::Gpu(_));
             let layer = unit.layer.and_then(|layer| mixtures.get_mut(layer as usize));
-            if let (Role::RoutedExpert, Some(elsewhere)) = (unit.role, layer) {
-                *elsewhere = Some(*elsewhere == Some(true) || !matches!(placement.home, Tier::Gpu(_)));
+            if let (Role::RoutedExpert, Some(layer)) = (unit.role, layer) {
+                let experts: &mut Experts = layer.get_or_insert_default();
+                let side = if on_gpu { &mut experts.here } else { &mut experts.away };
+                side.get_or_insert_with(|| inventory.tensor_of(unit).quant);
             }
-            let is_there = matches!(placement.home, Tier::Gpu(_)) || inventory.is_vector(unit);
+            let is_there = on_gpu || inventory.is_vector(unit);
             if let Some(alone) = unit.layer.and_then(|layer| alone.get_mut(layer as usize)) {
                 *alone &= unit.role != Role::RoutedExpert && is_there;
             }
@@ -150,7 +162,7 @@ impl<'a> Passes<'a> {
             disk: machine.disk_read.rate.0.max(1.0),
             operations: (machine.cpu_ops_per_second * share).max(1.0),
             comes: comes(plan, inventory),
-            layers: if machine.processor.is_some() { layers(inventory) } else { Vec::new() },
+            layers: layers(inventory),
             jobs: if machine.processor.is_some() { jobs(inventory, traffic) } else { Vec::new() },
             read_again,
             decode,
@@ -269,9 +281,13 @@ impl<'a> Passes<'a> {
         let device = block.and_then(|block| self.devices(pass).get(block));
         match (placement.home, placement.prefill, device) {
             (Tier::Gpu(number), ..) => {
-                let seconds = self.on_gpu(number, work);
-                let beside = matches!(unit.role, Role::RoutedExpert | Role::SharedExpert);
-                *(if beside { &mut stage.gpu_beside_s } else { &mut stage.gpu_s }) += seconds;
+                let seconds = self.unit_on_gpu(number, unit, work);
+                if matches!(unit.role, Role::RoutedExpert | Role::SharedExpert) {
+                    stage.gpu_beside_s += seconds;
+                } else {
+                    stage.gpu_s += seconds;
+                    stage.kernels += f64::from(u8::from(self.has_kernel(unit)));
+                }
             }
             (_, Device::Gpu(number), _) if matches!(pass, Pass::Streamed { .. }) => {
                 self.bring(stage, unit, number, work);
@@ -287,7 +303,7 @@ impl<'a> Passes<'a> {
                 if let Some(gpu) = self.gpu(number).filter(|_| fetched > 0.0) {
                     let work = work.times(fetched);
                     stage.fetched_bytes += work.bytes;
-                    stage.fetch_s += work.bytes / gpu.link.rate.0.max(1.0) + self.on_gpu(number, work);
+                    stage.fetch_s += work.bytes / gpu.link.rate.0.max(1.0) + self.unit_on_gpu(number, unit, work);
                 }
             }
             (_, _, Some(Device::Gpu(number))) => {
@@ -312,12 +328,6 @@ impl<'a> Passes<'a> {
     fn layer_on_gpu(&self, unit: &Unit, pass: Pass) -> bool {
         let layer = unit.layer.and_then(|layer| self.devices(pass).layers.get(layer as usize));
         layer.is_some_and(|layer| [layer.attention, layer.ffn].iter().any(|device| *device != Device::Cpu))
-    }
-
-    fn on_gpu(&self, number: u32, work: Work) -> f64 {
-        let Some(gpu) = self.gpu(number) else { return 0.0 };
-        let computing = if gpu.ops_per_second > 0.0 { work.operations / gpu.ops_per_second } else { 0.0 };
-        (work.bytes / gpu.read.rate.0.max(1.0)).max(computing)
     }
 }
 

@@ -3,7 +3,10 @@
 //! Every number here was measured on the project's own machines; `benches/results/` says how. What they stand for on a part that nobody here
 //! has is an estimate: nothing is known of its clock under load, its cooling or its memory's timings.
 
+use std::collections::BTreeMap;
+
 use super::{Build, Card, Kernels};
+use crate::card::{CardKernels, CardProduct};
 use crate::traffic::Traffic;
 use crate::{Bytes, BytesPerSecond, Calibration, Gpu, Inventory, Machine, QuantType, Rate, Source, Unit};
 
@@ -38,8 +41,8 @@ impl Build {
     /// drive  =  min( sequential reads , 4 × lane of the board × 0.95 ) × 0.92
     /// ```
     ///
-    /// where a rate by type is the mean over what the model reads for a token: `Σ bytes / Σ (bytes / rate)`. The numbers are measured ones; crossings
-    /// and launches are those that a plan assumes of any card. Its figures are marked [`Source::Catalogue`].
+    /// where a rate by type is the mean over what the model reads for a token: `Σ bytes / Σ (bytes / rate)`; a card's products are told by type beside it.
+    /// The numbers are measured ones; crossings, launches and what kernels take to start are those that a plan assumes of any card. Its figures are marked [`Source::Catalogue`].
     #[must_use]
     pub fn machine(&self, model: &Inventory) -> Machine {
         let memory = &self.memory;
@@ -80,6 +83,10 @@ impl Build {
             link_back: None,
             crossing_s: 0.0,
             launch_s: 0.0,
+            kernels: CardKernels {
+                products: mix.types(|quant| peak.min(scale * h100(quant))),
+                ..CardKernels::default()
+            },
             context: Bytes::ZERO,
         }
     }
@@ -106,6 +113,11 @@ impl Mix {
         };
         model.units.iter().for_each(&mut add);
         Self(mix)
+    }
+
+    /// What a card that nobody measured does with each type, by these rates.
+    fn types(&self, rate: impl Fn(QuantType) -> f64) -> BTreeMap<QuantType, CardProduct> {
+        self.0.iter().map(|(quant, ..)| (*quant, CardKernels::assumed(*quant, rate(*quant)))).collect()
     }
 
     fn bytes(&self, rate: impl Fn(QuantType) -> f64) -> f64 {
@@ -162,7 +174,7 @@ fn core(quant: QuantType, kernels: Kernels) -> (f64, f64) {
         // Q4_1; Q4_0, IQ4_NL and MXFP4, which are within 3 % of it; and what nobody publishes models in.
         _ => (13.1, 431.0),
     };
-    let grid = matches!(quant, Q::Iq1S | Q::Iq1M | Q::Iq2Xxs | Q::Iq2Xs | Q::Iq2S | Q::Iq3Xxs | Q::Iq3S);
+    let grid = quant.is_grid();
     let float = matches!(quant, Q::F32 | Q::F16 | Q::Bf16);
     let (of_read, of_operations) = match kernels {
         Kernels::Avx512 => (1.0, 1.0),

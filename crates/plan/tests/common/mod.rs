@@ -160,6 +160,7 @@ pub(crate) fn desktop(ram: Bytes) -> Machine {
             link_back: None,
             crossing_s: 0.0,
             launch_s: 0.0,
+            kernels: plan::card::CardKernels::default(),
             context: Bytes::ZERO,
         }],
         processor: None,

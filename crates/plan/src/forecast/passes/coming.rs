@@ -10,7 +10,7 @@ impl Passes<'_> {
     pub(super) fn bring(&self, stage: &mut Stage, unit: &Unit, number: u32, work: Work) {
         let coming = &mut stage.comes[usize::from(unit.role != Role::Attention)];
         coming.bytes += work.bytes;
-        coming.gpu_s += self.on_gpu(number, work);
+        coming.gpu_s += self.unit_on_gpu(number, unit, work);
         coming.ring = self.rings.place(number);
     }
 

@@ -37,7 +37,7 @@ impl Passes<'_> {
             let bytes = unit.bytes.as_f64() * self.traffic.touched(unit, pass.tokens());
             let work = Work { bytes, operations: self.traffic.operations(unit, pass.tokens()) };
             stage.open.bytes += bytes;
-            stage.open.gpu_s += self.on_gpu(number, work);
+            stage.open.gpu_s += self.unit_on_gpu(number, unit, work);
             stage.open.beside_s += self.on_cpu(unit, pass.tokens(), work);
         }
     }

@@ -44,7 +44,7 @@ impl Passes<'_> {
         };
         let work = Work { bytes, operations: 2.0 * heads * widths * tokens * positions };
         if let Some(Device::Gpu(number)) = self.devices(pass).get(Block::Attention(layer as u32)) {
-            stage.gpu_s += self.on_gpu(number, work);
+            stage.gpu_s += self.attention_on_gpu(number, work, pass);
             return;
         }
         let threads = self.plan.threads;

@@ -1,0 +1,148 @@
+//! What a card's kernels were measured to do, one by one.
+//!
+//! Owns the figures, and those that stand for a card which nobody measured. `probe` measures them with the kernels that will run, as they follow
+//! each other in decode. Must never know a model.
+//!
+//! ```text
+//! product  =  start of the type  +  max( bytes / rate of the type , operations / rate )
+//! experts  =  2 × start of experts of the type  +  bytes / rate of the type      gate, up and what joins them; down
+//! ```
+//!
+//! A card with hundreds of thousands of threads has a matrix of a few megabytes read before its kernel has got going: of the 22 kernels that one token
+//! takes in a layer of R1's shape on an H100, bytes explain a third of the time.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::QuantType;
+use crate::machine::{is_rate, is_time};
+
+/// How fast matrices of one type meet one column.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CardProduct {
+    /// Bytes of weights per second, of large matrices.
+    pub bytes_per_s: f64,
+    /// Seconds of a matrix beside its bytes.
+    pub start_s: f64,
+    /// The same of each of the two kernels for a token's experts.
+    pub experts_s: f64,
+}
+
+/// What a card's kernels do. [`Default`] are those of an H100.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CardKernels {
+    /// Products with one column, by how the matrix is stored; what is not there reads at the card's one rate, and starts as on an H100.
+    pub products: BTreeMap<QuantType, CardProduct>,
+    /// Seconds of a sum, norm and rounding of one token.
+    pub norm_s: f64,
+    /// Of gates, as they join what they gate, with rounding.
+    pub gate_s: f64,
+    /// Of rounding alone.
+    pub round_s: f64,
+    /// Of what is done with heads: norms, turns, the cache.
+    pub heads_s: f64,
+    /// Of attention, with few positions.
+    pub attention_s: f64,
+    /// The same over latents.
+    pub latents_s: f64,
+    /// Of a router's choice.
+    pub route_s: f64,
+    /// Operations a second of prompts' products with matrices of floats; 0 where nobody knows, and then a share of the card's others.
+    pub floats_per_s: f64,
+    /// The same of prompts' attention.
+    pub attention_per_s: f64,
+}
+
+impl Default for CardKernels {
+    /// Measured on an H100: benches/results, -h100-steps ("Steps, µs", "Attention of one token") and 2026-11-23-h100-plans (rounding).
+    fn default() -> Self {
+        Self {
+            products: BTreeMap::new(),
+            norm_s: 5.3e-6,
+            gate_s: 4.2e-6,
+            round_s: 3.0e-6,
+            heads_s: 5.3e-6,
+            attention_s: 12e-6,
+            latents_s: 21e-6,
+            route_s: 19e-6,
+            floats_per_s: 0.0,
+            attention_per_s: 0.0,
+        }
+    }
+}
+
+/// Of a card's operations with quantized matrices, those with floats: 7.1 of 170 T/s (-h100-steps, "A router of F32").
+const FLOATS_OF_OPERATIONS: f64 = 0.042;
+/// And attention's: 97 to 132 T/s (-h100-steps, "Attention of prompts", 2,048 tokens).
+const ATTENTION_OF_OPERATIONS: f64 = 0.65;
+
+impl CardKernels {
+    /// What a card that reads so many bytes a second does with matrices of one type.
+    #[must_use]
+    pub fn product(&self, quant: QuantType, read: f64) -> CardProduct {
+        self.products.get(&quant).copied().unwrap_or_else(|| Self::assumed(quant, read))
+    }
+
+    /// An H100's starts, at this rate. Grids are looked up in tables, which each block of threads has to have first: matrices of `IQ1_S` and
+    /// `IQ2_XXS` take 8.8 to 10.3 µs beside their bytes by `ncu` (2026-11-23-h100-plans), and the next one begins a microsecond later. A product by
+    /// head in `Q8_0` takes 4.6 beside its bytes (-h100-steps). Of 8 experts of R1's shape two kernels in `Q4_K` take 19 beside theirs, in `IQ1_S` 28
+    /// and in `IQ2_XXS` 31 (-h100-kernels).
+    #[must_use]
+    pub fn assumed(quant: QuantType, read: f64) -> CardProduct {
+        let (start_s, experts_s) = if quant.is_grid() { (10.5e-6, 14e-6) } else { (4.6e-6, 9.6e-6) };
+        CardProduct { bytes_per_s: read, start_s, experts_s }
+    }
+
+    /// Operations a second of prompts with matrices of one type, where quantized ones have `usual`; 0 where nobody knows.
+    #[must_use]
+    pub fn operations(&self, quant: QuantType, usual: f64) -> f64 {
+        match quant {
+            QuantType::F32 | QuantType::F16 | QuantType::Bf16 if self.floats_per_s > 0.0 => self.floats_per_s,
+            QuantType::F32 | QuantType::F16 | QuantType::Bf16 => usual * FLOATS_OF_OPERATIONS,
+            _ => usual,
+        }
+    }
+
+    /// Operations a second of prompts' attention, where products have `usual`; 0 where nobody knows.
+    #[must_use]
+    pub fn attention(&self, usual: f64) -> f64 {
+        if self.attention_per_s > 0.0 { self.attention_per_s } else { usual * ATTENTION_OF_OPERATIONS }
+    }
+
+    /// Whether every figure is one that a card may have.
+    #[must_use]
+    pub fn is_sane(&self) -> bool {
+        let seconds =
+            [self.norm_s, self.gate_s, self.round_s, self.heads_s, self.attention_s, self.latents_s, self.route_s];
+        let products = || self.products.values();
+        seconds.into_iter().chain(products().flat_map(|p| [p.start_s, p.experts_s])).all(is_time)
+            && products().all(|product| is_rate(product.bytes_per_s))
+            && [self.floats_per_s, self.attention_per_s].into_iter().all(|rate| rate == 0.0 || is_rate(rate))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_measured_is_an_h100s_start_at_the_cards_rate() {
+        let measured = CardProduct { bytes_per_s: 1e12, start_s: 2e-6, experts_s: 3e-6 };
+        let kernels = CardKernels { products: [(QuantType::Q4K, measured)].into(), ..CardKernels::default() };
+        assert_eq!(kernels.product(QuantType::Q4K, 3e12), measured);
+        let (plain, grid) = (kernels.product(QuantType::Q6K, 3e12), kernels.product(QuantType::Iq1S, 3e12));
+        assert_eq!((plain.bytes_per_s, grid.bytes_per_s), (3e12, 3e12));
+        assert!(grid.start_s > plain.start_s && grid.experts_s > plain.experts_s);
+    }
+
+    #[test]
+    fn a_cards_figures_are_figures() {
+        assert!(CardKernels::default().is_sane());
+        assert!(!CardKernels { route_s: -1.0, ..CardKernels::default() }.is_sane());
+        assert!(!CardKernels { floats_per_s: f64::NAN, ..CardKernels::default() }.is_sane());
+        let product = CardProduct { bytes_per_s: 0.0, start_s: 0.0, experts_s: 0.0 };
+        assert!(!CardKernels { products: [(QuantType::F16, product)].into(), ..CardKernels::default() }.is_sane());
+    }
+}
