@@ -142,10 +142,11 @@ impl FromStr for HubName {
     }
 }
 
-/// Whether `model` names the hub rather than a file.
+/// Whether `model` names the hub rather than a file, if only in a way that is none: an address, or a prefix in capitals.
 #[must_use]
 pub fn is_hub_name(model: &str) -> bool {
-    model.starts_with("hf:")
+    let is = |scheme: &str| model.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    ["hf:", "http://", "https://"].into_iter().any(is)
 }
 
 /// The path of the model's first file: from the local cache if it is whole there, else from the hub.
@@ -266,6 +267,11 @@ mod tests {
         {
             assert!(bad.parse::<HubName>().is_err(), "{bad}");
         }
+        for close in ["HF:a/b", "https://hub/a/b", "HTTP://hub/a/b"] {
+            let error = resolve(close, true).expect_err("no name").to_string();
+            assert!(is_hub_name(close) && error.contains("\n\nhint: write hf:OWNER/REPO:QUANT"), "{error}");
+        }
+        assert!(!is_hub_name("hf") && !is_hub_name("models/hf:a"));
     }
 
     #[test]

@@ -30,7 +30,7 @@ fn more_of_what_binds_is_worth_something() {
     // Half of a slot's matrices start within a page; of reads of 2 MiB that is little.
     let gain = why.prepared.expect("what a copy would save");
     assert!(gain.saved < gain.reads && gain.share() < 0.005, "{gain:?}");
-    assert!(text.contains("fewer bytes from disk, which is nothing"), "{text}");
+    assert!(!text.contains("fewer bytes from disk") && !text.contains("+0.000"), "{text}");
 }
 
 #[test]

@@ -293,11 +293,7 @@ fn time(out: &mut String, why: &Why, plan: &Plan) {
     if !why.margins.is_empty() {
         out.push_str("<ul>\n");
         for margin in &why.margins {
-            let _ = writeln!(
-                out,
-                "<li>{} more in {}: decode {:+.2} tokens/s, prompt {:+.2} tokens/s</li>",
-                margin.more, margin.tier, margin.decode_tokens_per_s, margin.prompt_tokens_per_s
-            );
+            let _ = writeln!(out, "<li>{margin}</li>");
         }
         out.push_str("</ul>\n");
     }

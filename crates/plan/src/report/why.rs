@@ -1,13 +1,13 @@
 //! What limits a plan: the bottleneck of each phase, and what more memory would bring.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
 use super::figure;
 use crate::{
-    Bytes, Cost, ExpertUse, Forecaster, Inventory, Machine, Overrides, Plan, Profile, TERMS, Tier, forecast, plan_with,
-    prepared,
+    Bytes, Cost, ExpertUse, Forecast, Forecaster, Inventory, Machine, Overrides, Plan, Profile, TERMS, Tier, forecast,
+    plan_with, prepared,
 };
 
 /// What a plan's forecast rests on, and what would change it.
@@ -17,7 +17,7 @@ pub struct Why {
     pub decode: Cost,
     /// What a prompt of one micro-batch takes.
     pub prompt: Cost,
-    /// What more of each memory would bring, by replanning.
+    /// What more of each memory would bring, by replanning; nothing of those that would bring nothing.
     pub margins: Vec<Margin>,
     /// What a prepared copy would save of a token's reads from the drive.
     pub prepared: Option<prepared::Gain>,
@@ -30,12 +30,14 @@ pub struct Margin {
     pub tier: Tier,
     /// How much more.
     pub more: Bytes,
-    /// Decoded tokens per second more.
+    /// Decoded tokens per second more; 0 where no run would show it.
     pub decode_tokens_per_s: f64,
-    /// Prompt tokens per second more.
+    /// Prompt tokens per second more, likewise.
     pub prompt_tokens_per_s: f64,
 }
 
+/// The share of a rate, or of bytes, below which no run would show a gain.
+const NOTHING: f64 = 0.005;
 /// More VRAM that is asked about.
 const GPU_STEP: Bytes = Bytes::GIB;
 /// The most RAM more that is asked about; less where less would hold all that is on disk.
@@ -63,13 +65,15 @@ pub fn why(
     });
     let margins = steps.filter_map(|(tier, ceiling, more)| {
         let richer = replanned(profile, inventory, machine, counts, tier, ceiling)?;
-        Some(Margin {
-            tier,
-            more,
-            decode_tokens_per_s: richer.forecast.decode_tokens_per_s - plan.forecast.decode_tokens_per_s,
-            prompt_tokens_per_s: richer.forecast.prompt_tokens_per_s - plan.forecast.prompt_tokens_per_s,
-        })
+        let gain = |rate: fn(&Forecast) -> f64| {
+            let (after, before) = (rate(&richer.forecast), rate(&plan.forecast));
+            if (after - before).abs() < NOTHING * before { 0.0 } else { after - before }
+        };
+        let decode_tokens_per_s = gain(|forecast| forecast.decode_tokens_per_s);
+        let prompt_tokens_per_s = gain(|forecast| forecast.prompt_tokens_per_s);
+        Some(Margin { tier, more, decode_tokens_per_s, prompt_tokens_per_s })
     });
+    let margins = margins.filter(|margin| margin.gains().next().is_some());
     Why { decode, prompt, margins: margins.collect(), prepared: prepared::gain(plan, inventory) }
 }
 
@@ -109,6 +113,20 @@ fn replanned(
     plan_with(&profile, inventory, &machine, counts).ok()
 }
 
+impl Margin {
+    fn gains(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let both = [("decode", self.decode_tokens_per_s), ("prompt", self.prompt_tokens_per_s)];
+        both.into_iter().filter(|(_, gain)| *gain != 0.0)
+    }
+}
+
+impl fmt::Display for Margin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gains = self.gains().map(|(phase, gain)| format!("{phase} {} tokens/s", signed(gain)));
+        write!(f, "{} more in {}: {}", self.more, self.tier, gains.collect::<Vec<_>>().join(", "))
+    }
+}
+
 impl Why {
     /// For people, as the text of a plan goes on.
     #[must_use]
@@ -118,19 +136,11 @@ impl Why {
             let _ = writeln!(out, "    {phase:<12} {}", spent(cost));
         }
         for margin in &self.margins {
-            let Margin { more, tier, decode_tokens_per_s: decode, prompt_tokens_per_s: prompt } = margin;
-            let _ = writeln!(
-                out,
-                "    {more} more in {tier}: decode {} tokens/s, prompt {} tokens/s",
-                signed(*decode),
-                signed(*prompt)
-            );
+            let _ = writeln!(out, "    {margin}");
         }
-        if let Some(gain) = &self.prepared {
-            // Below that no run would show it.
-            let nothing = if gain.share() < 0.005 { ", which is nothing" } else { "" };
+        if let Some(gain) = self.prepared.as_ref().filter(|gain| gain.share() >= NOTHING) {
             let share = gain.share() * 100.0;
-            let _ = writeln!(out, "    a prepared copy (plimsoll repack): {share:.1} % fewer bytes from disk{nothing}");
+            let _ = writeln!(out, "    a prepared copy (plimsoll repack): {share:.1} % fewer bytes from disk");
         }
         out
     }
