@@ -3,8 +3,9 @@
 
   benches/forecast.py --models FOLDER [--limit-with CG.sh] [--only TEXT] [--json FILE]
 
-Each forecast is made before its run, by rates that were probed just before; RAM's rate stands beside it as that probe saw it and as the one after the run
-did, since the rates of a shared machine swing. Cases with a limit run under `--ram` and, with --limit-with, in a control group of so many bytes and 64 MiB for page
+Each forecast is made before its run, by rates that were probed just before; the rates of RAM and of prompts' products stand beside it as that probe saw them
+and as the one after the run did, since the rates of a shared machine swing. Where either moved by more than a tenth meanwhile, no forecast could have been right: such a case
+is run again, up to --tries times, and what is left of them is marked and counted apart. Cases with a limit run under `--ram` and, with --limit-with, in a control group of so many bytes and 64 MiB for page
 tables and the kernel: that script is called as `CG.sh BYTES COMMAND...`. Models of names such as llama-1b-Q8_0 are synthetic: any of that shape will
 do, and names that are not in the folder are passed over. PLIMSOLL names another binary than target/release/plimsoll.
 """
@@ -23,6 +24,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MIB = 1 << 20
 # Beside the ceiling, in a control group: MiB of page tables and of the kernel's own.
 SPARE = 64
+
+# Between two probes a rate that held moves by no more than this.
+STEADY = 0.1
 
 # file, MiB of RAM or None for all that there is, words of the bench
 CASES = [
@@ -62,45 +66,61 @@ def main():
     parser.add_argument("--limit-with", help="a script that runs a command in a control group of so many bytes")
     parser.add_argument("--only", default="", help="cases whose line matches this, a regular expression")
     parser.add_argument("-r", "--repetitions", type=int, default=3)
+    parser.add_argument("--tries", type=int, default=3, help="how often a case is run at most while the machine's rates move")
     parser.add_argument("--json", help="write every case here")
     options = parser.parse_args()
     plimsoll = os.environ.get("PLIMSOLL", str(ROOT / "target/release/plimsoll"))
     # Rates of this comparison only, so that what users measured stays.
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="plimsoll-forecast-")
 
-    rows, errors, before = [], [], None
-    print("| model | RAM | test | measured t/s | forecast t/s | off | RAM rate before, after | peak of plan |\n|---|---|---|---|---|---|---|---|")
+    rows, before = [], None
+    print("| model | RAM | test | measured t/s | forecast t/s | off | RAM, products before → after | peak of plan |\n|---|---|---|---|---|---|---|---|")
     for file, ram, words in CASES:
         model = str(options.models / f"{file}.gguf")
         if not re.search(options.only, f"{file} {ram} {words}") or not os.path.exists(model):
             continue
-        probe = lambda: run([plimsoll, "probe", "--force", "--json", "-m", model])["ram_read"]["median"] / 1e9
         bench = [plimsoll, "bench", "-m", model, *words.split(), "-r", str(options.repetitions), "-o", "json"]
         if ram:
             bench += ["--ram", f"{ram}MiB"]
             if options.limit_with:
                 bench = [options.limit_with, str((ram + SPARE) * MIB), *bench]
-        # The probe after a run is the one before the next.
-        before = before or probe()
-        tests = run(bench)
-        after = probe()
+        for _ in range(options.tries):
+            # The probe after a run is the one before the next.
+            before = before or probe(plimsoll, model)
+            tests, rates = run(bench), [before]
+            before = probe(plimsoll, model)
+            rates.append(before)
+            steady = all(abs(a / b - 1) <= STEADY for a, b in zip(*rates))
+            if steady:
+                break
         for test in tests:
-            kind = f"pp{test['n_prompt']}" if test["n_prompt"] else f"tg{test['n_gen']}"
-            kind += f" @ {test['n_depth']}" if test["n_depth"] else ""
-            off = test["forecast_ts"] / test["avg_ts"] - 1
-            errors.append(abs(off))
-            held = next(tier for tier in test["tiers"] if tier["name"] == "ram")
-            peak = f"{held['peak_bytes'] / MIB:.0f} of {held['planned_bytes'] / MIB:.0f} MiB"
-            rows.append({**test, "case": [file, ram, words], "off": off, "rate": [before, after]})
-            print(
-                f"| {file} | {f'{ram} MiB' if ram else 'all'} | {kind} | {test['avg_ts']:.2f} ± {test['stddev_ts']:.2f} "
-                f"| {test['forecast_ts']:.2f} | {off:+.0%} | {before:.1f}, {after:.1f} GB/s | {peak} |",
-                flush=True,
-            )
-        before = after
-    print(f"\nmedian {statistics.median(errors):.1%}, worst {max(errors):.1%} of {len(errors)}")
+            rows.append({**test, "case": [file, ram, words], "rates": rates, "steady": steady})
+            print(line(rows[-1]), flush=True)
+    for what, some in [("rates that held", [r for r in rows if r["steady"]]), ("all", rows)]:
+        off = [abs(test["forecast_ts"] / test["avg_ts"] - 1) for test in some]
+        if off:
+            print(f"\n{what}: median {statistics.median(off):.1%}, worst {max(off):.1%} of {len(off)}")
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def probe(plimsoll, model):
+    """GB/s of RAM, and giga-operations a second."""
+    seen = run([plimsoll, "probe", "--force", "--json", "-m", model])
+    return [seen["ram_read"]["median"] / 1e9, seen["cpu_ops"]["median"] / 1e9]
+
+
+def line(test):
+    (file, ram, _), (before, after) = test["case"], test["rates"]
+    kind = f"pp{test['n_prompt']}" if test["n_prompt"] else f"tg{test['n_gen']}"
+    kind += f" @ {test['n_depth']}" if test["n_depth"] else ""
+    held = next(tier for tier in test["tiers"] if tier["name"] == "ram")
+    peak = f"{held['peak_bytes'] / MIB:.0f} of {held['planned_bytes'] / MIB:.0f} MiB"
+    off = f"{test['forecast_ts'] / test['avg_ts'] - 1:+.0%}" + ("" if test["steady"] else " (rates moved)")
+    return (
+        f"| {file} | {f'{ram} MiB' if ram else 'all'} | {kind} | {test['avg_ts']:.2f} ± {test['stddev_ts']:.2f} | {test['forecast_ts']:.2f} | {off} "
+        f"| {before[0]:.1f}, {before[1]:.0f} → {after[0]:.1f}, {after[1]:.0f} | {peak} |"
+    )
 
 
 main()
