@@ -129,19 +129,8 @@ pub(super) fn best(profile: &Profile, given: Given<'_>) -> Result<Plan, Refusal>
             *best = Best { plan, seconds, scheme, fixed };
         }
     };
-    for alone in [None].into_iter().chain(alone(&ways.planner).into_iter().map(Some)) {
-        let fixed = Fixed { alone, ..fixed };
-        for scheme in own(given) {
-            if has_aim {
-                for micro_batch in batches(&ways.planner, fixed.context) {
-                    for still in [false, true] {
-                        consider(&mut ways, &mut best, *scheme, Fixed { micro_batch, still, ..fixed });
-                    }
-                }
-            } else if alone.is_some() || *scheme != Scheme::ByUse {
-                consider(&mut ways, &mut best, *scheme, fixed);
-            }
-        }
+    for (scheme, fixed) in candidates(&ways.planner, given, fixed, has_aim) {
+        consider(&mut ways, &mut best, scheme, fixed);
     }
     // More slots bridge what a prompt computes between weights that come.
     for slots in SLOTS_LONGER {
@@ -161,6 +150,24 @@ pub(super) fn best(profile: &Profile, given: Given<'_>) -> Result<Plan, Refusal>
         consider(&mut ways, &mut best, scheme, fixed);
     }
     Ok(best.plan)
+}
+
+/// What the planner tries beside its usual plan: its own ways with all GPUs and with single ones, and where a conversation is named, with each
+/// micro-batch and with and without streaming.
+fn candidates(planner: &Planner<'_>, given: Given<'_>, fixed: Fixed, has_aim: bool) -> Vec<(Scheme, Fixed)> {
+    let alone = [None].into_iter().chain(alone(planner).into_iter().map(Some));
+    let own = alone.flat_map(|alone| own(given).iter().map(move |scheme| (*scheme, Fixed { alone, ..fixed })));
+    if !has_aim {
+        return own.filter(|(scheme, fixed)| fixed.alone.is_some() || *scheme != Scheme::ByUse).collect();
+    }
+    let prompts = batches(planner, fixed.context).into_iter();
+    let prompts: Vec<_> = prompts.flat_map(|batch| [(batch, false), (batch, true)]).collect();
+    let with = |(scheme, fixed)| {
+        prompts
+            .iter()
+            .map(move |(micro_batch, still)| (scheme, Fixed { micro_batch: *micro_batch, still: *still, ..fixed }))
+    };
+    own.flat_map(with).collect()
 }
 
 /// The planner's own way, with keys and values as they are asked, or in 8 bits where that is left open and serves.

@@ -32,11 +32,9 @@ impl Passes<'_> {
     }
 
     /// Notes what a unit would take of the processor, if it is streamed and may stay.
-    pub(super) fn leave_open(&self, stage: &mut Stage, unit: &Unit, placement: &Placement, pass: Pass) {
+    pub(super) fn leave_open(&self, stage: &mut Stage, unit: &Unit, placement: &Placement, (pass, work): (Pass, Work)) {
         if let (Tier::Ram, Device::Gpu(number), Role::RoutedExpert) = (placement.home, placement.prefill, unit.role) {
-            let bytes = unit.bytes.as_f64() * self.traffic.touched(unit, pass.tokens());
-            let work = Work { bytes, operations: self.traffic.operations(unit, pass.tokens()) };
-            stage.open.bytes += bytes;
+            stage.open.bytes += work.bytes;
             stage.open.gpu_s += self.unit_on_gpu(number, unit, work);
             stage.open.beside_s += self.on_cpu(unit, pass.tokens(), work);
         }

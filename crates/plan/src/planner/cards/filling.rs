@@ -80,8 +80,7 @@ impl Filling<'_> {
             return false;
         }
         for group in groups {
-            self.fix(group.block, gpu, group.bytes);
-            self.settle(group, gpu);
+            self.take(group, gpu);
         }
         true
     }
@@ -91,8 +90,7 @@ impl Filling<'_> {
             _ if self.put(&[group], *gpu) => {}
             Tier::Gpu(other) if !self.put(&[group], *other) => {
                 // Over: the sum will show it.
-                self.fix(group.block, *other, group.bytes);
-                self.settle(group, *other);
+                self.take(group, *other);
             }
             _ => {}
         }
@@ -120,8 +118,7 @@ impl Filling<'_> {
         }
         let Some(gpu) = self.on_of(groups).or(turn.gpus.last().copied()) else { return };
         for group in groups {
-            self.fix(group.block, gpu, group.bytes);
-            self.settle(group, gpu);
+            self.take(group, gpu);
         }
     }
 
@@ -135,7 +132,9 @@ impl Filling<'_> {
         self.rooms.iter().find(|(card, _)| *card == gpu).map_or(0, |(_, left)| *left)
     }
 
-    pub(super) fn settle(&mut self, group: &Group, gpu: u32) {
+    /// Takes room for a group, however much there is, and puts it there.
+    fn take(&mut self, group: &Group, gpu: u32) {
+        self.fix(group.block, gpu, group.bytes);
         for unit in &group.units {
             self.homes[*unit as usize] = Some(Tier::Gpu(gpu));
         }
