@@ -41,7 +41,8 @@ pub(crate) fn with_homes(mut plan: Plan, inventory: &Inventory, homes: &[Tier]) 
     };
     plan.kv.homes = plan.blocks.iter().map(beside).collect();
     let longest = inventory.tensors.iter().map(plan::Tensor::row_bytes).max().unwrap();
-    plan.staging = Staging { slot: longest.max(plan::Bytes(4096)), slots: 3 };
+    // So many that each of two cards reads slots where they are.
+    plan.staging = Staging { slot: longest.max(plan::Bytes(4096)), slots: 10 };
     plan
 }
 

@@ -143,8 +143,19 @@ impl Drives {
         self.drives.iter().map(|drive| drive.queue.deepest() as u64).sum()
     }
 
+    /// What the system refused, in words.
+    pub(crate) fn fallbacks(&self, inventory: &Inventory, sources: &[Arc<dyn ByteSource>]) -> Vec<String> {
+        let buffered = inventory.files.iter().zip(sources).filter_map(|(file, source)| {
+            let why = source.why_not_direct()?;
+            Some(format!("{}: read through the page cache, since direct reads were refused ({why})", file.path))
+        });
+        let threads =
+            self.refused().map(|why| format!("the disk is read by threads, since io_uring was refused ({why})"));
+        buffered.chain(threads).collect()
+    }
+
     /// What the kernel said where it refused `io_uring`.
-    pub(crate) fn refused(&self) -> Option<&str> {
+    fn refused(&self) -> Option<&str> {
         self.drives.iter().find_map(|drive| drive.queue.refused())
     }
 }

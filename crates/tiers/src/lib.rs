@@ -12,6 +12,7 @@ mod arena;
 mod drives;
 mod error;
 mod exchange;
+mod gather;
 mod guess;
 mod load;
 mod ring;
@@ -25,7 +26,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kernels::memory::{ByteSource, read_exact_at};
+use kernels::memory::ByteSource;
 use plan::{Bytes, Inventory, Plan, Tier, UnitId};
 
 use arena::Arena;
@@ -33,6 +34,7 @@ pub use drives::DriveCounts;
 use drives::Drives;
 pub use error::TierError;
 use exchange::Exchange;
+use gather::Rows;
 use load::Loader;
 use ring::Ring;
 pub use ring::Staged;
@@ -89,37 +91,6 @@ impl std::ops::Deref for Lease<'_> {
     }
 }
 
-/// Units in RAM and in files, of which single rows are read.
-struct Rows<'a> {
-    arena: &'a Arena,
-    places: &'a Places,
-    sources: &'a [Arc<dyn ByteSource>],
-    counts: &'a mut Counts,
-    ram_bytes: &'a Cell<u64>,
-}
-
-impl Rows<'_> {
-    fn read(&mut self, unit: UnitId, index: u64, row: &mut [u8]) -> Result<(), TierError> {
-        let length = row.len() as u64;
-        if let Some(resident) = self.arena.unit(unit) {
-            let start = (index * length) as usize;
-            row.copy_from_slice(&resident[start..start + row.len()]);
-            self.ram_bytes.set(self.ram_bytes.get() + length);
-            return Ok(());
-        }
-        let place = self.places.place(unit);
-        let source = &self.sources[place.file as usize];
-        let offset = place.offset + index * length;
-        let asked = Instant::now();
-        read_exact_at(source.as_ref(), offset, row)
-            .map_err(|source| TierError::Read { path: place.path.to_string(), source })?;
-        source.forget(offset, length);
-        self.counts.disk_stall += asked.elapsed();
-        self.counts.disk_bytes += length;
-        Ok(())
-    }
-}
-
 /// Every weight of a model, each in its home.
 pub struct Tiers {
     /// First, since memory of a card is given back when all its work is done, and that may be copies out of the arena.
@@ -159,15 +130,20 @@ impl Tiers {
         let mut loader = Loader::new(plan, inventory, &sources, progress);
         let mut drives = Drives::open(inventory, &sources);
         #[cfg_attr(not(feature = "cuda"), expect(unused_mut))]
-        let mut fallbacks = fallbacks(inventory, &sources, &drives);
+        let mut fallbacks = drives.fallbacks(inventory, &sources);
         let arena = Arena::load(plan, inventory, &mut loader, &mut drives)?;
         #[cfg(feature = "cuda")]
-        let (arena, cards) = on_cards(plan, inventory, &places, arena, &mut loader, &mut fallbacks)?;
-        let ring = if plan.staging.slots > 0 && places.any_on_disk() {
+        let (arena, mut cards) = on_cards(plan, inventory, &places, arena, &mut loader, &mut fallbacks)?;
+        #[cfg_attr(not(feature = "cuda"), expect(unused_mut))]
+        let mut ring = if plan.staging.slots > 0 && places.any_on_disk() {
             Some(Ring::start(plan.staging, Arc::clone(&places), drives)?)
         } else {
             None
         };
+        #[cfg(feature = "cuda")]
+        if let Some(ring) = &mut ring {
+            fallbacks.extend(vram::lend(&mut cards, ring)?);
+        }
         let on_cards = plan.placements.iter().any(|placement| matches!(placement.home, Tier::Gpu(_)));
         // Cards read the arena behind the host's back.
         let exchange = if ring.is_none() || on_cards || !plan.device_staging.is_empty() {
@@ -318,6 +294,8 @@ impl Tiers {
             return self.resident(&slice).map(Lease::Resident).ok_or(TierError::NoSuchRows { slice });
         }
         let ring = self.ring.as_mut().ok_or_else(|| TierError::NoRing { slice: piece.slice() })?;
+        #[cfg(feature = "cuda")]
+        self.cards.iter_mut().try_for_each(|card| card.give_back(ring))?;
         let asked = Instant::now();
         let staged = ring.take(piece)?;
         self.counts.disk_stall += asked.elapsed();
@@ -408,17 +386,6 @@ fn on_cards(
         fallbacks.extend(arena.register(card.gpu())?);
     }
     Ok((arena, cards))
-}
-
-/// What the system refused, in words.
-fn fallbacks(inventory: &Inventory, sources: &[Arc<dyn ByteSource>], drives: &Drives) -> Vec<String> {
-    let buffered = inventory.files.iter().zip(sources).filter_map(|(file, source)| {
-        let why = source.why_not_direct()?;
-        Some(format!("{}: read through the page cache, since direct reads were refused ({why})", file.path))
-    });
-    let threads =
-        drives.refused().map(|why| format!("the disk is read by threads, since io_uring was refused ({why})"));
-    buffered.chain(threads).collect()
 }
 
 impl std::fmt::Debug for Tiers {

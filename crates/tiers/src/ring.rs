@@ -16,6 +16,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "cuda")]
+use kernels::cuda::{CudaError, Gpu, PinnedSlice, RegisteredParts};
 use kernels::memory::{Buffer, Landed, Queue, Reading};
 use plan::{Bytes, Staging};
 
@@ -39,12 +41,23 @@ impl std::ops::Deref for Staged<'_> {
     }
 }
 
+#[cfg(feature = "cuda")]
+impl Staged<'_> {
+    /// The bytes, if cards may read them where they are.
+    pub(crate) fn pinned(&self) -> Option<PinnedSlice<'_, u8>> {
+        self.ring.registered.as_ref()?.part(self.buffer.as_ref()?, self.range.clone())
+    }
+
+    /// The slot, for somebody who gives it back later ([`Ring::give_back`]).
+    pub(crate) fn keep(mut self) -> Option<Buffer> {
+        self.buffer.take()
+    }
+}
+
 impl Drop for Staged<'_> {
     fn drop(&mut self) {
         if let Some(buffer) = self.buffer.take() {
-            self.ring.free.push(buffer);
-            // That no more is read is said to the next one who waits.
-            let _ = self.ring.go_on();
+            self.ring.give_back(buffer);
         }
     }
 }
@@ -75,6 +88,9 @@ pub(crate) struct Ring {
     stopped: Option<u64>,
     failed: bool,
     watch: Watch,
+    /// What lets cards read slots where they are.
+    #[cfg(feature = "cuda")]
+    registered: Option<RegisteredParts>,
 }
 
 /// How long reads were under way.
@@ -123,7 +139,31 @@ impl Ring {
             stopped: None,
             failed: false,
             watch: Watch::default(),
+            #[cfg(feature = "cuda")]
+            registered: None,
         })
+    }
+
+    /// Lets cards read the slots where they are.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn register(&mut self, gpu: &Gpu) -> Result<(), CudaError> {
+        if let Some(slot) = self.free.first() {
+            self.registered = Some(RegisteredParts::new(gpu, slot)?);
+        }
+        Ok(())
+    }
+
+    /// How many slots may be kept at once: of the others, half may hold what comes later, and one is always left for what comes first.
+    #[cfg(feature = "cuda")]
+    pub(crate) const fn spare(&self) -> usize {
+        (self.staging.slots as usize / 2).saturating_sub(1)
+    }
+
+    /// Takes a slot back.
+    pub(crate) fn give_back(&mut self, slot: Buffer) {
+        self.free.push(slot);
+        // That no more is read is said to the next one who waits.
+        let _ = self.go_on();
     }
 
     /// Has `slice` read after all that was expected before.

@@ -1,4 +1,4 @@
-//! Memory of the host that a card reads and writes by itself: pinned buffers, and buffers that are registered where they lie.
+//! Memory of the host that a card reads and writes by itself: pinned buffers, and copies back to them.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut, RangeBounds};
@@ -13,10 +13,9 @@ use super::device::Context;
 use super::driver::name_of;
 use super::memory::{Plain, bounds};
 use super::{CudaError, Event, Gpu, Slice, Stream};
-use crate::memory::{Buffer, PAGE};
 
 /// `count` numbers in RAM that the system does not move, zero at first; not write-combined, so that the processor reads them at its usual
-/// speed. Registered memory is copied as fast and costs a tenth of the time to make: prefer [`Registered`] where there are many bytes.
+/// speed. Registered memory is copied as fast and costs a tenth of the time to make: prefer [`Registered`](super::Registered) where there are many bytes.
 pub struct Pinned<T: Plain> {
     start: NonNull<T>,
     count: usize,
@@ -100,7 +99,7 @@ impl<T: Plain> fmt::Debug for Pinned<T> {
 
 /// Numbers in pinned memory, to read: what a card copies by itself.
 #[derive(Clone, Copy, Debug)]
-pub struct PinnedSlice<'a, T>(&'a [T]);
+pub struct PinnedSlice<'a, T>(pub(super) &'a [T]);
 
 impl<'a, T: Plain> PinnedSlice<'a, T> {
     /// The numbers.
@@ -115,106 +114,6 @@ impl<T: Plain> Deref for PinnedSlice<'_, T> {
 
     fn deref(&self) -> &[T] {
         self.0
-    }
-}
-
-/// A buffer of RAM that a card may read where it lies: the bytes that the processor computes with are the ones that are copied.
-#[derive(Debug)]
-pub struct Registered {
-    buffer: Arc<Buffer>,
-    context: Arc<Context>,
-    /// Bytes that are registered at once, whole pages.
-    step: usize,
-    /// Bytes from the buffer's start that are registered.
-    end: usize,
-}
-
-impl Registered {
-    /// Registers all of `buffer`, in 9 ms for 256 MiB (measured; it touches every page).
-    ///
-    /// # Errors
-    /// [`CudaError::NotPinned`] where the system refuses.
-    pub fn new(gpu: &Gpu, buffer: Arc<Buffer>) -> Result<Self, CudaError> {
-        let step = buffer.len();
-        let (registered, refusal) = Self::in_parts(gpu, buffer, step)?;
-        refusal.map_or(Ok(registered), Err)
-    }
-
-    /// Registers `buffer` from its start on, `step` bytes at a time (rounded up to pages), to its end or the first part that the system
-    /// refuses: systems limit what may be pinned at once, or in all.
-    ///
-    /// # Errors
-    /// Where the card is lost. A refusal of the system is no error: it comes with what was registered before.
-    pub fn in_parts(gpu: &Gpu, buffer: Arc<Buffer>, step: usize) -> Result<(Self, Option<CudaError>), CudaError> {
-        let context = Arc::clone(gpu.context());
-        context.bind()?;
-        let step = step.max(1).checked_next_multiple_of(PAGE).unwrap_or(usize::MAX / PAGE * PAGE);
-        let mut registered = Self { buffer, context, step, end: 0 };
-        while registered.end < registered.buffer.len() {
-            let bytes = step.min(registered.buffer.len() - registered.end);
-            let flags = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_DEVICEMAP;
-            let start = registered.buffer[registered.end..].as_ptr().cast_mut().cast();
-            // SAFETY: a buffer's pages are its own mapping, of whole pages, which lives until `drop` has unregistered them.
-            let result = unsafe { sys::cuMemHostRegister_v2(start, bytes.next_multiple_of(PAGE), flags) };
-            if result.result().is_err() {
-                let (ordinal, asked) = (gpu.info().ordinal, Bytes(bytes as u64));
-                return Ok((registered, Some(CudaError::NotPinned { ordinal, asked, reason: name_of(result) })));
-            }
-            registered.end += bytes;
-        }
-        Ok((registered, None))
-    }
-
-    /// The buffer.
-    #[must_use]
-    pub const fn buffer(&self) -> &Arc<Buffer> {
-        &self.buffer
-    }
-
-    /// Bytes from the buffer's start that are registered: all of them, unless the system refused some.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.end
-    }
-
-    /// Whether nothing is registered.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.end == 0
-    }
-
-    /// Part of what is registered at once, to copy to a card.
-    ///
-    /// # Panics
-    /// Where the range is not within it.
-    #[must_use]
-    pub fn part(&self, range: impl RangeBounds<usize>) -> PinnedSlice<'_, u8> {
-        let (first, count) = bounds(&range, self.end);
-        assert!(count == 0 || first / self.step == (first + count - 1) / self.step, "one part");
-        PinnedSlice(&self.buffer[first..first + count])
-    }
-
-    /// Part of what is registered, to copy to a card, cut where parts were registered apart: a copy lies in one of them.
-    ///
-    /// # Panics
-    /// Where the range is not within it.
-    pub fn parts(&self, range: impl RangeBounds<usize>) -> impl Iterator<Item = PinnedSlice<'_, u8>> {
-        let (first, count) = bounds(&range, self.end);
-        let (end, mut start) = (first + count, first);
-        std::iter::from_fn(move || {
-            let next = end.min((start / self.step + 1).saturating_mul(self.step));
-            (start < end).then(|| PinnedSlice(&self.buffer[std::mem::replace(&mut start, next)..next]))
-        })
-    }
-}
-
-impl Drop for Registered {
-    fn drop(&mut self) {
-        let _ = self.context.synchronize();
-        for start in (0..self.end).step_by(self.step) {
-            // SAFETY: registered in `in_parts` from this address on, and no copy is on its way any more.
-            let _ = unsafe { sys::cuMemHostUnregister(self.buffer[start..].as_ptr().cast_mut().cast()) };
-        }
     }
 }
 

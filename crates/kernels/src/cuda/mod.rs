@@ -39,6 +39,7 @@ mod output;
 mod quantize;
 mod rates;
 mod recording;
+mod registered;
 mod route;
 mod stream;
 
@@ -52,7 +53,7 @@ pub use experts::{CHOICES_MAX, Chosen, ExpertTable, Joining, experts_down, exper
 pub use halves::HalvesRoom;
 pub use head_product::{HeadMatrix, HeadSteps, head_product, head_product_transposed};
 pub use heads::{Growth, HEAD_DIM_MAX, HeadNorm, HeadPart, HeadTurn, HeadsTo, RopeTable, advance, heads};
-pub use host::{Download, Pinned, PinnedSlice, Registered};
+pub use host::{Download, Pinned, PinnedSlice};
 pub use jobs::JobRoom;
 pub use kv::{KvPart, KvStore};
 pub use lookup::{lookup, unpack};
@@ -64,5 +65,6 @@ pub use output::Output;
 pub use quantize::Quantized;
 pub use rates::read_through;
 pub use recording::{Recorder, Recording};
+pub use registered::{Registered, RegisteredParts};
 pub use route::{EXPERTS_MAX, RouteMail, SENT_TOKENS_MAX, route};
 pub use stream::{Event, Stream};

@@ -32,7 +32,8 @@ pub struct Buffer {
     start: NonNull<u8>,
     bytes: usize,
     /// What the bytes lie in.
-    _mapping: Arc<Mapping>,
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "it is only kept, but where cards read it"))]
+    mapping: Arc<Mapping>,
 }
 
 // SAFETY: a `Buffer` owns its bytes alone, as a `Vec<u8>` does; the pointer is no thread's.
@@ -47,7 +48,7 @@ impl Buffer {
     /// [`AllocError`] where the system refuses.
     pub fn try_new(bytes: usize) -> Result<Self, AllocError> {
         let mapping = Mapping::take(bytes, bytes >= HUGE_FROM)?;
-        Ok(Self { start: mapping.start, bytes, _mapping: Arc::new(mapping) })
+        Ok(Self { start: mapping.start, bytes, mapping: Arc::new(mapping) })
     }
 
     /// `count` zeroed buffers of `bytes` bytes each, side by side in one mapping of huge pages where the system has them:
@@ -63,9 +64,15 @@ impl Buffer {
         let part = |index: usize| {
             // SAFETY: `index < count`, so the part ends within the `count * step` bytes of the mapping.
             let start = unsafe { mapping.start.add(index * step) };
-            Self { start, bytes, _mapping: Arc::clone(&mapping) }
+            Self { start, bytes, mapping: Arc::clone(&mapping) }
         };
         Ok((0..count).map(part).collect())
+    }
+
+    /// What the bytes lie in, with the buffers beside them.
+    #[cfg(feature = "cuda")]
+    pub(crate) const fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
     }
 
     /// Where the bytes are, for a device that writes them: no reference to them is made.
@@ -126,7 +133,8 @@ impl fmt::Debug for Buffer {
 }
 
 /// Pages of the system, given back when this is dropped.
-struct Mapping {
+#[derive(Debug)]
+pub(crate) struct Mapping {
     start: NonNull<u8>,
     bytes: usize,
 }
@@ -137,6 +145,12 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
+    /// Where they start, and how many bytes they are.
+    #[cfg(feature = "cuda")]
+    pub(crate) const fn pages(&self) -> (NonNull<u8>, usize) {
+        (self.start, self.bytes)
+    }
+
     fn take(bytes: usize, huge: bool) -> Result<Self, AllocError> {
         if bytes == 0 {
             return Ok(Self { start: NonNull::<Page>::dangling().cast(), bytes });

@@ -14,6 +14,8 @@ mod through;
 #[cfg(target_os = "linux")]
 mod uring;
 
+#[cfg(feature = "cuda")]
+pub(crate) use buffer::Mapping;
 pub use buffer::{AllocError, Buffer, PAGE};
 pub use checksum::Checksum;
 pub use faulty::{Fault, FaultySource};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kernels::cuda::{Arena, CudaError, DeviceBuffer, Download, Event, Gpu, Pinned, Registered};
+use kernels::cuda::{Arena, CudaError, DeviceBuffer, Download, Event, Gpu, Pinned, Registered, RegisteredParts};
 use kernels::memory::Buffer;
 use plan::Bytes;
 
@@ -65,6 +65,27 @@ fn bytes_arrive_from_pinned_registered_and_plain_memory() {
     let (again, refusal) = Registered::in_parts(gpu, Arc::clone(registered.buffer()), 100_000).unwrap();
     assert!(refusal.is_some() && again.is_empty());
     assert!(download(gpu, upload(gpu, &bytes[5..]).slice().range(3..77)) == bytes[8..82]);
+}
+
+#[test]
+fn buffers_side_by_side_are_registered_together_and_no_others() {
+    let Some(gpu) = gpu() else { return };
+    let mut buffers = Buffer::try_parts(70_000, 3).unwrap();
+    let apart = Buffer::try_parts(70_000, 1).unwrap();
+    let registered = RegisteredParts::new(gpu, &buffers[1]).unwrap();
+    assert!(RegisteredParts::new(gpu, &buffers[0]).is_err(), "the pages are registered already");
+    assert!(registered.part(&apart[0], 0..1).is_none());
+    let mut to = DeviceBuffer::<u8>::new(gpu, "a test", 60_000).unwrap();
+    for (index, buffer) in buffers.iter_mut().enumerate() {
+        buffer.fill(index as u8 + 1);
+        let part = registered.part(buffer, 5_000..65_000).unwrap();
+        gpu.copies().upload(part, &mut to.slice_mut()).unwrap();
+        gpu.synchronize().unwrap();
+        assert!(download(gpu, to.slice()).iter().all(|byte| *byte == index as u8 + 1));
+    }
+    // Whoever drops buffers that a card may be reading leaves them where they are.
+    drop(buffers);
+    drop(registered);
 }
 
 #[test]

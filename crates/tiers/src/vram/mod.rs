@@ -4,6 +4,7 @@
 //! Units are read into two pinned slots on their way: while one is copied to the card, the next piece is read into the other. Loading takes
 //! those 16 MiB of RAM, however much the card holds. They stay as the road of what the card cannot read by itself.
 
+mod lent;
 mod passing;
 mod ring;
 mod road;
@@ -15,12 +16,14 @@ use std::sync::Arc;
 use kernels::cuda::{DeviceBuffer, Gpu, Slice};
 use plan::{Bytes, Inventory, Plan, Tier, UnitId};
 
+pub(crate) use lent::{Lent, lend};
 pub use ring::DeviceLease;
 use ring::DeviceRing;
 pub(crate) use ring::Sources;
 pub(crate) use road::Road;
 
 use crate::load::{Loader, Starts, layout};
+use crate::ring::Ring;
 use crate::rows::Places;
 use crate::{CardCounts, RowSlice, TierError};
 
@@ -185,6 +188,11 @@ impl Vram {
         if let Some(ring) = &mut self.ring {
             ring.forget();
         }
+    }
+
+    /// Gives those slots of the ring from disk back that it has read.
+    pub(crate) fn give_back(&mut self, disk: &mut Ring) -> Result<(), TierError> {
+        self.road.lent.as_mut().map_or(Ok(()), |lent| lent.give_back(disk))
     }
 
     /// The card.

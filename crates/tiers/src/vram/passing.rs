@@ -4,7 +4,8 @@ use kernels::cuda::{DeviceBuffer, SliceMut, Stream};
 use plan::UnitId;
 
 use super::{DeviceLease, Road, Sources, Vram, no_ring};
-use crate::{RowSlice, Rows, TierError, Tiers};
+use crate::gather::Rows;
+use crate::{RowSlice, TierError, Tiers};
 
 impl Tiers {
     /// Whether the plan streams what lives elsewhere to the card `gpu:number`.

@@ -1,7 +1,7 @@
 //! The ring in a card's memory through which rows pass that live elsewhere, for the card to compute with.
 //!
 //! Owns the slots, the marks and the copies; which rows lie where and who waits for whom is [`Schedule`]'s. Rows in RAM go straight from
-//! the arena, as far as it is registered, and everything else by the card's [`Road`].
+//! the arena, as far as it is registered, those on disk from the slots in which they land, and everything else by the card's [`Road`].
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -60,10 +60,13 @@ impl Sources<'_> {
         } else if let Some(disk) = &mut self.disk {
             let mut start = 0;
             for piece in self.places.cut(slice) {
+                if let Some(lent) = &mut road.lent {
+                    lent.make_room(disk)?;
+                }
                 let (asked, end) = (Instant::now(), start + piece.bytes() as usize);
                 let staged = disk.take(&piece)?;
                 self.counts.disk_stall += asked.elapsed();
-                road.carry(stream, &staged, &mut to.range(start..end))?;
+                road.pass_on(stream, staged, &mut to.range(start..end))?;
                 start = end;
             }
             self.counts.disk_bytes += bytes;

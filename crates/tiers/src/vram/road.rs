@@ -1,7 +1,8 @@
-//! The road to a card for bytes that it cannot read where they are: files, and memory that is not registered.
+//! The road to a card for bytes that it cannot read where they are: of files, and of memory that is not registered.
 
 use kernels::cuda::{Event, Gpu, Pinned, SliceMut, Stream};
 
+use super::Lent;
 use crate::TierError;
 use crate::load::READ;
 
@@ -11,6 +12,8 @@ pub(crate) struct Road {
     turn: usize,
     /// Bytes of weights that were brought to be computed with, by this road and past it.
     pub(crate) brought: u64,
+    /// What goes past it: slots of the ring from disk, where they are pinned themselves.
+    pub(super) lent: Option<Lent>,
 }
 
 impl Road {
@@ -19,7 +22,7 @@ impl Road {
 
     pub(crate) fn new(gpu: &Gpu) -> Result<Self, TierError> {
         let slot = || Ok::<_, TierError>((Pinned::new(gpu, Self::STEP)?, Event::new(gpu)?));
-        Ok(Self { slots: [slot()?, slot()?], turn: 0, brought: 0 })
+        Ok(Self { slots: [slot()?, slot()?], turn: 0, brought: 0, lent: None })
     }
 
     /// Copies what `fill` writes to `to`, in the stream's time. Waits for the copy before the last one.

@@ -17,8 +17,9 @@ fn card(test: &str) -> bool {
     set
 }
 
-fn streaming(on_disk: OnDisk, room: u64, slots: u32) -> Tiers {
-    let mut plan = plan(on_disk, 96, 2);
+/// `slots` of `room` bytes on the card, and as many from disk as is said.
+fn streaming(on_disk: OnDisk, room: u64, slots: u32, from_disk: u32) -> Tiers {
+    let mut plan = plan(on_disk, 96, from_disk);
     plan.device_staging = vec![(0, Staging { slot: Bytes(room + TAIL), slots })];
     open(&plan, |file: Memory| file).unwrap()
 }
@@ -52,6 +53,15 @@ fn all(tiers: &mut Tiers, groups: &[Vec<RowSlice>]) -> Result<Vec<u8>, TierError
     Ok(bytes)
 }
 
+/// Gives the stream of copies milliseconds of work, so that what is copied from memory that is written again too early is seen:
+/// as long as the caller holds what they write.
+fn hold_up(tiers: &Tiers) -> DeviceBuffer<u8> {
+    let gpu = tiers.card(0).unwrap().clone();
+    let mut weight = DeviceBuffer::<u8>::new(&gpu, "what holds copies up", 256 << 20).unwrap();
+    (0..20).for_each(|_| gpu.copies().fill(&mut weight.slice_mut(), 0).unwrap());
+    weight
+}
+
 #[test]
 fn what_passes_through_a_card_is_what_the_file_has() {
     if !card("what_passes_through_a_card_is_what_the_file_has") {
@@ -70,10 +80,22 @@ fn what_passes_through_a_card_is_what_the_file_has() {
     ];
     let expected: Vec<u8> = groups.concat().iter().flat_map(truth).collect();
     for on_disk in [RAM, MIXED, DISK] {
-        for (room, slots) in [(1536, 1), (1536, 2), (1700, 3), (2048, 3), (1 << 20, 3)] {
-            let mut tiers = streaming(on_disk, room, slots);
-            for _ in 0..5 {
-                assert!(all(&mut tiers, &groups).unwrap() == expected, "{room} bytes, {slots} slots");
+        for (room, slots, from_disk) in [
+            (1536, 1, 2),
+            (1536, 1, 6),
+            (1536, 2, 7),
+            (1700, 3, 2),
+            (2048, 3, 12),
+            (1 << 20, 3, 2),
+            (1 << 20, 3, 6),
+            (1 << 20, 3, 50),
+        ] {
+            let mut tiers = streaming(on_disk, room, slots, from_disk);
+            let said = tiers.fallbacks().iter().any(|said| said.contains("the ring from disk"));
+            assert_eq!(said, on_disk != RAM && from_disk < 6, "{:?}", tiers.fallbacks());
+            for turn in 0..5 {
+                let _busy = (turn % 2 == 1).then(|| hold_up(&tiers));
+                assert!(all(&mut tiers, &groups).unwrap() == expected, "{room} bytes, {slots} and {from_disk} slots");
             }
             let (counts, up) = (tiers.counts(), tiers.card_counts(0).up_bytes);
             assert_eq!(up, 5 * expected.len() as u64);
@@ -90,7 +112,7 @@ fn what_was_forgotten_leaves_no_trace() {
     let groups: Vec<_> = [0, 5, 0, 2, 0].map(|unit| vec![whole(unit)]).to_vec();
     let expected: Vec<u8> = groups.concat().iter().flat_map(truth).collect();
     for on_disk in [RAM, MIXED, DISK] {
-        let mut tiers = streaming(on_disk, 1536, 2);
+        let mut tiers = streaming(on_disk, 1536, 2, 6);
         for leased in 0..4 {
             for unit in [0, 3, 0, 7] {
                 tiers.expect_on(0, &[whole(unit)]).unwrap();
@@ -113,7 +135,7 @@ fn what_has_no_way_to_a_card_is_refused() {
     if !card("what_has_no_way_to_a_card_is_refused") {
         return;
     }
-    let mut tiers = streaming(RAM, 1024, 2);
+    let mut tiers = streaming(RAM, 1024, 2, 2);
     let error = tiers.expect_on(0, &[whole(3), whole(4), whole(5)]).unwrap_err();
     assert!(matches!(error, TierError::SlotTooSmall { .. }), "{error}");
     let error = tiers.expect_on(1, &[whole(3)]).unwrap_err();
