@@ -136,30 +136,43 @@ fn fetching(path: &Path, micro_batch: usize, homes: &[Tier], experts: u32) -> En
 
 #[test]
 fn fetched_experts_agree_and_disk_changes_no_bit() {
-    every_fixture("fetched_experts_agree_and_disk_changes_no_bit", |name, path, golden| {
-        for (what, home) in [EVERYWHERE[1], EVERYWHERE[2], EVERYWHERE[3]] {
-            let homes = homes_of(path, home);
-            let all = |homes: &[Tier], experts| {
-                let mut engine = fetching(path, 8, homes, experts);
-                let bits = bits_of(&mut engine);
-                (bits, engine.stats(Bytes(0)).links.iter().map(|link| link.bytes).sum::<u64>())
-            };
-            let (apart, crossed) = all(&homes, 0);
-            for experts in [1, 2, 99] {
-                let what = format!("{name}, {what}, {experts} fetched");
-                if !name.contains("mxfp4") {
-                    engines_agree(path, golden, &what, &mut |micro_batch| fetching(path, micro_batch, &homes, experts));
-                }
-                let (first, fetched) = all(&homes, experts);
-                assert!(mean_divergence(&apart, &first) <= ROUNDING_DIVERGENCE, "{what}");
-                assert!(first == all(&homes, experts).0, "{what}: a second run differs");
-                let moved: Vec<Tier> = homes.iter().map(|home| moved(*home)).collect();
-                assert!(first == all(&moved, experts).0, "{what}: moving experts changed the answer");
-                println!("{what}: {fetched} bytes over links, {crossed} without");
-                // Experts with biases, or of floats, do not come.
-                let comes = ["kq", "mixtral/", "qwen3_moe/"].iter().any(|known| name.contains(known));
-                assert!(!name.contains("_moe-kq") || !comes || fetched > crossed, "{what}: nothing came");
+    fetched_from("fetched_experts_agree_and_disk_changes_no_bit", EVERYWHERE[1]);
+}
+
+#[test]
+fn experts_fetched_from_disk_agree_and_ram_changes_no_bit() {
+    fetched_from("experts_fetched_from_disk_agree_and_ram_changes_no_bit", EVERYWHERE[2]);
+}
+
+#[test]
+fn experts_fetched_beside_a_cards_own_agree_and_disk_changes_no_bit() {
+    fetched_from("experts_fetched_beside_a_cards_own_agree_and_disk_changes_no_bit", EVERYWHERE[3]);
+}
+
+/// Checks every fixture with such homes, as one, two or all of a token's experts are fetched.
+fn fetched_from(test: &str, (what, home): Homes) {
+    every_fixture(test, |name, path, golden| {
+        let homes = homes_of(path, home);
+        let moved: Vec<Tier> = homes.iter().map(|home| moved(*home)).collect();
+        let all = |homes: &[Tier], experts| {
+            let mut engine = fetching(path, 8, homes, experts);
+            let bits = bits_of(&mut engine);
+            (bits, engine.stats(Bytes(0)).links.iter().map(|link| link.bytes).sum::<u64>())
+        };
+        let (apart, crossed) = all(&homes, 0);
+        for experts in [1, 2, 99] {
+            let what = format!("{name}, {what}, {experts} fetched");
+            if !name.contains("mxfp4") {
+                engines_agree(path, golden, &what, &mut |micro_batch| fetching(path, micro_batch, &homes, experts));
             }
+            let (first, fetched) = all(&homes, experts);
+            assert!(mean_divergence(&apart, &first) <= ROUNDING_DIVERGENCE, "{what}");
+            assert!(first == all(&homes, experts).0, "{what}: a second run differs");
+            assert!(first == all(&moved, experts).0, "{what}: moving experts changed the answer");
+            println!("{what}: {fetched} bytes over links, {crossed} without");
+            // Experts with biases, or of floats, do not come.
+            let comes = ["kq", "mixtral/", "qwen3_moe/"].iter().any(|known| name.contains(known));
+            assert!(!name.contains("_moe-kq") || !comes || fetched > crossed, "{what}: nothing came");
         }
     });
 }

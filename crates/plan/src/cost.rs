@@ -312,6 +312,14 @@ pub fn activations(widths: &Widths, micro_batch: u32, threads: u32, context: u32
         + THREAD.times(u64::from(threads))
 }
 
+/// Pinned RAM through which the inputs of the processor's experts come from a GPU with a mixture, and their sum goes back: two numbers of four bytes for
+/// each of `micro_batch × embedding`; nothing in a model without experts.
+#[must_use]
+pub fn mail(widths: &Widths, micro_batch: u32) -> Bytes {
+    let numbers = if widths.experts > 0 { widths.embedding } else { 0 };
+    Bytes(2 * 4 * numbers).times(u64::from(micro_batch))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -134,7 +134,7 @@ impl Steps for Pass<'_> {
         if !add {
             block.with_mut(|numbers| numbers.fill(0.0))?;
         }
-        self.join_experts(f, &self.span(x), &block)
+        block.with_from(&self.span(x), |block, x| self.join_experts(f, x, block))?
     }
 
     fn read(&mut self, part: Part, use_them: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {

@@ -163,16 +163,16 @@ impl Pass<'_> {
     }
 
     /// Adds the weighed outputs of the grouped pairs' experts for `x` to `block`.
-    pub(crate) fn join_experts(&mut self, f: &Mixture, x: &Span, block: &Span) -> Result<()> {
+    pub(crate) fn join_experts(&mut self, f: &Mixture, x: &[f32], block: &mut [f32]) -> Result<()> {
         self.activate_experts(f, x)?;
         self.add_experts(f, block)
     }
 
     /// inner[pair] = activation(gate(x)) · up(x), for every pair.
-    fn activate_experts(&mut self, f: &Mixture, normed: &Span) -> Result<()> {
+    fn activate_experts(&mut self, f: &Mixture, normed: &[f32]) -> Result<()> {
         let count = self.scratch.pairs.len();
         let both = Span::new(&self.scratch.gate_up, 0, 2 * count * f.inner);
-        both.with_from(normed, |out, x| self.gate_and_up(f, x, out))??;
+        both.with_mut(|out| self.gate_and_up(f, normed, out))??;
         for half in [Half::Gate, Half::Up] {
             self.add_biases(f, half, &both)?;
         }
@@ -230,9 +230,9 @@ impl Pass<'_> {
     }
 
     /// block[token] += weight · down(inner), expert after expert in ascending order.
-    fn add_experts(&mut self, f: &Mixture, block: &Span) -> Result<()> {
+    fn add_experts(&mut self, f: &Mixture, block: &mut [f32]) -> Result<()> {
         let inner = Span::new(&self.scratch.inner, 0, self.scratch.pairs.len() * f.inner);
-        block.with_from(&inner, |out, x| self.add_downs(f, x, out))??;
+        inner.with(|x| self.add_downs(f, x, block))??;
         self.add_down_biases(f, block)
     }
 
@@ -286,20 +286,18 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn add_down_biases(&mut self, f: &Mixture, block: &Span) -> Result<()> {
+    fn add_down_biases(&mut self, f: &Mixture, block: &mut [f32]) -> Result<()> {
         let width = self.spec.width;
         for group in 0..self.scratch.pairs.group_count() {
             let (expert, range) = self.scratch.pairs.group_at(group);
             let Some([_, _, down]) = f.experts[expert].biases else { continue };
             self.gather_vector(down, width)?;
             let bias = &self.scratch.vector[..width];
-            block.with_mut(|block| {
-                for pair in range {
-                    let (token, weight) = (self.scratch.pairs.token(pair), self.scratch.pairs.weight(pair));
-                    let row = &mut block[token * width..(token + 1) * width];
-                    row.iter_mut().zip(bias).for_each(|(x, b)| *x += weight * b);
-                }
-            })?;
+            for pair in range {
+                let (token, weight) = (self.scratch.pairs.token(pair), self.scratch.pairs.weight(pair));
+                let row = &mut block[token * width..(token + 1) * width];
+                row.iter_mut().zip(bias).for_each(|(x, b)| *x += weight * b);
+            }
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use plan::{Bytes, Device, Plan, QuantType, Tier};
 use tiers::{RowSlice, Tiers};
 
 use super::Result;
+use super::away::Mail;
 use super::fetched::Fetching;
 use super::lists::{Run, WORDS_OF_PAIR};
 use crate::blocks::Quants;
@@ -111,6 +112,8 @@ pub(super) struct Lists {
     pub(super) there: DeviceBuffer<u32>,
     /// Experts that are computed together.
     pub(super) runs: Vec<Run>,
+    /// The way to the processor's experts, if it has any in passes of many tokens.
+    pub(super) mail: Option<Mail>,
 }
 
 impl Experts {
@@ -214,6 +217,8 @@ impl Mixtures {
         // In passes to which weights are brought, nothing of a few tokens is left to the processor.
         let owes = |(index, layer): (usize, &Experts)| always(index) && layer.any(Home::Away);
         let away = layers.iter().enumerate().filter_map(|(index, layer)| Some((index, layer.as_ref()?))).any(owes);
+        let kept = layers.iter().flatten().any(|layer| layer.kept.contains(&true));
+        let mail = (away || kept).then(|| Mail::new(gpu, counts.tokens * spec.width));
         let way = away.then(|| Way::new(gpu, arena, FEW.min(counts.tokens) * spec.width)).transpose()?;
         let (entries, columns) = counts.jobs();
         let layers = Layers(layers);
@@ -239,6 +244,7 @@ impl Mixtures {
                 words: Pinned::new(gpu, counts.words())?,
                 there: arena.take(counts.words())?,
                 runs: Vec::new(),
+                mail: mail.transpose()?,
             },
             counts,
         })

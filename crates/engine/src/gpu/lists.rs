@@ -193,7 +193,7 @@ impl GpuPass<'_, '_> {
         if host.scratch.pairs.len() > 0 {
             // Now, for the stream is at its end: later they would wait for all that the card computes meanwhile.
             let normed = host.now().rows(Register::Normed, host.spec.width);
-            host.span(normed).with_mut(|to| side.download(normed, to))??;
+            self.send_away(normed)?;
         }
         Ok(())
     }
@@ -212,26 +212,11 @@ impl GpuPass<'_, '_> {
             self.add_run(f, run, words, x, block)?;
         }
         self.add_brought(f, words, x, block)?;
-        self.add_away(f, x, block)?;
+        self.add_away(f, block)?;
         for run in runs.iter().filter(|run| run.kind == Kind::Apart) {
             self.add_run(f, run, words, x, block)?;
         }
         self.side.add_down_biases(f, words, block)
-    }
-
-    /// Has the processor compute its experts with the numbers that came down with the choice, and adds their sum.
-    fn add_away(&mut self, f: &Mixture, x: Part, block: Part) -> Result<()> {
-        if self.host.scratch.pairs.len() == 0 {
-            return Ok(());
-        }
-        let numbers = self.host.span(x);
-        let sum = self.host.span(block);
-        sum.with_mut(|numbers| numbers.fill(0.0))?;
-        self.host.join_experts(f, &numbers, &sum)?;
-        let there = Part { register: Register::Attended, start: 0, count: block.count };
-        sum.with(|numbers| self.side.upload(numbers, there))??;
-        let (sum, mut block) = self.side.registers.pair(there, block);
-        Ok(cuda::add(self.side.gpu.compute(), &mut block, sum)?)
     }
 
     /// Adds the outputs of one run of experts.

@@ -138,7 +138,7 @@ impl GpuPass<'_, '_> {
         self.host.go_on()?;
         block.with_mut(|numbers| numbers.fill(0.0))?;
         if self.host.scratch.pairs.len() > 0 {
-            self.host.join_experts(f, &normed, &block)?;
+            block.with_from(&normed, |block, x| self.host.join_experts(f, x, block))??;
         }
         let Some(way) = &mut m.way else { unreachable!("{NO_ROOM}") };
         // The stream is let go when both halves are done.

@@ -3,6 +3,7 @@
 //! Owns which kernel a step is there, and what it may do beside another step: a norm or an activation leaves its result in 8 bits too,
 //! since a product comes next. Must never know the order of a layer's steps: that is `blocks`.
 
+mod away;
 mod brought;
 mod experts;
 mod fetched;

@@ -137,10 +137,11 @@ impl Planner<'_> {
     fn ram(&self, setup: &Setup, gpus: u64) -> Vec<Load> {
         let activations =
             cost::activations(&self.widths, setup.micro_batch, self.threads, setup.kv.tokens, self.profile.logits);
+        let mail = cost::mail(&self.widths, setup.micro_batch).times(gpus);
         vec![
             load("process", cost::process(self.inventory, gpus)),
             load("vocabulary", cost::vocabulary(self.inventory)),
-            load("activations", activations),
+            load("activations", activations + mail),
         ]
     }
 
