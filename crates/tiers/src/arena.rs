@@ -93,17 +93,21 @@ mod cuda {
             }))
         }
 
-        /// Copies part of a unit to a card, if it lives here, in the stream's time.
+        /// Where bytes of a unit are, if it lives here.
+        pub(crate) fn place(&self, unit: UnitId, part: Range<usize>) -> Option<Range<usize>> {
+            let (start, _) = (*self.starts.get(unit.0 as usize)?)?;
+            Some(start + part.start..start + part.end)
+        }
+
+        /// Copies bytes to a card, in the stream's time.
         pub(crate) fn send(
             &self,
-            unit: UnitId,
-            part: Range<usize>,
+            bytes: Range<usize>,
             stream: &Stream,
             to: &mut SliceMut<'_, u8>,
             road: &mut Road,
-        ) -> Result<bool, TierError> {
-            let Some(&Some((start, _))) = self.starts.get(unit.0 as usize) else { return Ok(false) };
-            let (first, end) = (start + part.start, start + part.end);
+        ) -> Result<(), TierError> {
+            let Range { start: first, end } = bytes;
             let pinned = self.registered.as_ref().map_or(0, Registered::len).clamp(first, end);
             let mut sent = 0;
             for part in self.registered.iter().flat_map(|registered| registered.parts(first..pinned)) {
@@ -111,8 +115,7 @@ mod cuda {
                 sent = range.end;
                 stream.upload(part, &mut to.range(range))?;
             }
-            road.carry(stream, &self.buffer[pinned..end], &mut to.range(sent..end - first))?;
-            Ok(true)
+            road.carry(stream, &self.buffer[pinned..end], &mut to.range(sent..end - first))
         }
     }
 }

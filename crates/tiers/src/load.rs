@@ -26,17 +26,21 @@ const COPIERS: usize = 4;
 /// By unit: where it starts in its home and how long it is, if it is there.
 pub(crate) type Starts = Vec<Option<(usize, usize)>>;
 
-/// Where the units of `home` lie side by side, each at a multiple of `align`, and where the last ends.
+/// Where the units of `home` lie side by side, each at a multiple of `align`, and where the last ends. They are in the order of files, but for the matrices of each
+/// routed expert, which lie together: what is copied to a card as a whole is one range then.
 pub(crate) fn layout(plan: &Plan, inventory: &Inventory, home: Tier, align: u64) -> (Starts, u64) {
-    let mut end = 0u64;
-    let starts = inventory.iter().map(|(id, unit)| {
-        (plan.home(id) == home).then(|| {
-            let start = end;
-            end = (start + unit.bytes.0).next_multiple_of(align);
-            (start as usize, unit.bytes.0 as usize)
-        })
+    let mut first_of_layer = BTreeMap::new();
+    let mut order: Vec<_> = inventory.iter().filter(|(id, _)| plan.home(*id) == home).enumerate().collect();
+    order.sort_by_cached_key(|(turn, (_, unit))| match (unit.layer, unit.expert) {
+        (Some(layer), Some(expert)) => (*first_of_layer.entry(layer).or_insert(*turn), expert, *turn),
+        _ => (*turn, 0, 0),
     });
-    (starts.collect(), end)
+    let (mut starts, mut end) = (vec![None; inventory.units.len()], 0u64);
+    for (_, (id, unit)) in order {
+        starts[id.0 as usize] = Some((end as usize, unit.bytes.0 as usize));
+        end = (end + unit.bytes.0).next_multiple_of(align);
+    }
+    (starts, end)
 }
 
 /// Reads units piece by piece and says how far it has come.
@@ -74,7 +78,7 @@ impl<'a> Loader<'a> {
         Ok(())
     }
 
-    /// Reads every unit that has a place in `home` there, many ranges at once, of all drives side by side. Places are in the order of units.
+    /// Reads every unit that has a place in `home` there, many ranges at once, of all drives side by side, in the order of files.
     pub(crate) fn read_all(&mut self, drives: &mut Drives, starts: &Starts, home: &mut [u8]) -> Result<(), TierError> {
         let inventory = self.inventory;
         let mut rest = self.by_drive(drives, starts, home);
@@ -123,15 +127,22 @@ impl<'a> Loader<'a> {
 
     /// What is to be read of each drive, and its place.
     fn by_drive<'h>(&self, drives: &Drives, starts: &Starts, home: &'h mut [u8]) -> Vec<VecDeque<Part<'h>>> {
-        let mut parts: Vec<_> = (0..drives.count()).map(|_| VecDeque::new()).collect();
+        let units = self.inventory.iter().zip(starts);
+        let mut places: Vec<_> = units.filter_map(|((id, unit), place)| Some((place.as_ref()?, id, unit))).collect();
+        places.sort_unstable_by_key(|(place, ..)| **place);
         let (mut home, mut before) = (home, 0);
-        for ((_, unit), place) in self.inventory.iter().zip(starts) {
-            let Some((start, length)) = place.filter(|(_, length)| *length > 0) else { continue };
+        let mut cut = Vec::with_capacity(places.len());
+        for ((start, length), id, unit) in places.into_iter().filter(|((_, length), ..)| *length > 0) {
             let to;
-            (to, home) = std::mem::take(&mut home)[start - before..].split_at_mut(length);
+            (to, home) = std::mem::take(&mut home)[start - before..].split_at_mut(*length);
             before = start + length;
             let source = self.inventory.tensor_of(unit).file as usize;
-            parts[drives.of(source)].push_back(Part { source, offset: unit.offset, start, to });
+            cut.push((id, Part { source, offset: unit.offset, start: *start, to }));
+        }
+        cut.sort_unstable_by_key(|(id, _)| *id);
+        let mut parts: Vec<_> = (0..drives.count()).map(|_| VecDeque::new()).collect();
+        for (_, part) in cut {
+            parts[drives.of(part.source)].push_back(part);
         }
         parts
     }

@@ -38,8 +38,8 @@ pub(crate) trait Streams {
     fn marks(&mut self) -> &mut Self::Marks;
     /// Whether rows can be copied without waiting for a drive.
     fn is_at_hand(&self, slice: &RowSlice) -> bool;
-    /// Copies rows to their slot.
-    fn copy(&mut self, placed: &Placed) -> Result<(), TierError>;
+    /// Copies rows to one slot, in which they lie one behind another.
+    fn copy<'p>(&mut self, placed: impl Iterator<Item = &'p Placed>) -> Result<(), TierError>;
 }
 
 /// Rows in a slot.
@@ -117,8 +117,8 @@ impl Schedule {
     /// Asks for copies of what is expected, as far as slots are free. Rows that come from a drive are waited for only where `now` says that
     /// they are needed and nothing else is there before them.
     pub(crate) fn pump(&mut self, streams: &mut impl Streams, now: bool) -> Result<(), TierError> {
-        let mut touched = None;
-        let mut outcome = Ok(());
+        // Those at the end of what is placed that are not copied yet: all in one slot.
+        let mut run = 0;
         while let Some(next) = self.waiting.front() {
             let asked = next.follows || (now && self.placed.is_empty());
             let mut together = self.waiting.iter().take(1 + next.with);
@@ -126,18 +126,26 @@ impl Schedule {
                 break;
             }
             let Some((placed, after)) = self.place() else { break };
-            if let Some(last) = touched.replace(placed.slot).filter(|last| *last != placed.slot) {
-                streams.marks().mark_filled(last)?;
+            let slot = placed.slot;
+            if self.placed.back().is_some_and(|last| run > 0 && last.slot != slot) {
+                self.copy(streams, std::mem::take(&mut run))?;
             }
-            self.slots[placed.slot].waited = false;
-            let waited = if after { streams.marks().wait_freed(placed.slot) } else { Ok(()) };
-            outcome = waited.and_then(|()| streams.copy(&placed));
             self.placed.push_back(placed);
-            if outcome.is_err() {
-                break;
+            self.slots[slot].waited = false;
+            if after {
+                streams.marks().wait_freed(slot)?;
             }
+            run += 1;
         }
-        touched.map_or(Ok(()), |last| streams.marks().mark_filled(last)).and(outcome)
+        self.copy(streams, run)
+    }
+
+    /// Copies the last `run` of what is placed to their slot.
+    fn copy(&self, streams: &mut impl Streams, run: usize) -> Result<(), TierError> {
+        let last = self.placed.range(self.placed.len() - run..);
+        let Some(slot) = last.clone().next().map(|placed| placed.slot) else { return Ok(()) };
+        let outcome = streams.copy(last);
+        streams.marks().mark_filled(slot).and(outcome)
     }
 
     /// The place of the rows that come next, and whether it has to be waited for; none where all slots are taken.

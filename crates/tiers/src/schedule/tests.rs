@@ -126,8 +126,13 @@ impl Streams for Device {
         (slice.unit.0 as usize) < DISK_FROM
     }
 
-    fn copy(&mut self, placed: &Placed) -> Result<(), TierError> {
-        self.copies.push_back(Work::Copy(placed.clone()));
+    fn copy<'p>(&mut self, placed: impl Iterator<Item = &'p Placed>) -> Result<(), TierError> {
+        let before = self.copies.len();
+        self.copies.extend(placed.map(|placed| Work::Copy(placed.clone())));
+        let slot = |work: &Work| if let Work::Copy(placed) = work { Some(placed.slot) } else { None };
+        let mut slots = self.copies.range(before..).map(slot);
+        let first = slots.next().expect("something is copied");
+        assert!(slots.all(|slot| slot == first), "one slot");
         Ok(())
     }
 }

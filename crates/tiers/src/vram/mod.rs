@@ -144,17 +144,17 @@ impl Vram {
     ) -> Result<(), TierError> {
         let Some(Fetched { rooms, slot }) = &mut self.fetched else { return Err(no_ring(&parts.map(RowSlice::clone))) };
         let (mut start, end) = (room * *slot, (room + 1) * *slot);
+        let mut places = Vec::with_capacity(parts.len());
         for part in parts {
             let rows = sources.places.range(part).ok_or_else(|| TierError::NoSuchRows { slice: part.clone() })?;
             let (needed, left) = (Bytes(rows.len() as u64), Bytes((end - start) as u64));
             if needed > left {
                 return Err(TierError::SlotTooSmall { slice: part.clone(), needed, slot: left });
             }
-            let mut to = rooms.slice_mut();
-            sources.bring(part, &mut self.road, self.gpu.copies(), &mut to.range(start..start + rows.len()))?;
+            places.push((part.clone(), start..start + rows.len()));
             start += rows.len().next_multiple_of(plan::streaming::ALIGN as usize);
         }
-        Ok(())
+        sources.bring(places.into_iter(), &mut self.road, self.gpu.copies(), &mut rooms.slice_mut())
     }
 
     /// Has rows brought here after all that was expected before.

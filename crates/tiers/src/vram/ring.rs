@@ -45,36 +45,78 @@ pub(crate) struct Sources<'a> {
 }
 
 impl Sources<'_> {
-    /// Copies rows to a card, in the stream's time. From disk they must have been expected, and are waited for.
+    /// Copies rows to a card, each to its place in `whole`, in the stream's time. What lies in RAM as it is to lie there is copied at once: a call of the driver
+    /// takes microseconds, and a layer of a mixture has hundreds of matrices. From disk they must have been expected, and are waited for.
     pub(crate) fn bring(
+        &mut self,
+        rows: impl Iterator<Item = (RowSlice, Range<usize>)>,
+        road: &mut Road,
+        stream: &Stream,
+        whole: &mut SliceMut<'_, u8>,
+    ) -> Result<(), TierError> {
+        let mut run: Option<Run> = None;
+        for (slice, to) in rows {
+            let rows = self.places.range(&slice).ok_or_else(|| TierError::NoSuchRows { slice: slice.clone() })?;
+            road.brought += rows.len() as u64;
+            let Some(from) = self.arena.place(slice.unit, rows) else {
+                self.bring_from_disk(&slice, road, stream, &mut whole.range(to))?;
+                continue;
+            };
+            self.ram_bytes.set(self.ram_bytes.get() + from.len() as u64);
+            let next = Run { from, to };
+            match &mut run {
+                Some(run) if run.goes_on(&next) => (run.from.end, run.to.end) = (next.from.end, next.to.end),
+                _ => self.send(run.replace(next), road, stream, whole)?,
+            }
+        }
+        self.send(run, road, stream, whole)
+    }
+
+    fn send(
+        &self,
+        run: Option<Run>,
+        road: &mut Road,
+        stream: &Stream,
+        whole: &mut SliceMut<'_, u8>,
+    ) -> Result<(), TierError> {
+        run.map_or(Ok(()), |Run { from, to }| self.arena.send(from, stream, &mut whole.range(to), road))
+    }
+
+    fn bring_from_disk(
         &mut self,
         slice: &RowSlice,
         road: &mut Road,
         stream: &Stream,
         to: &mut SliceMut<'_, u8>,
     ) -> Result<(), TierError> {
-        let rows = self.places.range(slice).ok_or_else(|| TierError::NoSuchRows { slice: slice.clone() })?;
-        let bytes = rows.len() as u64;
-        if self.arena.send(slice.unit, rows, stream, to, road)? {
-            self.ram_bytes.set(self.ram_bytes.get() + bytes);
-        } else if let Some(disk) = &mut self.disk {
-            let mut start = 0;
-            for piece in self.places.cut(slice) {
-                if let Some(lent) = &mut road.lent {
-                    lent.make_room(disk)?;
-                }
-                let (asked, end) = (Instant::now(), start + piece.bytes() as usize);
-                let staged = disk.take(&piece)?;
-                self.counts.disk_stall += asked.elapsed();
-                road.pass_on(stream, staged, &mut to.range(start..end))?;
-                start = end;
+        let disk = self.disk.as_mut().ok_or_else(|| TierError::NoRing { slice: slice.clone() })?;
+        let mut start = 0;
+        for piece in self.places.cut(slice) {
+            if let Some(lent) = &mut road.lent {
+                lent.make_room(disk)?;
             }
-            self.counts.disk_bytes += bytes;
-        } else {
-            return Err(TierError::NoRing { slice: slice.clone() });
+            let (asked, end) = (Instant::now(), start + piece.bytes() as usize);
+            let staged = disk.take(&piece)?;
+            self.counts.disk_stall += asked.elapsed();
+            road.pass_on(stream, staged, &mut to.range(start..end))?;
+            start = end;
         }
-        road.brought += bytes;
+        self.counts.disk_bytes += start as u64;
         Ok(())
+    }
+}
+
+/// Bytes of the arena, and where they go.
+struct Run {
+    from: Range<usize>,
+    to: Range<usize>,
+}
+
+impl Run {
+    /// Whether `next` is as far behind it here as there: nowhere else is what lies between.
+    fn goes_on(&self, next: &Self) -> bool {
+        let gap = |run: &Range<usize>, next: &Range<usize>| next.start.checked_sub(run.end);
+        gap(&self.from, &next.from).is_some_and(|here| here < ALIGN as usize && Some(here) == gap(&self.to, &next.to))
     }
 }
 
@@ -245,10 +287,9 @@ impl Streams for Flow<'_> {
         self.sources.places.place(slice.unit).home != Tier::Disk
     }
 
-    fn copy(&mut self, placed: &Placed) -> Result<(), TierError> {
+    fn copy<'p>(&mut self, placed: impl Iterator<Item = &'p Placed>) -> Result<(), TierError> {
         let Self { buffer, slot, events, road, sources } = self;
-        let mut whole = buffer.slice_mut();
-        let mut to = whole.range(range(placed, *slot));
-        sources.bring(&placed.piece.slice(), road, events.gpu.copies(), &mut to)
+        let rows = placed.map(|placed| (placed.piece.slice(), range(placed, *slot)));
+        sources.bring(rows, road, events.gpu.copies(), &mut buffer.slice_mut())
     }
 }
