@@ -2,11 +2,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "the page is made of files; the crate reads none")]
 
-#[path = "../tests/common/mod.rs"]
+#[path = "../tests/suite/common/mod.rs"]
 mod common;
-#[path = "../tests/common/page.rs"]
+#[path = "../tests/suite/common/page.rs"]
 mod page;
 
 fn main() {
-    print!("{}", page::page());
+    (0..page::PARTS).for_each(|part| print!("{}", page::part(part)));
 }
