@@ -1,7 +1,18 @@
 //! Which instructions the kernels use: chosen once, carried as a value that proves the processor has them.
+//!
+//! Each set's entry points have a module of their own. All kernels are inlined into them, and the compiler makes the code of a module
+//! by one thread.
 
-use super::integer::{self, Wide};
-use super::simd::{self, Simd};
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
+mod portable;
+
+use super::integer::Wide;
+use super::simd::Simd;
 
 /// An instruction set that this processor has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,13 +119,13 @@ impl Isa {
     #[inline(always)]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
-            Level::Portable => run_portable(kernel),
+            Level::Portable => portable::run(kernel),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `all` and `named` are the only sources of these levels: `is_here` saw the features.
-            Level::Avx2 | Level::AvxVnni => unsafe { run_avx2(kernel) },
+            Level::Avx2 | Level::AvxVnni => unsafe { avx2::run(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Level::Avx512 => unsafe { run_avx512(kernel) },
+            Level::Avx512 => unsafe { avx512::run(kernel) },
         }
     }
 
@@ -122,16 +133,16 @@ impl Isa {
     #[inline(always)]
     pub(crate) fn run_wide<K: WideKernel>(self, kernel: K) -> K::Output {
         match self.0 {
-            Level::Portable => wide_portable(kernel),
+            Level::Portable => portable::run_wide(kernel),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `all` and `named` are the only sources of these levels: `is_here` saw the features.
-            Level::Avx2 => unsafe { wide_avx2(kernel) },
+            Level::Avx2 => unsafe { avx2::run_wide(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Level::AvxVnni => unsafe { wide_avxvnni(kernel) },
+            Level::AvxVnni => unsafe { avxvnni::run_wide(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Level::Avx512 => unsafe { wide_avx512(kernel) },
+            Level::Avx512 => unsafe { avx512::run_wide(kernel) },
         }
     }
 }
@@ -160,53 +171,6 @@ pub(crate) trait WideKernel {
 
     /// Computes with the instructions that `w` proves.
     fn run<W: Wide>(self, w: W) -> Self::Output;
-}
-
-/// On its own: within callers its stack, tens of kilobytes, would be theirs with every instruction set.
-#[inline(never)]
-fn wide_portable<K: WideKernel>(kernel: K) -> K::Output {
-    kernel.run(integer::Portable)
-}
-
-/// On its own for the same reason.
-#[inline(never)]
-fn run_portable<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(simd::Portable)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn wide_avx2<K: WideKernel>(kernel: K) -> K::Output {
-    // SAFETY: this function's own features are those that the token stands for.
-    kernel.run(unsafe { integer::Avx2::new() })
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-fn wide_avxvnni<K: WideKernel>(kernel: K) -> K::Output {
-    // SAFETY: this function's own features are those that the token stands for.
-    kernel.run(unsafe { integer::AvxVnni::new() })
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-fn wide_avx512<K: WideKernel>(kernel: K) -> K::Output {
-    // SAFETY: this function's own features are those that the token stands for.
-    kernel.run(unsafe { integer::Avx512::new() })
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
-    // SAFETY: this function's own features are those that the token stands for.
-    kernel.run(unsafe { simd::Avx2::new() })
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
-fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
-    // SAFETY: this function's own features are those that the token stands for.
-    kernel.run(unsafe { simd::Avx512::new() })
 }
 
 #[cfg(test)]
