@@ -7,7 +7,7 @@ use engine::{Engine, EngineError};
 use plan::{Bytes, Device, Tier};
 
 use crate::oracle::{
-    DENSE, MIXTURES, ROUNDING_DIVERGENCE, TOLERANCE, argmax, divergence, largest_difference, prompt_agrees,
+    DENSE, ROUNDING_DIVERGENCE, TOLERANCE, argmax, divergence, largest_difference, prompt_agrees,
     rounding_costs_no_more_than_llama_cpps,
 };
 use crate::support::{ALL_IN_RAM, all_fixtures, ids, json, open, open_plan, planned, profile};
@@ -214,18 +214,4 @@ fn a_conversation_too_many_ends_in_an_error_and_no_other() {
     drop(sessions.pop());
     let mut other = engine.session().unwrap();
     assert_eq!(engine.prefill(&mut other, &[1, 2, 3]).unwrap(), logits);
-}
-
-/// Needs no card: it is refused before one is opened.
-#[test]
-fn what_no_gpu_computes_is_refused_by_name() {
-    let Some(fixtures) = all_fixtures("what_no_gpu_computes_is_refused_by_name") else { return };
-    for (folder, file, _) in MIXTURES {
-        let model = gguf::open(&fixtures.join(folder).join(file)).unwrap();
-        let everything = format!("{}default: gpu:0\n", profile("f16", 64));
-        let Err(error) = engine::check_plan(&model, &planned(&model, &everything)) else { continue };
-        let EngineError::NotOnGpu { why, .. } = &error else { panic!("{folder}: {error}") };
-        let known = ["latent", "norm over all heads"];
-        assert!(known.iter().any(|what| why.contains(what)), "{folder}: {why}");
-    }
 }

@@ -173,3 +173,17 @@ fn what_a_gpu_is_given_by_the_planner_alone_can_be_run() {
         assert!(kept_off || plan.blocks.iter().all(|layer| *layer == gpu), "{folder}/{file}: {:?}", plan.blocks);
     }
 }
+
+/// Nor does what the planner would never give: it is refused by name.
+#[test]
+fn what_no_gpu_computes_is_refused_by_name() {
+    let Some(fixtures) = all_fixtures("what_no_gpu_computes_is_refused_by_name") else { return };
+    let everything = format!("{}default: gpu:0\n", profile("f16", 64));
+    for (folder, file, _) in oracle::MIXTURES {
+        let model = gguf::open(&fixtures.join(folder).join(file)).unwrap();
+        let Err(error) = engine::check_plan(&model, &planned(&model, &everything)) else { continue };
+        let EngineError::NotOnGpu { why, .. } = &error else { panic!("{folder}: {error}") };
+        let known = ["latent", "norm over all heads"];
+        assert!(known.iter().any(|what| why.contains(what)), "{folder}: {why}");
+    }
+}

@@ -53,9 +53,20 @@ pub fn check_plan(model: &gguf::Model, plan: &Plan) -> Result<()> {
 /// The devices of a plan, which have kernels for all that they are given.
 pub(crate) fn check_route(plan: &Plan, spec: &Spec, inventory: &Inventory) -> Result<Route> {
     let route = Route::new(plan, spec, inventory)?;
-    #[cfg(feature = "cuda")]
-    crate::gpu::check_types(plan, inventory)?;
+    check_types(plan, inventory)?;
     Ok(route)
+}
+
+/// Refuses matrices on a card that no kernel there multiplies with.
+fn check_types(plan: &Plan, inventory: &Inventory) -> Result<()> {
+    for (id, unit) in inventory.iter() {
+        let (home, tensor) = (plan.home(id), inventory.tensor_of(unit));
+        if matches!(home, Tier::Gpu(_)) && !plan::gpu::supports(tensor.quant) {
+            let why = format!("{} is stored as {}, which has no kernel there yet", tensor.name, tensor.quant);
+            return Err(EngineError::NotOnGpu { tier: home, why });
+        }
+    }
+    Ok(())
 }
 
 /// The model as the engine would run it in a context of so many tokens.

@@ -22,7 +22,7 @@ use std::ops::Range;
 
 use kernels::cpu::AttentionShape;
 use kernels::cuda::{
-    Arena, AttentionForm, DeviceBuffer, Event, Gpu, HalvesRoom, KvStore, Pinned, Quantized, RopeTable, supports,
+    Arena, AttentionForm, DeviceBuffer, Event, Gpu, HalvesRoom, KvStore, Pinned, Quantized, RopeTable,
 };
 use plan::cost::{self, LOGIT_ROWS};
 use plan::{Bytes, Device, Inventory, KvPlan, KvType, LayerDevices, ModelShape, Plan, Tier};
@@ -363,21 +363,6 @@ fn check_room(plan: &Plan, number: u32, what: &'static str, names: &[&str], need
     let planned = loads.filter(|load| names.contains(&load.what.as_str())).map(|load| load.bytes).sum();
     if needed > planned {
         return Err(EngineError::PlanTooSmall { what, planned, needed });
-    }
-    Ok(())
-}
-
-/// Refuses matrices on a card that no kernel there multiplies with.
-///
-/// # Errors
-/// [`EngineError::NotOnGpu`] with the first.
-pub(crate) fn check_types(plan: &Plan, inventory: &Inventory) -> Result<()> {
-    for (id, unit) in inventory.iter() {
-        let (home, tensor) = (plan.home(id), inventory.tensor_of(unit));
-        if matches!(home, Tier::Gpu(_)) && !supports(tensor.quant) {
-            let why = format!("{} is stored as {}, which has no kernel there yet", tensor.name, tensor.quant);
-            return Err(EngineError::NotOnGpu { tier: home, why });
-        }
     }
     Ok(())
 }
