@@ -1,11 +1,11 @@
 //! With the feature `cuda`: compiles each `cuda/*.cu` to a fatbin, and writes the list of them that `cuda::module` embeds.
 //!
-//! A fatbin holds machine code for `sm_80` and `sm_86` (cards of the same major number and a higher minor run it) and PTX, from which the
-//! driver makes code for all newer ones. All three come from one pass of the compiler's front end, since nothing here uses what `sm_86` has
-//! and `sm_80` lacks. Files are compiled side by side, as many as cargo allows.
+//! A fatbin holds machine code for `sm_80`, `sm_86` (cards of the same major number and a higher minor run it) and `sm_90`, and PTX, from which the
+//! driver makes code for all newer ones: half a minute where a program first runs. All come from one pass of the compiler's front end, since nothing
+//! here uses what newer cards have and `sm_80` lacks. Files are compiled side by side, as many as cargo allows.
 //!
 //! - `PLIMSOLL_NVCC`: the compiler, before all other places.
-//! - `PLIMSOLL_CUDA_SM`: other machine codes than `80,86`; the measured card's, so that nothing is compiled when a program starts.
+//! - `PLIMSOLL_CUDA_SM`: other machine codes than `80,86,90`; a newer card's, so that nothing is compiled when a program starts.
 //!
 //! Where clippy asks, the fatbins are empty and no compiler is needed: lints read what is written in Rust and nothing of it runs. Cargo keeps
 //! what clippy makes apart from what is built.
@@ -130,7 +130,7 @@ fn compile_all(nvcc: &Path, sources: &[PathBuf], out: &Path) -> Result<(), Box<d
 }
 
 fn compile(nvcc: &Path, source: &Path, out: &Path) -> Result<(), String> {
-    let machine = env::var("PLIMSOLL_CUDA_SM").unwrap_or_else(|_| "80,86".into());
+    let machine = env::var("PLIMSOLL_CUDA_SM").unwrap_or_else(|_| "80,86,90".into());
     let codes: Vec<String> = machine.split(',').map(|sm| format!("sm_{}", sm.trim())).collect();
     let mut command = Command::new(nvcc);
     command.args(["-fatbin", "-std=c++17", "-O3", "-Werror", "all-warnings", "-Icuda"]);

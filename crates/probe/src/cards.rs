@@ -38,22 +38,26 @@ pub(crate) fn measure(now: &mut dyn FnMut(&str)) -> Vec<(String, Result<CardRate
     let infos = (0..kernels::cuda::count().unwrap_or(0)).filter_map(|number| GpuInfo::of(number).ok());
     let new = infos.filter(|info| info.capability >= GPU_CAPABILITY_MIN);
     new.map(|info| {
-        now(&format!("gpu:{}", info.ordinal));
-        (info.uuid.clone(), card(&info).map_err(|error| format!("gpu:{}: {error}", info.ordinal)))
+        let name = format!("gpu:{}", info.ordinal);
+        // Apart: where there is no machine code for this card the driver compiles all kernels, half a minute of them, and keeps them.
+        now(&format!("{name}'s start"));
+        let gpu = Gpu::open(info.ordinal, info.memory);
+        now(&name);
+        let rates = gpu.and_then(|gpu| card(&info, &gpu));
+        (info.uuid.clone(), rates.map_err(|error| format!("{name}: {error}")))
     })
     .collect()
 }
 
-fn card(info: &GpuInfo) -> Result<CardRates, CudaError> {
-    let gpu = Gpu::open(info.ordinal, info.memory)?;
+fn card(info: &GpuInfo, gpu: &Gpu) -> Result<CardRates, CudaError> {
     let context = gpu.used();
     let bytes = READ_BYTES.min(gpu.free()?.0 as usize / 4);
-    let mut weights = DeviceBuffer::<u8>::new(&gpu, "weights", bytes.max(MATRIX))?;
-    fill(&gpu, &mut weights)?;
-    let read = decode(&gpu, &weights)?;
-    let operations = prompt(&gpu, &weights)?;
-    let kernels = chains::measure(&gpu, &weights)?;
-    let [link, link_back, link_pageable] = link(&gpu, &mut weights)?;
+    let mut weights = DeviceBuffer::<u8>::new(gpu, "weights", bytes.max(MATRIX))?;
+    fill(gpu, &mut weights)?;
+    let read = decode(gpu, &weights)?;
+    let operations = prompt(gpu, &weights)?;
+    let kernels = chains::measure(gpu, &weights)?;
+    let [link, link_back, link_pageable] = link(gpu, &mut weights)?;
     Ok(CardRates {
         name: info.name.clone(),
         read,
@@ -61,8 +65,8 @@ fn card(info: &GpuInfo) -> Result<CardRates, CudaError> {
         link_back,
         link_pageable,
         operations,
-        crossing_s: crossing(&gpu)?,
-        launch_s: launch(&gpu)?,
+        crossing_s: crossing(gpu)?,
+        launch_s: launch(gpu)?,
         kernels,
         context,
     })
