@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use engine::EngineError;
+use plan::cost::{self, HostTokens, Widths};
 use plan::{Device, Inventory, LayerDevices, Plan, Role, Staging, Tier};
 use proptest::prelude::*;
 
@@ -43,6 +44,12 @@ pub(crate) fn with_homes(mut plan: Plan, inventory: &Inventory, homes: &[Tier]) 
     let longest = inventory.tensors.iter().map(plan::Tensor::row_bytes).max().unwrap();
     // So many that each of two cards reads slots where they are.
     plan.staging = Staging { slot: longest.max(plan::Bytes(4096)), slots: 10 };
+    // The processor may have to compute what the plan had given to a card.
+    let tokens = HostTokens::all(plan.micro_batch);
+    let widths = Widths::of(inventory);
+    let rooms = cost::activations(&widths, tokens, plan.threads, plan.kv.tokens, plan.logits);
+    let loads = plan.tiers.iter_mut().filter(|tier| tier.tier == Tier::Ram).flat_map(|tier| &mut tier.loads);
+    loads.filter(|load| load.what == "activations").for_each(|load| load.bytes = rooms);
     plan
 }
 

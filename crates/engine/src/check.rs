@@ -2,7 +2,8 @@
 
 use kernels::cpu;
 use kernels::memory::Buffer;
-use plan::{Inventory, ModelShape, Plan, Tier};
+use plan::cost::HostTokens;
+use plan::{Inventory, Plan, Tier};
 
 use crate::EngineError;
 use crate::route::Route;
@@ -19,18 +20,17 @@ pub(crate) fn check_finite(logits: &[f32], position: usize) -> Result<()> {
 }
 
 /// Refuses activations that the plan has no room for, or that the system will not give: candle would abort.
-pub(crate) fn check_activations(plan: &Plan, spec: &Spec, shape: &ModelShape) -> Result<()> {
-    let needed = Scratch::bytes_for(spec, shape, plan);
+pub(crate) fn check_activations(plan: &Plan, spec: &Spec, inventory: &Inventory) -> Result<()> {
+    let of = |tokens| Scratch::bytes_for(spec, &inventory.shape, plan, tokens);
+    let needed = of(HostTokens::of(plan, inventory));
     let loads = plan.tier(Tier::Ram).into_iter().flat_map(|tier| &tier.loads);
     let planned = loads.filter(|load| load.what == "activations").map(|load| load.bytes).next();
     if let Some(planned) = planned.filter(|planned| *planned < needed) {
         return Err(EngineError::PlanTooSmall { what: "activations", planned, needed });
     }
-    Buffer::try_new(needed.0 as usize).map(drop).map_err(|source| EngineError::Memory {
-        what: "activations",
-        bytes: needed,
-        source,
-    })
+    let bytes = of(HostTokens::all(plan.micro_batch));
+    let trial = Buffer::try_new(bytes.0 as usize).map(drop);
+    trial.map_err(|source| EngineError::Memory { what: "activations", bytes, source })
 }
 
 /// Checks that the engine can run this model, without loading anything.
@@ -83,4 +83,53 @@ pub(crate) fn check(model: &gguf::Model, context: u32) -> Result<Spec> {
 #[must_use]
 pub fn unsupported_types(inventory: &Inventory) -> Vec<gguf::Unsupported> {
     gguf::unsupported(inventory, cpu::supports)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use plan::cost::{self, Widths};
+    use plan::{Bytes, BytesPerSecond, Calibration, Machine, Rate, Source};
+
+    use super::*;
+
+    #[test]
+    fn plans_count_what_each_part_of_a_pass_uses() {
+        let rate = Rate { rate: BytesPerSecond(1e9), source: Source::Estimated };
+        let machine = Machine {
+            cpu: "test".into(),
+            cores: 2,
+            ram_total: Bytes::GIB,
+            ram_available: Bytes::GIB,
+            ram_read: rate,
+            cpu_ops_per_second: 1e9,
+            disk_read: rate,
+            gpus: Vec::new(),
+            processor: None,
+            calibration: Calibration::NONE,
+        };
+        let text =
+            "version: 1\ntiers: { ram: { memory: 900MiB } }\ncontext: { tokens: 64 }\nprefill: { micro_batch: 64 }\n";
+        let profile = plan::profile::parse(text, "p.yaml").unwrap();
+        let files = |folder: &Path| folder.read_dir().into_iter().flatten().map(|entry| entry.unwrap().path());
+        let folders = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures"));
+        let mut models = 0;
+        for path in
+            folders.flat_map(|folder| files(&folder)).filter(|path| path.extension().is_some_and(|e| e == "gguf"))
+        {
+            let model = gguf::open(&path).unwrap();
+            let (spec, inventory) = (check(&model, 64).unwrap(), &model.inventory);
+            let plan = plan::plan(&profile, inventory, &machine).unwrap();
+            for (attention, ffn) in [(64, 64), (64, 0), (0, 64), (0, 0), (7, 64), (64, 3)] {
+                let tokens = HostTokens { pass: 64, attention, ffn, away: 0 };
+                let used = Scratch::bytes_for(&spec, &inventory.shape, &plan, tokens);
+                let widths = Widths::of(inventory);
+                let counted = cost::activations(&widths, tokens, plan.threads, plan.kv.tokens, plan.logits);
+                assert!(used <= counted, "{}: {used} of {counted} for {tokens:?}", path.display());
+            }
+            models += 1;
+        }
+        assert!(models > 12, "{models} fixtures");
+    }
 }

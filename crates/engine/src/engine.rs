@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use kernels::cpu::{Isa, Pool, RopeTable, dequantize};
 use kernels::memory::ByteSource;
-use plan::{Bytes, ExpertUse, ModelShape, Plan};
+use plan::{Bytes, ExpertUse, Plan};
 use tiers::Tiers;
 
 use crate::blocks::{Pass, Quants};
@@ -33,7 +33,6 @@ pub struct Engine {
     pool: Pool,
     scratch: Scratch,
     devices: Devices,
-    shape: ModelShape,
     logits: Vec<f32>,
     plan: Plan,
     interrupt: Arc<AtomicBool>,
@@ -62,11 +61,10 @@ impl Engine {
         let mut tiers = Tiers::open(&plan, inventory, sources, progress)?;
         let frequencies = frequencies(&spec, &quants, &mut tiers)?;
         let embedding = inventory.tensor_of(inventory.unit(spec.embedding));
-        let shape = inventory.shape.clone();
-        check_activations(&plan, &spec, &shape)?;
+        check_activations(&plan, &spec, inventory)?;
         #[cfg(feature = "cuda")]
         let devices = devices.opened((&spec, &quants, inventory), &plan, &frequencies, &mut tiers)?;
-        let scratch = Scratch::new(&spec, &shape, &plan, embedding.row_bytes().0 as usize)?;
+        let scratch = Scratch::new(&spec, inventory, &plan, embedding.row_bytes().0 as usize)?;
         let turns = frequencies.iter().map(|f| RopeTable::with_capacity(f.len(), plan.micro_batch as usize));
         let turns = turns.collect();
         let pool = Pool::new(plan.threads as usize, isa).map_err(|source| EngineError::Threads { source })?;
@@ -85,7 +83,6 @@ impl Engine {
             pool,
             scratch,
             devices,
-            shape,
             logits,
             plan,
             interrupt,
@@ -135,7 +132,7 @@ impl Engine {
     /// Bytes that weights, ring and activations hold.
     #[must_use]
     pub fn allocated(&self) -> Bytes {
-        self.tiers.allocated() + Scratch::bytes_for(&self.spec, &self.shape, &self.plan)
+        self.tiers.allocated() + self.scratch.bytes()
     }
 
     /// How often each expert was chosen since the engine was opened or [`Self::reset_stats`].

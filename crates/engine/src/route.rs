@@ -130,6 +130,14 @@ impl Route {
         })
     }
 
+    /// The most tokens, of `most`, of a pass in which the processor computes a layer's experts that this card has not: where they are brought, of passes too
+    /// short for that.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn left_of(&self, layer: usize, card: u32, most: usize) -> usize {
+        let brought = self.streamed.as_ref().filter(|_| self.streamed_to(layer)[1] == Some(card));
+        brought.map_or(most, |streamed| most.min(streamed.from.saturating_sub(1)))
+    }
+
     /// Where layers are computed when weights are streamed: by the card that has them or that the plan brings them to, as far as it can and has a
     /// ring. Nothing is streamed where a block of a card with a ring has matrices that cannot come.
     fn streaming(&self, plan: &Plan, spec: &Spec, inventory: &Inventory) -> Option<Streamed> {

@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Device, Tensor};
 use kernels::cpu::KvStore;
-use plan::cost::{self, LATENT_TILE};
-use plan::{Bytes, KvType, ModelShape, Plan};
+use plan::cost::{self, HostTokens, LATENT_TILE};
+use plan::{Bytes, Inventory, KvType, ModelShape, Plan};
 
 use crate::EngineError;
 use crate::pairs::Pairs;
@@ -48,6 +48,7 @@ pub(crate) struct Scratch {
     pub(crate) latent: Option<LatentRooms>,
     pub(crate) selection: Selection,
     tokens: usize,
+    bytes: Bytes,
 }
 
 /// What gates outputs and states of delta nets, where it is not made by one matrix alone.
@@ -148,7 +149,7 @@ fn gate_up(ffn: &Ffn) -> usize {
 }
 
 /// The widest input of a matrix, in 8 bits; those of a token's experts are columns of their own.
-fn rounded(spec: &Spec, plan: &Plan) -> Bytes {
+fn rounded(spec: &Spec, tokens: u32) -> Bytes {
     let columns = |layer: &Layer| {
         let wide = cost::quantized(1, inputs(layer) as u64);
         match &layer.ffn {
@@ -157,7 +158,7 @@ fn rounded(spec: &Spec, plan: &Plan) -> Bytes {
         }
     };
     let widest = spec.layers.iter().map(columns).max().unwrap_or(Bytes::ZERO);
-    widest.max(cost::quantized(1, spec.width as u64)).times(plan.micro_batch.into())
+    widest.max(cost::quantized(1, spec.width as u64)).times(tokens.into())
 }
 
 /// The widest input of a layer's matrices, those of experts apart.
@@ -205,8 +206,8 @@ impl LatentRooms {
 }
 
 impl Scratch {
-    pub(crate) fn new(spec: &Spec, shape: &ModelShape, plan: &Plan, row: usize) -> Result<Self, EngineError> {
-        let micro_batch = plan.micro_batch as usize;
+    pub(crate) fn new(spec: &Spec, inventory: &Inventory, plan: &Plan, row: usize) -> Result<Self, EngineError> {
+        let (shape, micro_batch) = (&inventory.shape, plan.micro_batch as usize);
         let rows = |count: usize, width: usize| Tensor::zeros((count, width), DType::F32, &Device::Cpu);
         let [x, normed, projected, queries, attended, gate_up, inner, block] =
             widths(spec).map(|width| rows(micro_batch, width));
@@ -221,7 +222,7 @@ impl Scratch {
             gate_up: gate_up?,
             inner: inner?,
             gates,
-            rounded: Rounded::with_capacity(rounded(spec, plan)),
+            rounded: Rounded::with_capacity(rounded(spec, plan.micro_batch)),
             block: block?,
             logits: rows(plan.logits.rows() as usize, spec.vocabulary)?,
             vector: vec![0.0; spec.longest_vector()],
@@ -232,19 +233,30 @@ impl Scratch {
             latent: spec.latent().map(|(_, latent)| LatentRooms::new(latent, shape, micro_batch)).transpose()?,
             selection: Selection::new(shape, plan),
             tokens: micro_batch,
+            bytes: Self::bytes_for(spec, shape, plan, HostTokens::of(plan, inventory)),
         })
     }
 
-    /// Bytes of all tensors for this model and plan.
-    pub(crate) fn bytes_for(spec: &Spec, shape: &ModelShape, plan: &Plan) -> Bytes {
-        let token: usize = widths(spec).iter().chain(&gate_widths(spec)).sum();
+    /// Bytes of all tensors for this model and plan, as far as they are used for so many tokens: a system gives memory where it is touched.
+    pub(crate) fn bytes_for(spec: &Spec, shape: &ModelShape, plan: &Plan, tokens: HostTokens) -> Bytes {
+        let [x, normed, projected, queries, attended, gate_up, inner, block] = widths(spec);
+        let attention = projected + queries + attended + gate_widths(spec).iter().sum::<usize>();
+        let at_once = tokens.block(plan.logits);
+        let floats =
+            [(tokens.pass, x), (at_once, normed + block), (tokens.attention, attention), (tokens.ffn, gate_up + inner)];
+        let numbers = |(tokens, width): (u32, usize)| u64::from(tokens) * width as u64;
         let logits = plan.logits.rows() as usize * spec.vocabulary;
-        Bytes(4 * token as u64).times(plan.micro_batch.into())
+        Bytes(4 * floats.into_iter().map(numbers).sum::<u64>())
             + Bytes(4 * logits as u64)
-            + rounded(spec, plan)
-            + cost::CHOICE.times((plan.micro_batch as usize * chosen(spec)) as u64)
-            + cost::latent_scratch(shape, plan.micro_batch)
-            + cost::selection(shape, plan.micro_batch, plan.threads, plan.kv.tokens)
+            + rounded(spec, at_once)
+            + cost::CHOICE.times(u64::from(tokens.pass) * chosen(spec) as u64)
+            + cost::latent_scratch(shape, tokens.attention)
+            + cost::selection(shape, tokens.attention, plan.threads, plan.kv.tokens)
+    }
+
+    /// Bytes that passes use.
+    pub(crate) const fn bytes(&self) -> Bytes {
+        self.bytes
     }
 
     /// The largest micro-batch.

@@ -3,8 +3,11 @@
 //! The engine sizes its buffers with the same functions, so that what is planned is what is allocated.
 
 pub mod gpu;
+mod host;
 
-use crate::{Bytes, DeltaSizes, Inventory, KvType, Logits, ModelShape, Role, Unit};
+use crate::{Bytes, DeltaSizes, Inventory, KvType, ModelShape, Role, Unit};
+
+pub use host::{HostTokens, activations, mail};
 
 /// Code, stacks, allocator and runtime of the process, before any model. Measured: 6 to 10 MiB resident on Linux, the
 /// text of a prompt included.
@@ -22,7 +25,7 @@ pub const UNIT_RECORD: Bytes = Bytes(256);
 pub const TENSOR_RECORD: Bytes = Bytes(320);
 /// Every unit in an arena starts at a multiple of this.
 pub const UNIT_ALIGNMENT: u64 = 64;
-/// Rows of logits that are computed at once where every position is asked for; one row is enough otherwise: see [`Logits`].
+/// Rows of logits that are computed at once where every position is asked for; one row is enough otherwise: see [`Logits`](crate::Logits).
 pub const LOGIT_ROWS: u32 = 8;
 
 /// Slots of the ring from disk, the usual one first; tight ceilings take a later one. What the usual one holds takes a drive of 3.5 GB/s
@@ -270,54 +273,6 @@ pub const RUN: Bytes = Bytes(448);
 #[must_use]
 pub const fn quantized(columns: u64, width: u64) -> Bytes {
     Bytes(columns * width.div_ceil(RUN_NUMBERS) * RUN.0)
-}
-
-/// Buffers of activations, in 32-bit floats unless said:
-///
-/// ```text
-/// micro_batch × ( 4 × embedding      residual, normed, result of a block, spare
-///               + 3 × attention      queries or fused output, rotated queries or gates, attention's output
-///               + kv                 keys and values, or the latent, before they are stored
-///               + delta              keys and values of delta nets, their decays and betas
-///               + 3 × feed_forward   gate, up, product
-///               + experts            the router's scores
-///               + 72 B × used        which experts were chosen, their weights, and the lists of columns by expert
-///               + 448 B × runs       the widest row in 8 bits: see [`quantized`] )
-/// + latent scratch                   see [`latent_scratch`]
-/// + threads × context                scores of one head, or of an indexer
-/// + micro_batch × context bits       which positions were selected, in a model with an indexer
-/// + threads × 336 KiB                 stacks, as far as they are touched, and partial results of attention
-/// + numbers of logits × vocabulary   see [`Logits::numbers`]
-/// ```
-#[must_use]
-pub fn activations(widths: &Widths, micro_batch: u32, threads: u32, context: u32, logits: Logits) -> Bytes {
-    let widest = widths.embedding.max(widths.attention).max(widths.feed_forward);
-    // Each chosen expert's inner numbers are a column of their own, which may end within a run.
-    let runs = widest.div_ceil(RUN_NUMBERS) + widths.experts_used;
-    let floats = 4 * widths.embedding
-        + 3 * widths.attention
-        + widths.kv
-        + widths.delta
-        + 3 * widths.feed_forward
-        + widths.experts;
-    let token = 4 * floats + CHOICE.0 * widths.experts_used + runs * RUN.0;
-    let selected = if widths.indexed { selected(micro_batch, context) } else { Bytes::ZERO };
-    let logits = 4 * logits.numbers() * widths.vocabulary;
-    let latent = latent_scratch_of(widths.latent, micro_batch);
-    Bytes(token).times(u64::from(micro_batch))
-        + latent
-        + scores(threads, context)
-        + selected
-        + Bytes(logits)
-        + THREAD.times(u64::from(threads))
-}
-
-/// Pinned RAM through which the inputs of the processor's experts come from a GPU with a mixture, and their sum goes back: two numbers of four bytes for
-/// each of `micro_batch × embedding`; nothing in a model without experts.
-#[must_use]
-pub fn mail(widths: &Widths, micro_batch: u32) -> Bytes {
-    let numbers = if widths.experts > 0 { widths.embedding } else { 0 };
-    Bytes(2 * 4 * numbers).times(u64::from(micro_batch))
 }
 
 #[cfg(test)]

@@ -216,9 +216,15 @@ impl Mixtures {
         let layers: Vec<Option<Experts>> = spec.layers.iter().enumerate().map(experts).collect::<Result<_>>()?;
         // In passes to which weights are brought, nothing of a few tokens is left to the processor.
         let owes = |(index, layer): (usize, &Experts)| always(index) && layer.any(Home::Away);
-        let away = layers.iter().enumerate().filter_map(|(index, layer)| Some((index, layer.as_ref()?))).any(owes);
-        let kept = layers.iter().flatten().any(|layer| layer.kept.contains(&true));
-        let mail = (away || kept).then(|| Mail::new(gpu, counts.tokens * spec.width));
+        let here = || layers.iter().enumerate().filter_map(|(index, layer)| Some((index, layer.as_ref()?)));
+        let away = here().any(owes);
+        let left = |(index, layer): (usize, &Experts)| match owes((index, layer)) {
+            _ if layer.kept.contains(&true) => counts.tokens,
+            true => route.left_of(index, number, counts.tokens),
+            false => 0,
+        };
+        let left = here().map(left).max().unwrap_or(0);
+        let mail = (left > 0).then(|| Mail::new(gpu, left * spec.width));
         let way = away.then(|| Way::new(gpu, arena, FEW.min(counts.tokens) * spec.width)).transpose()?;
         let (entries, columns) = counts.jobs();
         let layers = Layers(layers);

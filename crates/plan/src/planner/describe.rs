@@ -5,6 +5,7 @@ use super::draft::Draft;
 use super::rules::Wish;
 use super::settings::{Setup, within};
 use crate::blocks::Devices;
+use crate::cost::HostTokens;
 use crate::expert_cache::HitRates;
 use crate::profile::{Choice, StreamTo};
 use crate::traffic::Traffic;
@@ -39,7 +40,6 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
         .collect();
     say_settings(planner, &setup, &mut notes);
     say_gpus(planner, &devices, &mut notes);
-    say_memory(planner, &tiers, &mut notes);
     let ring = streaming::ring(planner.inventory, planner.ring_slots());
     let mut device_staging: Vec<_> = setup.stream.iter().map(|number| (*number, ring)).collect();
     device_staging.sort_unstable_by_key(|(number, _)| *number);
@@ -70,8 +70,19 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
     };
     let asked = (&planner.profile.prefill, &planner.profile.decode);
     forecast::fill(&mut plan, planner.inventory, planner.machine, planner.traffic, asked);
+    leave_out_unused(planner, &mut plan);
+    say_memory(planner, &plan.tiers, &mut plan.notes);
     plan.notes.extend(forecast::forecast_notes(&plan, planner.machine));
     plan
+}
+
+/// Counts the processor's rooms for as many tokens as it computes, now that devices and streaming are known.
+fn leave_out_unused(planner: &Planner, plan: &mut Plan) {
+    let gpus = plan.tiers.iter().filter(|tier| matches!(tier.tier, Tier::Gpu(_))).count();
+    let tokens = HostTokens::of(plan, planner.inventory);
+    let bytes = planner.activations(tokens, plan.kv.tokens, gpus as u64);
+    let ram = plan.tiers.iter_mut().filter(|tier| tier.tier == Tier::Ram).flat_map(|tier| &mut tier.loads);
+    ram.filter(|load| load.what == "activations").for_each(|load| load.bytes = bytes);
 }
 
 /// Each unit's home with the devices that compute with it. A matrix that lives outside the memory of its block's GPU is the processor's in

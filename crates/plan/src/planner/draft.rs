@@ -6,7 +6,7 @@ use super::rules::Wish;
 use super::settings::Setup;
 use super::{Limit, Planner};
 use crate::blocks::{Devices, block_of};
-use crate::cost::{self, gpu};
+use crate::cost::{self, HostTokens, gpu};
 use crate::gpu::Obstacle;
 use crate::{Bytes, Device, KvPlan, LayerDevices, Load, Role, Staging, Tier, streaming};
 
@@ -135,14 +135,19 @@ impl Planner<'_> {
     }
 
     fn ram(&self, setup: &Setup, gpus: u64) -> Vec<Load> {
-        let activations =
-            cost::activations(&self.widths, setup.micro_batch, self.threads, setup.kv.tokens, self.profile.logits);
-        let mail = cost::mail(&self.widths, setup.micro_batch).times(gpus);
+        // Before homes and streaming are known the processor may have to compute all.
+        let tokens = HostTokens::all(setup.micro_batch);
         vec![
             load("process", cost::process(self.inventory, gpus)),
             load("vocabulary", cost::vocabulary(self.inventory)),
-            load("activations", activations + mail),
+            load("activations", self.activations(tokens, setup.kv.tokens, gpus)),
         ]
+    }
+
+    /// The processor's rooms in a context of so many tokens, with those for its part of each GPU's mixtures.
+    pub(super) fn activations(&self, tokens: HostTokens, context: u32, gpus: u64) -> Bytes {
+        cost::activations(&self.widths, tokens, self.threads, context, self.profile.logits)
+            + cost::mail(&self.widths, tokens).times(gpus)
     }
 
     fn card(&self, setup: &Setup, number: u32) -> Vec<Load> {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests read files; the crate does not")]
 
-use plan::cost::{self, Widths};
+use plan::cost::{self, HostTokens, Widths};
 use plan::{Bytes, Logits};
 
 use crate::common;
@@ -50,7 +50,7 @@ fn a_latent_needs_scratch_of_its_own() {
 fn choices_and_scores_of_experts_are_counted() {
     let mixture = Widths::of(&common::inventory("deepseek-r1-iq1_s"));
     let dense = Widths { experts: 0, experts_used: 0, latent: 0, ..mixture };
-    let of = |widths: &Widths| cost::activations(widths, 512, 8, 4096, Logits::Every);
+    let of = |widths: &Widths| cost::activations(widths, HostTokens::all(512), 8, 4096, Logits::Every);
     let latent = cost::latent_scratch(&common::inventory("deepseek-r1-iq1_s").shape, 512);
     assert_eq!(of(&mixture) - of(&dense), Bytes(512 * (256 * 4 + 8 * (72 + 448))) + latent);
 }
@@ -59,7 +59,7 @@ fn choices_and_scores_of_experts_are_counted() {
 fn rows_of_logits_follow_from_who_reads_them() {
     let widths = Widths::of(&common::inventory("smollm2-135m-q4_1"));
     let row = 4 * widths.vocabulary;
-    let of = |logits| cost::activations(&widths, 512, 2, 4096, logits).0;
+    let of = |logits| cost::activations(&widths, HostTokens::all(512), 2, 4096, logits).0;
     // The row and its copy; a sampler's candidates; eight rows at once.
     let without = of(Logits::Unread) - 2 * row;
     assert_eq!((of(Logits::Sampled) - without, of(Logits::Every) - without), (5 * row, 12 * row));
@@ -68,7 +68,8 @@ fn rows_of_logits_follow_from_who_reads_them() {
 #[test]
 fn a_selection_is_counted_where_there_is_an_indexer() {
     let mut inventory = common::inventory("deepseek-r1-iq1_s");
-    let of = |inventory: &plan::Inventory| cost::activations(&Widths::of(inventory), 512, 8, 4000, Logits::Every);
+    let tokens = HostTokens::all(512);
+    let of = |inventory: &plan::Inventory| cost::activations(&Widths::of(inventory), tokens, 8, 4000, Logits::Every);
     let (plain, shape) = (of(&inventory), &inventory.shape);
     assert_eq!(cost::selection(shape, 512, 8, 4000), Bytes::ZERO);
     inventory.shape.indexer_per_token = vec![0, 128];

@@ -1,5 +1,6 @@
 //! What goes to GPUs: whole blocks, their caches, experts, in which order; and what is refused.
 
+use plan::cost::{self, HostTokens, Widths};
 use plan::gpu::Abilities;
 use plan::profile::parse;
 use plan::{Bytes, Device, Inventory, LayerDevices, Machine, Overrides, Plan, Profile, Role, Scheme, Tier, plan_for};
@@ -222,4 +223,35 @@ fn a_gpu_that_computes_nothing_takes_nothing() {
     let without = plan_for(&without, &model, &machine(1), None, &DENSE).unwrap();
     let process = |plan: &Plan| plan.tier(Tier::Ram).unwrap().loads[0].bytes;
     assert_eq!(process(&plan), process(&without));
+}
+
+#[test]
+fn the_processors_rooms_are_counted_for_what_it_computes() {
+    let (llama, r1) = (llama(), common::inventory("deepseek-r1-iq1_s"));
+    let tokens = |attention, ffn, away| HostTokens { pass: 1024, attention, ffn, away };
+    let batch = "context: { tokens: 2048 }\nprefill: { micro_batch: 1024, ";
+    for (model, mib, rest, expected) in [
+        (&llama, 6000, "stream_to: none }", |_| (0, 0, 0)),
+        (&llama, 1000, "stream_to: none }\ndecode: { stream_layers: 0 }", |_| (1024, 1024, 0)),
+        (&llama, 1000, "stream_to: gpu:0 }\ndecode: { stream_layers: 0 }", |short| (short, short, 0)),
+        (&r1, 14_000, "stream_to: none }", |_| (0, 1024, 1024)),
+        (&r1, 14_000, "stream_to: gpu:0, cpu_experts: 0 }", |short| (0, short, short)),
+        // Those that stay may be chosen by all tokens.
+        (&r1, 14_000, "stream_to: gpu:0, cpu_experts: 3 }", |_| (0, 1024, 1024)),
+    ] as [(&Inventory, u64, &str, fn(u32) -> (u32, u32, u32)); 6]
+    {
+        let text = one(mib, &format!("{batch}{rest}")).replace("56GiB", "300GiB");
+        let profile = parse(&text, "p.yaml").unwrap();
+        let machine = Machine { ram_total: Bytes(400 << 30), ram_available: Bytes(400 << 30), ..machine(1) };
+        let plan = plan_for(&profile, model, &machine, None, &common::ALL).unwrap();
+        let (attention, ffn, away) = expected(plan.stream_from.map_or(0, |from| from - 1));
+        let (found, wanted) = (HostTokens::of(&plan, model), tokens(attention, ffn, away));
+        assert_eq!(found, wanted, "{mib} {rest}");
+        let widths = Widths::of(model);
+        let rooms = cost::activations(&widths, wanted, plan.threads, plan.kv.tokens, plan.logits);
+        let loads = &plan.tier(Tier::Ram).unwrap().loads;
+        let counted = loads.iter().find(|load| load.what == "activations").unwrap().bytes;
+        assert_eq!(counted, rooms + cost::mail(&widths, wanted), "{mib} {rest}");
+        assert_eq!(cost::mail(&widths, wanted) == Bytes::ZERO, away == 0, "{mib} {rest}");
+    }
 }
