@@ -56,17 +56,17 @@ pub struct CardKernels {
 }
 
 impl Default for CardKernels {
-    /// Measured on an H100: benches/results, -h100-steps ("Steps, µs", "Attention of one token") and 2026-11-23-h100-plans (rounding).
+    /// As `probe` measured them on an H100 (2026-11-23-h100-beside-llamacpp, "Kernels of one token"). Cards differ little in what a small kernel takes.
     fn default() -> Self {
         Self {
             products: BTreeMap::new(),
-            norm_s: 5.3e-6,
-            gate_s: 4.2e-6,
-            round_s: 3.0e-6,
-            heads_s: 5.3e-6,
-            attention_s: 12e-6,
-            latents_s: 21e-6,
-            route_s: 19e-6,
+            norm_s: 2.7e-6,
+            gate_s: 2.1e-6,
+            round_s: 1.4e-6,
+            heads_s: 2.8e-6,
+            attention_s: 11.4e-6,
+            latents_s: 16.9e-6,
+            route_s: 18.1e-6,
             floats_per_s: 0.0,
             attention_per_s: 0.0,
         }
@@ -85,13 +85,15 @@ impl CardKernels {
         self.products.get(&quant).copied().unwrap_or_else(|| Self::assumed(quant, read))
     }
 
-    /// An H100's starts, at this rate. Grids are looked up in tables, which each block of threads has to have first: matrices of `IQ1_S` and
-    /// `IQ2_XXS` take 8.8 to 10.3 µs beside their bytes by `ncu` (2026-11-23-h100-plans), and the next one begins a microsecond later. A product by
-    /// head in `Q8_0` takes 4.6 beside its bytes (-h100-steps). Of 8 experts of R1's shape two kernels in `Q4_K` take 19 beside theirs, in `IQ1_S` 28
-    /// and in `IQ2_XXS` 31 (-h100-kernels).
+    /// An H100's starts, at this rate: the middle ones of types that are stored as numbers, in blocks of 32 and in blocks of 256, as `probe` measured them
+    /// (2026-11-23-h100-beside-llamacpp, "Products by type": 2.0 to 2.3, 2.5 to 3.4 and 2.9 to 4.6 µs, of experts 2.0 to 2.3, 3.3 to 6.4 and 6.0 to 9.7).
     #[must_use]
     pub fn assumed(quant: QuantType, read: f64) -> CardProduct {
-        let (start_s, experts_s) = if quant.is_grid() { (10.5e-6, 14e-6) } else { (4.6e-6, 9.6e-6) };
+        let (start_s, experts_s) = match quant.block_elements() {
+            ..32 => (2.1e-6, 2.1e-6),
+            32..256 => (3.2e-6, 4.8e-6),
+            256.. => (3.5e-6, 7.8e-6),
+        };
         CardProduct { bytes_per_s: read, start_s, experts_s }
     }
 
@@ -132,9 +134,12 @@ mod tests {
         let measured = CardProduct { bytes_per_s: 1e12, start_s: 2e-6, experts_s: 3e-6 };
         let kernels = CardKernels { products: [(QuantType::Q4K, measured)].into(), ..CardKernels::default() };
         assert_eq!(kernels.product(QuantType::Q4K, 3e12), measured);
-        let (plain, grid) = (kernels.product(QuantType::Q6K, 3e12), kernels.product(QuantType::Iq1S, 3e12));
-        assert_eq!((plain.bytes_per_s, grid.bytes_per_s), (3e12, 3e12));
-        assert!(grid.start_s > plain.start_s && grid.experts_s > plain.experts_s);
+        let [plain, small, grid] =
+            [QuantType::Bf16, QuantType::Q8_0, QuantType::Iq1S].map(|q| kernels.product(q, 3e12));
+        assert!([plain, small, grid].iter().all(|product| product.bytes_per_s.to_bits() == 3e12_f64.to_bits()));
+        for (less, more) in [(plain, small), (small, grid)] {
+            assert!(less.start_s < more.start_s && less.experts_s < more.experts_s, "{less:?} {more:?}");
+        }
     }
 
     #[test]

@@ -29,7 +29,8 @@
 //! other numbers; where its weights are streamed to a GPU, that computes all blocks:
 //!
 //! ```text
-//! seconds = Σ stages  max( streamed bytes / link , disk bytes / disk rate , gpu + crossings )
+//! seconds = Σ stages  max( streamed bytes / link , disk bytes / disk rate , gpu + crossings , asking + cpu beside )
+//! asking  = 11 × slots of the ring that come × 1.7 × seconds of a launch           before the processor computes experts that stay with it
 //! operations = 2 × weights × m  +  heads × widths × m²  (causal attention, half of all pairs; after n others 2 × heads × widths × m × n more)
 //! ```
 //!

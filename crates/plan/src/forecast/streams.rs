@@ -22,6 +22,7 @@ pub(super) struct Coming {
 struct Ring {
     gpu: u32,
     bytes: f64,
+    slot: f64,
     rate: f64,
 }
 
@@ -34,7 +35,7 @@ impl Rings {
     pub(super) fn of(plan: &Plan, machine: &Machine) -> Self {
         let ring = |(gpu, ring): &(u32, Staging)| {
             let rate = machine.gpus.get(*gpu as usize).map_or(0.0, |gpu| gpu.link.rate.0);
-            Ring { gpu: *gpu, bytes: ring.bytes().as_f64(), rate: rate.max(1.0) }
+            Ring { gpu: *gpu, bytes: ring.bytes().as_f64(), slot: ring.slot.as_f64().max(1.0), rate: rate.max(1.0) }
         };
         Self(plan.device_staging.iter().map(ring).collect())
     }
@@ -42,6 +43,11 @@ impl Rings {
     /// The ring of a GPU: its place, or the first.
     pub(super) fn place(&self, gpu: u32) -> usize {
         self.0.iter().position(|ring| ring.gpu == gpu).unwrap_or(0)
+    }
+
+    /// The GPU of a ring, and how many of its slots so many bytes take.
+    pub(super) fn slots(&self, ring: usize, bytes: f64) -> Option<(u32, f64)> {
+        self.0.get(ring).map(|ring| (ring.gpu, (bytes / ring.slot).ceil()))
     }
 
     /// What comes in so many seconds of a drive.
@@ -112,7 +118,7 @@ mod tests {
             // What one stage leaves serves the next.
             (vec![(4.0, coming(1.0)), (0.0, coming(3.0))], 4.0, 5.0),
         ] {
-            let found = Rings(vec![Ring { gpu: 0, bytes: room, rate: 1.0 }]).steady(&stages);
+            let found = Rings(vec![Ring { gpu: 0, bytes: room, slot: 1.0, rate: 1.0 }]).steady(&stages);
             assert!((found - expected).abs() < 1e-9, "{stages:?}: {found}, expected {expected}");
         }
     }
@@ -130,15 +136,22 @@ mod tests {
             (vec![(0.0, beside(4.0, 6.0)), (0.0, beside(4.0, 1.0))], 2.0, 6.0 + 2.0),
             (vec![(1.0, beside(0.0, 6.0))], 2.0, 7.0),
         ] {
-            let found = Rings(vec![Ring { gpu: 0, bytes: room, rate: 1.0 }]).first(&stages);
+            let found = Rings(vec![Ring { gpu: 0, bytes: room, slot: 1.0, rate: 1.0 }]).first(&stages);
             assert!((found - expected).abs() < 1e-9, "{stages:?}: {found}, expected {expected}");
         }
     }
 
     #[test]
     fn the_ring_of_one_gpu_fills_while_another_computes() {
-        let rings = Rings(vec![Ring { gpu: 0, bytes: 4.0, rate: 1.0 }, Ring { gpu: 3, bytes: 3.0, rate: 2.0 }]);
+        let rings = Rings(vec![
+            Ring { gpu: 0, bytes: 4.0, slot: 2.0, rate: 1.0 },
+            Ring { gpu: 3, bytes: 3.0, slot: 1.5, rate: 2.0 },
+        ]);
         assert_eq!((rings.place(0), rings.place(3)), (0, 1));
+        assert_eq!(
+            (rings.slots(0, 5.0), rings.slots(1, 6.0), rings.slots(2, 1.0)),
+            (Some((0, 3.0)), Some((3, 4.0)), None)
+        );
         let coming = |bytes, ring| Coming { bytes, gpu_s: 0.5, ring, ..Coming::default() };
         // The first waits 4 s for its own; meanwhile 3 of the second's 7 have come, and the others take 2 s.
         let found = rings.first(&[(0.0, coming(4.0, 0)), (0.0, coming(7.0, 1))]);

@@ -321,9 +321,10 @@ fn as_many_experts_are_fetched_as_make_a_token_fastest() {
 fn the_processor_keeps_experts_of_a_streamed_prompt_where_both_together_are_faster() {
     // Two tokens take 1 ms of the processor for each of four experts, since each token uses half of them; three quarters of their 4 MB each come by the
     // link: 0.75 ms at 4 GB/s, so that two stay.
-    let planned = |link: f64, asked: &str| {
+    let launched = |launch_s: f64, link: f64, asked: &str| {
         let mut machine = with_gpu(2e13);
         machine.ram_read.rate = BytesPerSecond(4e10);
+        machine.gpus[0].launch_s = launch_s;
         machine.gpus[0].link = Rate { rate: BytesPerSecond(link), source: Source::Measured };
         let text = format!(
             "version: 1\ntiers: {{ gpu:0: {{ memory: 4GiB }}, ram: {{ memory: 1GiB }} }}\nplacement: [{{ role: routed_expert, home: ram }}]\n\
@@ -331,6 +332,7 @@ fn the_processor_keeps_experts_of_a_streamed_prompt_where_both_together_are_fast
         );
         plan_for(&parse(&text, "p.yaml").unwrap(), &mixture(), &machine, None, &common::ALL).unwrap()
     };
+    let planned = |link, asked: &str| launched(1e-6, link, asked);
     for (link, expected) in [(1.5e9, 3), (4e9, 2), (6e9, 1), (12e9, 0)] {
         let plan = planned(link, "auto");
         assert_eq!((plan.cpu_experts, plan.stream_from), (expected, Some(2)), "{link}");
@@ -346,6 +348,8 @@ fn the_processor_keeps_experts_of_a_streamed_prompt_where_both_together_are_fast
     near(seconds("0") - seconds("1"), 0.000_75);
     near(seconds("3") - seconds("2"), 0.001);
     near(seconds("auto"), seconds("2"));
+    // It begins when it has asked for what comes: one slot, eleven times 1.7 launches.
+    near(launched(4e-6, 4e9, "2").forecast.time_to_first_token_s - seconds("2"), 11.0 * 1.7 * 3e-6);
     // With all of them nothing is left to stream.
     let all = planned(4e9, "9");
     assert_eq!((all.stream_from, all.cpu_experts), (None, 0));

@@ -157,6 +157,6 @@ fn longer(work: Work, bytes_per_s: f64, operations_per_s: f64) -> f64 {
 }
 
 /// Seconds until the processor has asked for a kernel or a copy.
-fn asking(gpu: &Gpu) -> f64 {
+pub(super) fn asking(gpu: &Gpu) -> f64 {
     ASKING * gpu.launch_seconds()
 }
