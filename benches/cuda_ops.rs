@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use kernels::cpu::{AttentionShape, Gate, RopeStyle, Routing};
+use kernels::cpu::{AttentionShape, RopeStyle, Routing};
 use kernels::cuda::{
     Arena, AttentionForm, DeviceBuffer, Event, Gpu, GpuInfo, HeadMatrix, HeadNorm, HeadPart, HeadSteps, HeadTurn,
     HeadsTo, JOB_COLUMNS, JobList, JobRoom, Joining, KvStore, Matrix, Norm, NormKind, Output, Quantized, RopeTable,
@@ -359,21 +359,11 @@ fn latent(gpu: &Gpu) -> Outcome<()> {
 }
 
 fn router(gpu: &Gpu, tokens: usize) -> Outcome<f64> {
-    let routing = Routing {
-        experts: 256,
-        used: 8,
-        gate: Gate::Sigmoid,
-        groups: 8,
-        groups_used: 4,
-        group_best: 2,
-        normalize: true,
-        scale: 2.5,
-    };
     let (logits, bias) = (numbers(gpu, tokens * 256)?, numbers(gpu, 256)?);
     let mut chosen = DeviceBuffer::<u32>::new(gpu, "chosen", tokens * 8)?;
     let mut weights = DeviceBuffer::<f32>::new(gpu, "weights", tokens * 8)?;
     timed(gpu, || {
         let (chosen, weights) = (&mut chosen.slice_mut(), &mut weights.slice_mut());
-        Ok(route(gpu.compute(), &routing, logits.slice(), Some(bias.slice()), chosen, weights, None)?)
+        Ok(route(gpu.compute(), &Routing::GROUPED, logits.slice(), Some(bias.slice()), chosen, weights, None)?)
     })
 }

@@ -1,5 +1,7 @@
 //! The devices of an engine beside the processor, and on which of them the residual stream is.
 
+use std::sync::Arc;
+
 use plan::{Device, LayerDevices};
 
 #[cfg(feature = "cuda")]
@@ -8,7 +10,8 @@ use crate::route::{Route, Streaming};
 
 /// Where blocks are computed, and where their input is now.
 pub(crate) struct Devices {
-    pub(crate) route: Route,
+    /// Shared, for those who ask it while they change what is beside.
+    pub(crate) route: Arc<Route>,
     /// Where the residual stream of this pass is.
     pub(crate) x_at: Device,
     /// Whether and how weights are brought to cards in this pass.
@@ -19,9 +22,9 @@ pub(crate) struct Devices {
 }
 
 impl Devices {
-    pub(crate) const fn new(route: Route) -> Self {
+    pub(crate) fn new(route: Route) -> Self {
         Self {
-            route,
+            route: Arc::new(route),
             x_at: Device::Cpu,
             streaming: None,
             #[cfg(feature = "cuda")]

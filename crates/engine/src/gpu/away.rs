@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use kernels::cuda::{self, Gpu, Pinned};
 
-use super::experts::Lists;
-use super::mixture::NO_ROOM;
+use super::experts::{Lists, Mixtures};
 use super::{GpuPass, Result};
 use crate::spec::Mixture;
 use crate::steps::{Part, Register};
@@ -28,15 +27,21 @@ impl Mail {
     }
 }
 
+/// That of a card's mixtures.
+fn mail(mixtures: &mut Option<Mixtures>) -> &mut Mail {
+    match mixtures {
+        Some(Mixtures { lists: Lists { mail: Some(mail), .. }, .. }) => mail,
+        _ => unreachable!("a card to whose mixtures the processor belongs has mail"),
+    }
+}
+
 impl GpuPass<'_, '_> {
     /// Takes what the processor's experts read to it, waits for that, and empties their sum, which was sent up for the last time long ago:
     /// the choice of this layer has come down since.
     pub(super) fn send_away(&mut self, x: Part) -> Result<()> {
         let side = &mut *self.side;
         side.settle()?;
-        let Some(Lists { mail: Some(Mail { x: to, sum }), .. }) = side.mixtures.as_mut().map(|m| &mut m.lists) else {
-            unreachable!("{NO_ROOM}")
-        };
+        let Mail { x: to, sum } = mail(&mut side.mixtures);
         let started = Instant::now();
         side.gpu.compute().download_now(side.registers.get(x), &mut to[..x.count])?;
         side.passage.arrived(x.count, started);
@@ -50,9 +55,7 @@ impl GpuPass<'_, '_> {
             return Ok(());
         }
         let side = &mut *self.side;
-        let Some(Lists { mail: Some(Mail { x, sum }), .. }) = side.mixtures.as_mut().map(|m| &mut m.lists) else {
-            unreachable!("{NO_ROOM}")
-        };
+        let Mail { x, sum } = mail(&mut side.mixtures);
         self.host.join_experts(f, &x[..block.count], &mut sum[..block.count])?;
         let (stream, there) = (side.gpu.compute(), Part { register: Register::Attended, start: 0, count: block.count });
         stream.upload(sum.part(..block.count), &mut side.registers.get_mut(there))?;

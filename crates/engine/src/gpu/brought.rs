@@ -9,8 +9,9 @@ use plan::Tier;
 use tiers::RowSlice;
 
 use super::experts::parts;
-use super::lists::{Kind, Run, Words, cut};
+use super::lists::{Kind, Run, cut};
 use super::mixture::NO_ROOM;
+use super::words::Words;
 use super::{GpuPass, Result};
 use crate::blocks::Pass;
 use crate::lookahead::expect_experts;

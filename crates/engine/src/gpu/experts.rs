@@ -3,16 +3,17 @@
 //! Must never know in which order a mixture's steps are done: that is `mixture` and `lists`.
 
 use kernels::cuda::{
-    Arena, CHOICES_MAX, Crossing, DeviceBuffer, EXPERTS_MAX, ExpertTable, Gpu, JOB_COLUMNS, JobRoom, Pinned, Quantized,
-    RouteMail, SENT_TOKENS_MAX, in_integers,
+    Arena, CHOICES_MAX, Crossing, DeviceBuffer, EXPERTS_MAX, ExpertTable, Gpu, JobRoom, Pinned, Quantized, RouteMail,
+    SENT_TOKENS_MAX, in_integers,
 };
-use plan::{Bytes, Device, Plan, QuantType, Tier};
+use plan::{Device, Plan, QuantType, Tier};
 use tiers::{RowSlice, Tiers};
 
 use super::Result;
 use super::away::Mail;
+use super::counts::Counts;
 use super::fetched::Fetching;
-use super::lists::{Run, WORDS_OF_PAIR};
+use super::lists::Run;
 use crate::blocks::Quants;
 use crate::pairs::Pairs;
 use crate::route::{self, Route};
@@ -20,8 +21,6 @@ use crate::spec::{Expert, Ffn, Mixture, Spec};
 
 /// Tokens of a pass whose choice kernels and processor get without a word between them; for more, experts are grouped first.
 pub(super) const FEW: usize = SENT_TOKENS_MAX;
-/// The most rows of one kernel.
-const ROWS_MAX: usize = 65_535;
 
 /// Where an expert's matrices are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +36,6 @@ pub(super) enum Home {
 /// The routed experts of one layer.
 pub(super) struct Experts {
     homes: Vec<Home>,
-    /// Those that the processor computes in passes to which the others are brought.
-    kept: Vec<bool>,
     /// Where kernels find those that are here; none where no expert is, or where they are not alike.
     pub(super) tables: Option<Tables>,
 }
@@ -117,20 +114,13 @@ pub(super) struct Lists {
 }
 
 impl Experts {
-    fn of(
-        f: &Mixture,
-        (number, route): (u32, &Route),
-        quants: &Quants,
-        tiers: &Tiers,
-        arena: &mut Arena,
-    ) -> Result<Self> {
+    fn of(f: &Mixture, number: u32, quants: &Quants, tiers: &Tiers, arena: &mut Arena) -> Result<Self> {
         let here = |slice: &RowSlice| tiers.home(slice.unit) == Tier::Gpu(number);
         let homes: Vec<Home> = f.experts.iter().map(|expert| home(parts(expert).map(here))).collect();
-        let kept = f.experts.iter().map(|expert| route.keeps(expert.gate.unit)).collect();
         let resident = || f.experts.iter().zip(&homes).filter(|(_, home)| **home == Home::Here).map(|(e, _)| e);
         let types = resident().map(|expert| parts(expert).map(|part| quants.get(part.unit)));
         let Some([gate, up, down]) = common(types).filter(|_| !f.weighs_input) else {
-            return Ok(Self { homes, kept, tables: None });
+            return Ok(Self { homes, tables: None });
         };
         let width = f.router.inputs;
         let count = f.experts.len();
@@ -146,17 +136,12 @@ impl Experts {
             }
             table.upload(gpu.compute())?;
         }
-        Ok(Self { homes, kept, tables: Some(tables) })
+        Ok(Self { homes, tables: Some(tables) })
     }
 
     /// Where this expert is.
     pub(super) fn home(&self, expert: usize) -> Home {
         self.homes[expert]
-    }
-
-    /// Whether the processor computes it in passes to which the others are brought.
-    pub(super) fn is_kept(&self, expert: usize) -> bool {
-        self.kept[expert]
     }
 
     /// Whether any expert is there.
@@ -211,15 +196,19 @@ impl Mixtures {
         let always = |index: usize| route.layers[index].ffn == Device::Gpu(number);
         let experts = |(index, layer): (usize, &crate::spec::Layer)| {
             let f = mixture(&layer.ffn).filter(|_| always(index) || route.streamed_to(index)[1] == Some(number));
-            f.map(|f| Experts::of(f, (number, route), quants, tiers, arena)).transpose()
+            f.map(|f| Experts::of(f, number, quants, tiers, arena)).transpose()
         };
         let layers: Vec<Option<Experts>> = spec.layers.iter().enumerate().map(experts).collect::<Result<_>>()?;
         // In passes to which weights are brought, nothing of a few tokens is left to the processor.
         let owes = |(index, layer): (usize, &Experts)| always(index) && layer.any(Home::Away);
         let here = || layers.iter().enumerate().filter_map(|(index, layer)| Some((index, layer.as_ref()?)));
         let away = here().any(owes);
+        let keeps = |index: usize| {
+            let experts = mixture(&spec.layers[index].ffn).into_iter().flat_map(|f| &f.experts);
+            experts.map(|expert| expert.gate.unit).any(|unit| route.keeps(unit))
+        };
         let left = |(index, layer): (usize, &Experts)| match owes((index, layer)) {
-            _ if layer.kept.contains(&true) => counts.tokens,
+            _ if keeps(index) => counts.tokens,
             true => route.left_of(index, number, counts.tokens),
             false => 0,
         };
@@ -294,88 +283,6 @@ impl Way {
         // Experts take milliseconds: a wait of the driver's that lasts so long is looked at again late.
         let crossing = Crossing::new(gpu, numbers)?.with_waiting_kernel();
         Ok(Self { crossing, mail: RouteMail::new(gpu, arena)? })
-    }
-}
-
-/// Counts from which all sizes follow: of a model's mixtures, the most of each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Counts {
-    layers: usize,
-    experts: usize,
-    used: usize,
-    inner: usize,
-    /// Tokens of a micro-batch.
-    tokens: usize,
-    /// Pairs whose outputs have room at one time.
-    pub(super) run: usize,
-}
-
-impl Counts {
-    /// Those of `spec`, if it has mixtures, where `room` numbers are free for experts' outputs.
-    pub(super) fn of(spec: &Spec, tokens: usize, room: usize) -> Option<Self> {
-        let mixtures = || spec.layers.iter().filter_map(|layer| mixture(&layer.ffn));
-        let used = mixtures().map(|f| f.routing.used).max()?;
-        Some(Self {
-            layers: spec.layers.len(),
-            experts: mixtures().map(|f| f.routing.experts).max()?,
-            used,
-            inner: mixtures().map(|f| f.inner).max()?,
-            tokens,
-            run: (room / spec.width).min(tokens * used).min(ROWS_MAX),
-        })
-    }
-
-    /// The most experts of a token.
-    pub(super) const fn used(&self) -> usize {
-        self.used
-    }
-
-    /// The most numbers between an expert's matrices.
-    pub(super) const fn inner(&self) -> usize {
-        self.inner
-    }
-
-    const fn pairs(&self) -> usize {
-        self.tokens * self.used
-    }
-
-    const fn choices(&self) -> usize {
-        self.tokens * self.used
-    }
-
-    const fn untold(&self) -> usize {
-        self.layers * FEW * self.used
-    }
-
-    /// Entries and columns of a layer's lists: three for each expert that is used, and more for those of many columns.
-    fn jobs(&self) -> (usize, usize) {
-        (3 * (self.experts.min(self.pairs()) + self.pairs().div_ceil(JOB_COLUMNS)), 3 * self.pairs())
-    }
-
-    /// Words about a layer's pairs.
-    const fn words(&self) -> usize {
-        WORDS_OF_PAIR * self.pairs()
-    }
-
-    fn inner_columns(&self) -> usize {
-        self.run.max(FEW.min(self.tokens) * self.used)
-    }
-
-    /// What all of it takes of an arena.
-    pub(super) fn bytes(&self) -> Bytes {
-        let (entries, columns) = self.jobs();
-        [
-            Arena::bytes_of::<u32>(self.choices()),
-            Arena::bytes_of::<f32>(self.choices()),
-            Arena::bytes_of::<u32>(self.untold()),
-            Quantized::bytes(self.inner, self.inner_columns()),
-            JobRoom::bytes(entries, columns),
-            Arena::bytes_of::<u32>(self.words()),
-            RouteMail::BYTES,
-            Arena::bytes_of::<u64>(self.experts).times(3 * self.layers as u64),
-        ]
-        .into_iter()
-        .sum()
     }
 }
 

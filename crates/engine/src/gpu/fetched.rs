@@ -11,7 +11,8 @@ use kernels::cuda::{self, Arena, Chosen, DeviceBuffer, Event, ExpertTable, Gpu, 
 use plan::{Fetch, Plan, QuantType};
 use tiers::Tiers;
 
-use super::experts::{Counts, FEW, Home, Layers, Tables, common, mixture, parts};
+use super::counts::Counts;
+use super::experts::{FEW, Home, Layers, Tables, common, mixture, parts};
 use super::mixture::joining;
 use super::{Result, check_room};
 use crate::blocks::Quants;
@@ -72,10 +73,10 @@ impl Fetching {
         }
         let table = |kind: &Kind| known.iter().position(|known| known == kind);
         let of_layer = kinds.iter().map(|kind| kind.as_ref().and_then(table)).collect();
-        let (choices, count) = (FEW * counts.used(), fetch.experts as usize);
+        let (choices, count) = (FEW * counts.used, fetch.experts as usize);
         let needed = Arena::bytes_of::<u32>(choices)
             + Quantized::bytes(spec.width, FEW)
-            + Quantized::bytes(counts.inner(), choices)
+            + Quantized::bytes(counts.inner, choices)
             + Arena::bytes_of::<f32>(FEW * spec.width)
             + Arena::bytes_of::<u64>(count).times(3 * known.len() as u64);
         let all = fetch.slot.times(u64::from(fetch.experts)) + needed;
@@ -92,7 +93,7 @@ impl Fetching {
             words: Pinned::new(gpu, choices)?,
             there: arena.take(choices)?,
             input: Quantized::new(&mut arena, spec.width, FEW)?,
-            inner: Quantized::new(&mut arena, counts.inner(), choices)?,
+            inner: Quantized::new(&mut arena, counts.inner, choices)?,
             sums: arena.take(FEW * spec.width)?,
             chosen: Event::new(gpu)?,
             done: Event::new(gpu)?,
@@ -236,7 +237,7 @@ mod tests {
         for (chosen, experts, of, expected) in [
             (&[7, 1, 4, 2][..], 2, 4, &[2, 4][..]),
             // Expert 1 is here: of three that are away a half, rounded up.
-            (&[7, 1, 4], 2, 4, &[4, 7]),
+            (&[7, 1, 4, 9], 2, 4, &[4, 7]),
             (&[1, 9], 2, 4, &[9]),
             (&[1], 4, 4, &[]),
             // Two tokens have one in common, and there are rooms for two.

@@ -5,6 +5,7 @@
 
 mod away;
 mod brought;
+mod counts;
 mod experts;
 mod fetched;
 mod guests;
@@ -17,6 +18,7 @@ mod passage;
 mod recorded;
 mod registers;
 mod vectors;
+mod words;
 
 use std::ops::Range;
 
@@ -28,7 +30,8 @@ use plan::cost::{self, LOGIT_ROWS};
 use plan::{Bytes, Device, Inventory, KvPlan, KvType, LayerDevices, ModelShape, Plan, Tier};
 use tiers::Tiers;
 
-use experts::{Counts, Mixtures};
+use counts::Counts;
+use experts::Mixtures;
 use guests::Guests;
 use latent::LatentRoom;
 pub(crate) use pass::GpuPass;

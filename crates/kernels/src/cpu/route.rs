@@ -48,6 +48,20 @@ pub struct Routing {
     pub scale: f32,
 }
 
+impl Routing {
+    /// The rules of the report above as its model has them, by which routers are measured: eight of 256 experts, in eight groups of which four serve.
+    pub const GROUPED: Self = Self {
+        experts: 256,
+        used: 8,
+        gate: Gate::Sigmoid,
+        groups: 8,
+        groups_used: 4,
+        group_best: 2,
+        normalize: true,
+        scale: 2.5,
+    };
+}
+
 /// For each token's row of `logits` (m × experts) the experts it goes to and their weights (m × used each).
 ///
 /// Experts are ranked by score + `bias` (one for each expert), the best first, of equals the lower index first; the

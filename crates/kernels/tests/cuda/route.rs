@@ -23,17 +23,7 @@ fn choices_are_the_references_and_arrive_as_they_are() {
         (plain(60, 4, Gate::Softmax), false),
         (plain(32, 4, Gate::SoftmaxOfChosen), true),
         (Routing { normalize: true, scale: 2.5, ..plain(384, 8, Gate::Sigmoid) }, true),
-        (
-            Routing {
-                groups: 8,
-                groups_used: 4,
-                group_best: 2,
-                normalize: true,
-                scale: 2.5,
-                ..plain(256, 8, Gate::Sigmoid)
-            },
-            true,
-        ),
+        (Routing::GROUPED, true),
         (Routing { groups: 8, groups_used: 3, scale: 16.0, ..plain(160, 6, Gate::Softmax) }, false),
         (plain(512, 32, Gate::Sigmoid), false),
     ] {

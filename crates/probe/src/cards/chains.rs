@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use kernels::cpu::{AttentionShape, Gate, RopeStyle, Routing};
+use kernels::cpu::{AttentionShape, RopeStyle, Routing};
 use kernels::cuda::{
     Arena, AttentionForm, Chosen, CudaError, DeviceBuffer, Event, ExpertTable, Gpu, HeadPart, HeadTurn, HeadsTo,
     Joining, KvStore, Matrix, Norm, NormKind, Output, Quantized, Recording, RopeTable, Rows, Sight, add_norm,
@@ -279,19 +279,10 @@ impl Chains<'_> {
 
     /// A choice as models of R1's kind make it.
     fn route(&self) -> Result<f64, CudaError> {
-        let experts = 256;
-        let routing = Routing {
-            experts,
-            used: USED,
-            gate: Gate::Sigmoid,
-            groups: 8,
-            groups_used: 4,
-            group_best: 2,
-            normalize: true,
-            scale: 2.5,
-        };
-        let (logits, bias, mut weights) = (self.numbers(experts)?, self.numbers(experts)?, self.numbers(USED)?);
-        let mut chosen = DeviceBuffer::<u32>::new(self.gpu, "chosen", USED)?;
+        let routing = Routing::GROUPED;
+        let Routing { experts, used, .. } = routing;
+        let (logits, bias, mut weights) = (self.numbers(experts)?, self.numbers(experts)?, self.numbers(used)?);
+        let mut chosen = DeviceBuffer::<u32>::new(self.gpu, "chosen", used)?;
         self.each(CHAIN, |_| {
             let (chosen, weights) = (&mut chosen.slice_mut(), &mut weights.slice_mut());
             route(self.gpu.compute(), &routing, logits.slice(), Some(bias.slice()), chosen, weights, None)
