@@ -16,9 +16,18 @@ pub(super) struct Rows<'a> {
     stride: usize,
     /// Of each row.
     bytes: usize,
-    /// Where as many bytes lie, one after the other, that are needed soon.
-    soon: Option<*const u8>,
+    soon: Soon,
     life: PhantomData<&'a [u8]>,
+}
+
+/// What is asked for as rows are read: bytes that are needed soon, which need not exist.
+#[derive(Clone, Copy)]
+enum Soon {
+    Nothing,
+    /// As many as the rows themselves, one after the other.
+    Run(*const u8),
+    /// So many bytes further on in each row.
+    Further(usize),
 }
 
 impl<'a> Rows<'a> {
@@ -26,22 +35,35 @@ impl<'a> Rows<'a> {
     #[inline(always)]
     pub(super) fn new(all: &'a [u8], stride: usize, bytes: usize) -> Self {
         assert!((ROWS - 1) * stride + bytes <= all.len(), "{bytes} bytes of 16 rows every {stride} in {}", all.len());
-        Self { start: all.as_ptr(), stride, bytes, soon: None, life: PhantomData }
+        Self { start: all.as_ptr(), stride, bytes, soon: Soon::Nothing, life: PhantomData }
     }
 
-    /// Asks for these bytes as the rows are read: as many as they are themselves. They need not exist.
+    /// Asks as the rows are read for as many bytes as they have, which lie one after the other and need not exist.
     #[inline(always)]
     pub(super) fn asking_for(self, soon: *const u8) -> Self {
-        Self { soon: Some(soon), ..self }
+        Self { soon: Soon::Run(soon), ..self }
+    }
+
+    /// Asks as each row is read for what lies `bytes` further on in it, which need not exist.
+    #[inline(always)]
+    pub(super) fn asking_ahead(self, bytes: usize) -> Self {
+        Self { soon: Soon::Further(bytes), ..self }
     }
 
     /// Sixteen bytes of each row from `at`, four at a time.
     #[inline(always)]
     pub(super) fn sixteen<W: Wide>(self, w: W, at: usize) -> [W::V; 4] {
         assert!(at + 16 <= self.bytes);
-        if let Some(soon) = self.soon {
-            for line in 0..4 {
-                w.prefetch(soon.wrapping_add(16 * at + 64 * line));
+        // Four lines at each call: a burst would fill the buffers of the first-level cache.
+        for i in 0..4 {
+            match self.soon {
+                Soon::Nothing => {}
+                Soon::Run(soon) => w.prefetch(soon.wrapping_add(16 * at + 64 * i)),
+                Soon::Further(bytes) => {
+                    // A line has four such pieces: at each of them it is asked for in four rows.
+                    let row = at / 16 % 4 * 4 + i;
+                    w.prefetch(self.start.wrapping_add(row * self.stride + at / 64 * 64 + bytes));
+                }
             }
         }
         // SAFETY: `new` saw that `bytes` bytes of each row can be read, and 16 from `at` are within them.

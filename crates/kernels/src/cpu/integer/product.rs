@@ -37,6 +37,10 @@ const LISTED: usize = 8 * MANY;
 /// outputs each with eight columns.
 const STREAM_SUMS: usize = 8 * ROWS;
 
+/// How far ahead in each stream bytes are asked for. A processor does so by itself only where it sees them read in order, and few
+/// types keep their scales before their codes.
+const STREAM_AHEAD: usize = 512;
+
 /// Takes what a task has computed.
 pub(crate) trait Finish {
     /// The products of the task's `column`-th column with rows from `first` on.
@@ -141,12 +145,14 @@ impl<F: Finish> Task<'_, F> {
             return self.unpack_last(layout, lanes, block, out);
         }
         let (from, bytes) = layout.place(first, block);
-        let mut rows = Rows::new(&self.weights[from..], apart * layout.stride, bytes);
-        if apart == 1 {
+        let rows = Rows::new(&self.weights[from..], apart * layout.stride, bytes);
+        let rows = if apart == 1 {
             // These rows are one run of memory, but they are not read in its order. So the next sixteen are asked for in theirs.
             let next = (first + ROWS) * layout.stride + ROWS * block * layout.run_bytes;
-            rows = rows.asking_for(self.weights.as_ptr().wrapping_add(next));
-        }
+            rows.asking_for(self.weights.as_ptr().wrapping_add(next))
+        } else {
+            rows.asking_ahead(STREAM_AHEAD)
+        };
         let source = &Source { quant: self.quant, rows, groups: layout.groups(block) };
         self.isa.run_wide(Unpack { source, out });
     }
