@@ -168,9 +168,13 @@ impl Cards {
             }
         }
         for (place, parts) in rest {
-            // The feed-forward part stands behind attention.
+            let layer: Vec<&Group> = self.whole[place].iter().collect();
+            // The feed-forward part stands behind attention. Both go to one GPU, or one of them stays.
             for part in parts.into_iter().rev() {
-                put(&mut filling, &mut turn, place, &[part]);
+                match filling.on_of(&layer) {
+                    Some(gpu) => filling.put(&[part], gpu),
+                    None => put(&mut filling, &mut turn, place, &[part]),
+                };
             }
         }
         self.asked_experts.iter().for_each(|asked| filling.ask(asked));
