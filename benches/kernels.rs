@@ -17,9 +17,9 @@ use crate::timing::best_of;
 /// Numbers of a row.
 const K: usize = 2048;
 const RUNS: usize = 7;
-/// Several times a last-level cache's share, and half of a second-level cache.
+/// Several times a last-level cache's share, and half of a small second-level cache.
 const RAM: usize = 256 << 20;
-const CACHE: usize = 700 << 10;
+const CACHE: usize = 256 << 10;
 /// Columns of speculation and small batches, and of a prompt.
 const FEW: [usize; 4] = [1, 2, 4, 8];
 const PROMPT: usize = 512;

@@ -3,6 +3,15 @@
 use super::super::panel::Unpacked;
 use super::super::wide::{Quad, Wide};
 
+/// A loop that is written out: what is shifted by, or where a register is, must be known to the compiler.
+macro_rules! each {
+    ($i:ident in $($value:literal)* => $body:block) => {$({
+        let $i: usize = $value;
+        $body
+    })*};
+}
+pub(super) use each;
+
 /// The codes of 32 numbers, of which sixteen bytes hold the first half in their low nibbles and the second in their high ones.
 #[inline(always)]
 pub(super) fn nibbles<W: Wide>(w: W, bytes: [W::V; 4]) -> [W::V; 8] {

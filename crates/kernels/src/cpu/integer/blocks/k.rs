@@ -2,7 +2,7 @@
 
 use super::super::panel::{Rows, Unpacked};
 use super::super::wide::Wide;
-use super::bits::{bytes, in_place, moved, nibbles, put_bits};
+use super::bits::{bytes, each, in_place, moved, nibbles, put_bits};
 
 /// Scale and minimum, and eight 6-bit scales and minima of the 16 bytes that `Q4_K` and `Q5_K` begin with.
 #[inline(always)]
@@ -62,16 +62,16 @@ pub(super) fn q3_k<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
     let (three, third) = (w.bytes(3), w.bytes(4));
     for half in 0..2 {
         let uppers = rows.sixteen(w, 16 * half);
-        for part in 0..2 {
+        each!(part in 0 1 => {
             let crumbs = rows.sixteen(w, 32 + 32 * part + 16 * half);
-            for pair in 0..4 {
+            each!(pair in 0 1 2 3 => {
                 for i in 0..4 {
                     let crumb = w.and(moved(w, crumbs[i], 2 * pair, 0), three);
                     let upper = w.and(moved(w, uppers[i], 4 * part + pair, 2), third);
                     w.store(w.or(crumb, upper), &mut out.codes[32 * part + 8 * pair + 4 * half + i]);
                 }
-            }
-        }
+            });
+        });
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::super::panel::{Rows, Unpacked};
 use super::super::wide::Wide;
+use super::bits::each;
 
 /// Words of a run in the widest type here (`Q8_0`).
 const WORDS_MAX: usize = 68;
@@ -82,16 +83,12 @@ pub(super) fn unpack<W: Wide, B: Small>(w: W, rows: Rows, numbers: usize, out: &
         return;
     }
     let mut words = [w.each(0); WORDS_MAX];
-    // A loop that is written out: indices of words must be constants for words to stay in registers.
-    macro_rules! blocks {
-        ($($index:literal)*) => {$(
-            if $index < 256 / B::NUMBERS {
-                fetch::<W, B>(w, rows, $index, &mut words);
-                B::unpack(w, $index, &Fetched { words: &words, start: $index * B::BYTES }, out);
-            }
-        )*};
-    }
-    blocks!(0 1 2 3 4 5 6 7);
+    each!(index in 0 1 2 3 4 5 6 7 => {
+        if index < 256 / B::NUMBERS {
+            fetch::<W, B>(w, rows, index, &mut words);
+            B::unpack(w, index, &Fetched { words: &words, start: index * B::BYTES }, out);
+        }
+    });
 }
 
 /// Fetches what block `index` has bytes of and the blocks before it have not.
