@@ -71,6 +71,8 @@ __device__ __forceinline__ void leave_groups(const Route& p, const float* ranks,
     for (u32 n = 0; n < min(p.group_best, size); n++) sum += ranks[take_best(ranks, taken, group * size, size, lane)];
     if (lane == 0) group_ranks[group] = sum;
   }
+  // All lanes read what the first wrote.
+  __syncwarp();
   // Groups that are chosen are marked in two words behind those of the experts.
   u32* groups_taken = taken + words;
   for (u32 n = 0; n < p.groups_used; n++) take_best(group_ranks, groups_taken, 0, p.groups, lane);
