@@ -42,8 +42,6 @@ pub(crate) struct Scratch {
     pub(crate) bias_row: Vec<u8>,
     /// Which token goes to which expert.
     pub(crate) pairs: Pairs,
-    /// One token's latent with its rotated key.
-    pub(crate) row_of_cache: Vec<f32>,
     /// What latent attention needs besides.
     pub(crate) latent: Option<LatentRooms>,
     pub(crate) selection: Selection,
@@ -229,7 +227,6 @@ impl Scratch {
             row: vec![0; row],
             bias_row: Vec::new(),
             pairs: Pairs::with_capacity(micro_batch * chosen(spec), shape.experts as usize),
-            row_of_cache: Vec::new(),
             latent: spec.latent().map(|(_, latent)| LatentRooms::new(latent, shape, micro_batch)).transpose()?,
             selection: Selection::new(shape, plan),
             tokens: micro_batch,

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use kernels::cpu::{AttentionShape, KvStore, Pool, Sight, attention_with};
+use kernels::cpu::{AttentionShape, KvStore, Pool, Sight, attention_with, rms_norm_in_place};
 use plan::cost::LATENT_TILE;
 use tiers::RowSlice;
 
@@ -13,8 +13,8 @@ use super::linear::each_staged;
 use super::{Pass, Result};
 use crate::scratch::LatentRooms;
 use crate::session::LayerCache;
-use crate::span::{Span, with_all};
-use crate::spec::{Attention, Latent, LatentQuery};
+use crate::span::Span;
+use crate::spec::{Attention, Latent, LatentQuery, Vector};
 use crate::steps::Register;
 
 const TILE: usize = LATENT_TILE as usize;
@@ -42,8 +42,8 @@ impl Pass<'_> {
         let s = l.sizes;
         let indexer = l.indexer();
         let index_widths = indexer.map_or([0; 2], |i| [i.shape.dim, if self.form.selects { i.shape.heads } else { 0 }]);
-        let widths = [l.query.first().outputs, s.rank, s.rotated, index_widths[0], index_widths[1]];
-        let (all, [first, latents, rotated, index_k, index_weights]) = &self.views(Register::Projected, widths);
+        let widths = [l.query.first().outputs, l.down.outputs, index_widths[0], index_widths[1]];
+        let (all, [first, kept, index_k, index_weights]) = &self.views(Register::Projected, widths);
         self.linears(l.inputs(self.form), normed, all)?;
         if let Some(indexer) = indexer {
             self.keep_index_keys(indexer, a.rope, index_k, cache.index_keys.as_mut())?;
@@ -62,9 +62,8 @@ impl Pass<'_> {
             }
         };
         self.rotate_from(a.rope, a.heads, s.plain + s.rotated, s.plain, q)?;
-        self.norm_in_place(&l.down_norm, latents)?;
-        self.rotate_from(a.rope, 1, s.rotated, 0, rotated)?;
-        self.keep_latents(latents, rotated, s.rank, &mut cache.keys)?;
+        self.rotate_from(a.rope, 1, s.rank + s.rotated, s.rank, kept)?;
+        self.keep_latents(&l.down_norm, kept, &mut cache.keys)?;
         // The rooms come back whatever happens between.
         let Some(mut rooms) = self.scratch.latent.take() else { unreachable!("a latent model has rooms") };
         let outcome = attended.with_from(q, |out, q| {
@@ -84,16 +83,14 @@ impl Pass<'_> {
         outcome?
     }
 
-    /// Writes each token's latent and rotated key as one row of the cache.
-    fn keep_latents(&mut self, latents: &Span, rotated: &Span, rank: usize, store: &mut KvStore) -> Result<()> {
-        let row = &mut self.scratch.row_of_cache;
-        row.resize(store.dim(), 0.0);
-        let first = self.first_position;
-        Ok(with_all([latents, rotated], |[latents, rotated]| {
-            let width = row.len() - rank;
-            for (i, (latent, rotated)) in latents.chunks_exact(rank).zip(rotated.chunks_exact(width)).enumerate() {
-                row[..rank].copy_from_slice(latent);
-                row[rank..].copy_from_slice(rotated);
+    /// Writes each token's latent, normed, and rotated key as one row of the cache.
+    fn keep_latents(&mut self, norm: &Vector, kept: &Span, store: &mut KvStore) -> Result<()> {
+        self.load(norm)?;
+        let (pool, first, rank, eps) = (self.pool, self.first_position, norm.length, self.spec.norm_eps);
+        let weight = Some(&self.scratch.vector[..rank]);
+        Ok(kept.with_mut(|kept| {
+            for (i, row) in kept.chunks_exact_mut(store.dim()).enumerate() {
+                rms_norm_in_place(pool, &mut row[..rank], weight, rank, eps);
                 store.write(first + i, row);
             }
         })?)

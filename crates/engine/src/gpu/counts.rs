@@ -42,13 +42,8 @@ impl Counts {
         })
     }
 
-    /// Pairs of a micro-batch.
+    /// Pairs of a micro-batch: each token's choices.
     pub(super) const fn pairs(&self) -> usize {
-        self.tokens * self.used
-    }
-
-    /// Choices of a micro-batch.
-    pub(super) const fn choices(&self) -> usize {
         self.tokens * self.used
     }
 
@@ -76,8 +71,8 @@ impl Counts {
     pub(super) fn bytes(&self) -> Bytes {
         let (entries, columns) = self.jobs();
         [
-            Arena::bytes_of::<u32>(self.choices()),
-            Arena::bytes_of::<f32>(self.choices()),
+            Arena::bytes_of::<u32>(self.pairs()),
+            Arena::bytes_of::<f32>(self.pairs()),
             Arena::bytes_of::<u32>(self.untold()),
             Quantized::bytes(self.inner, self.inner_columns()),
             JobRoom::bytes(entries, columns),

@@ -222,8 +222,8 @@ impl Mixtures {
             way,
             fetching: fetching.filter(|_| away),
             layers,
-            chosen: arena.take(counts.choices())?,
-            weights: arena.take(counts.choices())?,
+            chosen: arena.take(counts.pairs())?,
+            weights: arena.take(counts.pairs())?,
             inner: Quantized::new(arena, counts.inner, counts.inner_columns())?,
             owed: None,
             untold: Untold {

@@ -31,7 +31,7 @@ use tiers::RowSlice;
 
 use super::pass::GpuPass;
 use super::{CardCache, Result};
-use crate::spec::{Attention, HeadRows, Latent, LatentQuery, Linear, Spec, Vector};
+use crate::spec::{Attention, HeadRows, Latent, LatentQuery, Spec};
 use crate::steps::{Part, Register, Steps};
 
 /// Where rows begin, so that kernels read four numbers at once.
@@ -73,15 +73,6 @@ pub(super) fn shape(l: &Latent, heads: usize, scale: f32) -> AttentionShape {
     AttentionShape { heads, kv_heads: 1, dim_k, dim_v, scale, window: None, softcap: None }
 }
 
-/// The two matrices that make what is kept, which are one in the file.
-fn kept(l: &Latent) -> Linear {
-    let (first, second) = (&l.down, &l.rotated);
-    let weight = RowSlice { unit: first.weight.unit, rows: first.weight.rows.start..second.weight.rows.end };
-    let outputs = first.outputs + second.outputs;
-    let bias = first.bias.as_ref().map(|bias| Vector { slice: bias.slice.clone(), start: bias.start, length: outputs });
-    Linear { weight, bias, inputs: first.inputs, outputs }
-}
-
 /// What is made of latents for a group of heads.
 fn expansion(l: &Latent, heads: usize) -> Expansion {
     let s = l.sizes;
@@ -120,9 +111,9 @@ struct Group<'g> {
 impl GpuPass<'_, '_> {
     /// attended = latent attention of `normed` over the cache, to which it adds this pass's latents.
     pub(super) fn latent_attention(&mut self, a: &Attention, l: &Latent, cache: &mut CardCache) -> Result<()> {
-        let (now, first, kept) = (self.now(), l.query.first(), kept(l));
-        let (all, [mut q, made]) = now.parts(Register::Projected, [first.outputs, kept.outputs]);
-        self.products(&[first, &kept], now.rows(Register::Normed, self.host.spec.width), all, now.tokens)?;
+        let (now, first) = (self.now(), l.query.first());
+        let (all, [mut q, made]) = now.parts(Register::Projected, [first.outputs, l.down.outputs]);
+        self.products(&[first, &l.down], now.rows(Register::Normed, self.host.spec.width), all, now.tokens)?;
         if let LatentQuery::LowRank { norm, up, .. } = &l.query {
             // Nobody needs attention's output before there is one.
             let narrow = now.rows(Register::Attended, up.inputs);

@@ -19,11 +19,10 @@ use crate::claims::Claims;
 #[derive(Clone, Debug)]
 pub(crate) struct Latent {
     pub(crate) query: LatentQuery,
-    /// Makes a token's latent.
+    /// Makes what is kept of a token: its latent, and after it the key's part that rotates, one for all heads.
     pub(crate) down: Linear,
+    /// Of the latent.
     pub(crate) down_norm: Vector,
-    /// The key's part that rotates, one for all heads.
-    pub(crate) rotated: Linear,
     pub(crate) rows: HeadRows,
     pub(crate) sizes: LatentSizes,
 }
@@ -87,7 +86,7 @@ impl Latent {
             },
             None => LatentQuery::Direct(claims.matrix(&name("attn_q"), width, queries, false)),
         };
-        let [down, shared] = claims.fused(&name("attn_kv_a_mqa"), width, [rank, rotated]);
+        let down = claims.matrix(&name("attn_kv_a_mqa"), width, rank + rotated, true);
         let combined = name("attn_kv_b.weight");
         // Some converters write the combined matrix beside the split ones.
         let rows = if claims.has(&name("attn_k_b.weight")) {
@@ -100,16 +99,16 @@ impl Latent {
             HeadRows::Combined(claims.take(&combined, &[rank, heads * (plain + value)]))
         };
         let down_norm = claims.vector(&name("attn_kv_a_norm.weight"), rank);
-        Self { query, down, down_norm, rotated: shared, rows, sizes: own }
+        Self { query, down, down_norm, rows, sizes: own }
     }
 
-    /// The matrices that read the layer's input, in the order of their use: what makes queries or the narrow vector, latents,
-    /// the keys' part that rotates, and an indexer's key and the weights of its heads. Keys are kept in every pass, weights
+    /// The matrices that read the layer's input, in the order of their use: what makes queries or the narrow vector, what is
+    /// kept, and an indexer's key and the weights of its heads. Keys are kept in every pass, weights
     /// made where there is something to choose.
     pub(crate) fn inputs(&self, form: Form) -> impl Iterator<Item = &Linear> + Clone {
         let indexer = self.indexer();
         let weights = indexer.filter(|_| form.selects).map(|indexer| &indexer.weights);
-        let own = [Some(self.query.first()), Some(&self.down), Some(&self.rotated)];
+        let own = [Some(self.query.first()), Some(&self.down)];
         own.into_iter().chain([indexer.map(|indexer| &indexer.k), weights]).flatten()
     }
 
@@ -213,9 +212,8 @@ mod tests {
         let linear = Linear { weight: slice.clone(), bias: None, inputs: 1, outputs: 1 };
         Latent {
             query: LatentQuery::Direct(linear.clone()),
-            down: linear.clone(),
+            down: linear,
             down_norm: Vector { slice, start: 0, length: 512 },
-            rotated: linear,
             rows: HeadRows::Combined(UnitId(0)),
             sizes: LatentSizes { rank: 512, rotated: 64, plain: 128, value: 128, query_rank: Some(1536) },
         }

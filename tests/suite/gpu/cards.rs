@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 use engine::{Engine, EngineError};
 use plan::{Bytes, Device, Plan, Role, Staging, Tier, Unit};
 
+use super::streaming::{MIXED, VARIED, slot};
 use crate::gpu::{all_logits, engines_agree, gpu};
 use crate::placement::with_homes;
-use crate::streaming::{MIXED, VARIED, slot};
 use crate::support::{all_fixtures, json, open_plan, with_gpu};
 
 const FIRST: Tier = Tier::Gpu(0);

@@ -1,6 +1,12 @@
 //! The engine on a GPU against the same references and against itself on the processor. Runs where `PLIMSOLL_GPU` is set: a test that
 //! passes because there is no card would say nothing.
 
+mod cards;
+mod kinds;
+mod mixtures;
+mod split;
+mod streaming;
+
 use std::path::Path;
 
 use engine::{Engine, EngineError};
