@@ -88,13 +88,16 @@ pub(crate) fn planned_on(
         }
         plan.notes.push(why);
     }
-    if build.is_none() && placement.profile.is_none() && placement.gpu_mem != Some(Bytes::ZERO) {
+    let shows_gpus = build.is_none() && placement.profile.is_none() && placement.gpu_mem != Some(Bytes::ZERO);
+    if shows_gpus {
         plan.notes.extend(unused_gpus());
     }
     plan.notes.extend(not_runnable(&model));
     if placement.strict {
         as_asked(&plan, &machine)?;
     }
+    // Where there is no card, none was asked for.
+    plan.notes.extend(no_driver().filter(|_| shows_gpus));
     let at_hub = |file: &plan::ModelFile| fetch::is_hub_name(&file.path);
     if build.is_none() && model.inventory.files.first().is_some_and(at_hub) {
         plan.notes
@@ -151,6 +154,18 @@ pub(crate) fn unused_gpus() -> Vec<String> {
     let trouble = probe::driver_trouble();
     let Some(trouble) = trouble else { return Vec::new() };
     probe::gpu_names().iter().map(|name| format!("{name}: found, not used: {trouble}")).collect()
+}
+
+/// Why a build for GPUs uses none, on a machine that shows none.
+#[cfg(feature = "cuda")]
+fn no_driver() -> Option<String> {
+    let trouble = probe::driver_trouble().filter(|_| probe::gpu_names().is_empty());
+    trouble.map(|why| format!("no GPU is used: {why}"))
+}
+
+#[cfg(not(feature = "cuda"))]
+const fn no_driver() -> Option<String> {
+    None
 }
 
 /// Reads and checks everything that can be checked before memory is filled.
