@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use engine::{Engine, Isa, Stats};
 use kernels::memory::{ByteSource, FileSource, ReadError};
-use plan::{Bytes, Staging, Tier};
+use plan::{Bytes, Reads, Staging, Tier};
 
 use crate::support::{ALL_IN_RAM, machine, own_fixture};
 
@@ -43,6 +43,11 @@ impl ByteSource for On {
 /// The bits of logits, and what the run did. With two sources every other tensor is the second one's: the files are copies of each other, so that all
 /// tensors lie at their places in both. Of three units two are on disk.
 fn run(path: &Path, sources: Vec<Arc<dyn ByteSource>>) -> (Vec<u32>, Stats) {
+    run_by(path, sources, Reads::USUAL)
+}
+
+/// The same, read in that way.
+fn run_by(path: &Path, sources: Vec<Arc<dyn ByteSource>>, reads: Reads) -> (Vec<u32>, Stats) {
     let mut model = gguf::open(path).unwrap();
     let inventory = &mut model.inventory;
     while inventory.files.len() < sources.len() {
@@ -57,6 +62,7 @@ fn run(path: &Path, sources: Vec<Arc<dyn ByteSource>>) -> (Vec<u32>, Stats) {
     }
     let longest = inventory.tensors.iter().map(plan::Tensor::row_bytes).max().unwrap();
     plan.staging = Staging { slot: longest.max(Bytes(1 << 16)), slots: 5 };
+    plan.disk_reads = reads;
     let mut engine = Engine::open(&model, plan, Isa::best(), sources, &mut |_, _| {}).unwrap();
     let mut session = engine.session().unwrap();
     let mut bits: Vec<u32> = engine.prefill(&mut session, &PROMPT).unwrap().iter().map(|x| x.to_bits()).collect();
@@ -94,6 +100,18 @@ fn parts_on_two_drives_give_the_same_tokens_and_both_are_read() {
         if file(&first).drive() != file(&second).drive() {
             check(&right, &run(&path, vec![Arc::new(file(&first)), Arc::new(file(&second))]));
         }
+    }
+}
+
+#[test]
+fn as_many_reads_are_under_way_as_the_plan_says_and_tokens_are_the_same() {
+    let path = own_fixture(MODELS[0]);
+    let (right, _) = run(&path, vec![Arc::new(file(&path))]);
+    for (at_once, kib) in [(1, 4), (3, 64), (40, 4), (2, 1024)] {
+        let reads = Reads { at_once, bytes: Bytes(kib << 10) };
+        let (bits, stats) = run_by(&path, vec![Arc::new(file(&path))], reads);
+        let deepest = stats.disk.reads_at_once;
+        assert!(bits == right && (1..=u64::from(at_once)).contains(&deepest), "{deepest} of {reads:?}");
     }
 }
 

@@ -65,6 +65,7 @@ pub(crate) fn machine() -> Machine {
         ram_read: rate(10.0),
         cpu_ops_per_second: 1e11,
         disk_read: rate(2.0),
+        disk_reads: plan::Reads::USUAL,
         gpus: Vec::new(),
         processor: None,
         calibration: Calibration::NONE,

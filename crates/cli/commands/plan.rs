@@ -6,7 +6,7 @@ use plan::hardware::Build;
 use plan::report::HomeExperts;
 use plan::{
     Bytes, Calibration, Compared, Device, ExpertUse, Fetch, Forecast, Inventory, KvPlan, LayerDevices, Logits, Machine,
-    Placement, Plan, QuantType, Role, Scheme, Staging, TierPlan,
+    Placement, Plan, QuantType, Reads, Role, Scheme, Staging, TierPlan,
 };
 use serde::Serialize;
 
@@ -141,6 +141,7 @@ struct Document<'a> {
     output: Device,
     kv: &'a KvPlan,
     staging: &'a Staging,
+    disk_reads: Reads,
     device_staging: &'a [(u32, Staging)],
     stream_from: Option<u32>,
     cpu_experts: u32,
@@ -226,6 +227,7 @@ impl<'a> Document<'a> {
             output: plan.output,
             kv,
             staging,
+            disk_reads: plan.disk_reads,
             device_staging,
             stream_from: plan.stream_from,
             cpu_experts: plan.cpu_experts,

@@ -58,7 +58,9 @@ fn page(measured: &Measured) -> String {
     };
     row("weights from RAM in decode", &measured.ram_read, "GB/s");
     row("operations in prefill", &measured.cpu_ops, "GFLOP/s");
-    row("weights from the drive", &measured.disk_read, "GB/s");
+    let disk = &measured.disk_read;
+    let reads = format!("{} reads of {} at once", disk.reads.at_once, disk.reads.bytes);
+    row(&format!("weights from the drive, {reads}"), &disk.read, "GB/s");
     for card in measured.cards.iter().flatten() {
         let name = &card.name;
         row(&format!("{name}: weights from its memory"), &card.read, "GB/s");

@@ -105,6 +105,7 @@ mod tests {
             ram_read: rate,
             cpu_ops_per_second: 1e9,
             disk_read: rate,
+            disk_reads: plan::Reads::USUAL,
             gpus: Vec::new(),
             processor: None,
             calibration: Calibration::NONE,

@@ -37,7 +37,7 @@ pub use expert_use::{ExpertTrace, ExpertUse, ExpertUseError, ExpertUseWriter, Fo
 pub use forecast::{Cost, Forecaster, TERMS, Term, forecast_notes};
 pub use inventory::{DeltaSizes, Inventory, Latent, ModelFile, ModelShape, Role, Tensor, Unit, UnitId, VocabularySize};
 pub use logits::Logits;
-pub use machine::{Calibration, GPU_CAPABILITY_MIN, Gpu, Machine, Rate, Source, is_rate, is_time};
+pub use machine::{Calibration, GPU_CAPABILITY_MIN, Gpu, Machine, Rate, Reads, Source, is_rate, is_time};
 pub use placement::{
     Device, Fetch, Forecast, KvPlan, KvType, LayerDevices, Load, NotATier, Placement, Plan, Staging, Tier, TierPlan,
 };

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, Logits, Scheme, UnitId};
+use crate::{Bytes, Logits, Reads, Scheme, UnitId};
 
 /// A place for bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -264,6 +264,9 @@ pub struct Plan {
     pub kv: KvPlan,
     /// The ring from disk.
     pub staging: Staging,
+    /// How each drive is read, as far as the ring has slots.
+    #[serde(default)]
+    pub disk_reads: Reads,
     /// Rings in the memory of GPUs, through which units that live elsewhere pass in prefill; none where none do.
     pub device_staging: Vec<(u32, Staging)>,
     /// Tokens of a pass, two or more, from which on units of layers outside a GPU's memory are streamed to it and computed there; never if none.

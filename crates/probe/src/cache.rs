@@ -12,7 +12,7 @@ use plan::{Bytes, Calibration};
 use serde::{Deserialize, Serialize};
 
 use crate::look::Seen;
-use crate::{CardRates, ProbeError, Spread};
+use crate::{CardRates, DriveRates, ProbeError, Spread};
 
 /// Raised when a rate changes its meaning, or the kernels behind it their speed.
 const VERSION: u32 = 5;
@@ -29,8 +29,8 @@ pub(crate) struct Rates {
     pub(crate) cpu_ops: Spread,
     /// What each of the processor's kernels does.
     pub(crate) processor: Processor,
-    /// Bytes per second read from each drive.
-    pub(crate) drives: BTreeMap<String, Spread>,
+    /// What was measured of each drive.
+    pub(crate) drives: BTreeMap<String, DriveRates>,
     /// How many times longer work took in recorded runs than these rates say.
     #[serde(default)]
     pub(crate) calibration: Calibration,
@@ -104,7 +104,7 @@ impl Rates {
         let rates = [&self.ram_read, &self.cpu_ops].into_iter().all(Spread::is_sane);
         let checks = [
             (rates && self.processor.is_sane(), "rates of RAM and processor"),
-            (self.drives.values().all(Spread::is_sane), "rates of drives"),
+            (self.drives.values().all(DriveRates::is_sane), "rates of drives"),
             (self.cards.values().all(CardRates::is_sane), "rates of GPUs"),
             (self.calibration.is_sane(), "corrections"),
         ];
@@ -164,6 +164,7 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use plan::Reads;
     use plan::card::CardKernels;
     use plan::processor::AttentionRates;
 
@@ -191,7 +192,7 @@ mod tests {
     fn rates_are_found_again_on_the_same_machine_only() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut rates = Rates::new(&seen("A"), spread(4e10), spread(1e11), processor());
-        rates.drives.insert("259:3".into(), spread(3e9));
+        rates.drives.insert("259:3".into(), DriveRates { read: spread(3e9), reads: Reads::USUAL });
         let path = rates.save(folder.path(), &seen("A")).expect("saved");
         assert_eq!(Rates::load(folder.path(), &seen("A")), Some(rates));
         assert_eq!(Rates::load(folder.path(), &seen("B")), None);

@@ -9,6 +9,7 @@ mod cache;
 mod cards;
 mod cgroup;
 mod doctor;
+mod drive;
 #[cfg(feature = "cuda")]
 mod gpus;
 mod look;
@@ -19,7 +20,7 @@ mod runs;
 use std::path::{Path, PathBuf};
 
 use plan::card::CardKernels;
-use plan::{Bytes, BytesPerSecond, Calibration, Machine, Rate, Source};
+use plan::{Bytes, BytesPerSecond, Calibration, Machine, Rate, Reads, Source};
 use serde::{Deserialize, Serialize};
 
 use cache::Rates;
@@ -49,6 +50,25 @@ impl Spread {
     /// Whether all are rates that a machine may have.
     pub(crate) fn is_sane(&self) -> bool {
         [self.best, self.median, self.worst].into_iter().all(plan::is_rate)
+    }
+}
+
+/// What was measured of a drive.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DriveRates {
+    /// Bytes per second.
+    #[serde(flatten)]
+    pub read: Spread,
+    /// The reads that gave them.
+    #[serde(default)]
+    pub reads: Reads,
+}
+
+impl DriveRates {
+    /// Whether they are such as a drive may have.
+    pub(crate) fn is_sane(&self) -> bool {
+        let Reads { at_once, bytes } = self.reads;
+        self.read.is_sane() && (1..=1024).contains(&at_once) && (1..=4096).contains(&(bytes.0 >> 12))
     }
 }
 
@@ -154,7 +174,8 @@ fn assemble(seen: &Seen, drive: Option<Drive>, rates: Option<&Rates>) -> Machine
         ram_available: seen.ram_available,
         ram_read: rate(rates.map(|r| &r.ram_read), (cores * RAM_PER_CORE).min(RAM_MOST)),
         cpu_ops_per_second: rates.map_or(cores * OPS_PER_CORE, |r| r.cpu_ops.median),
-        disk_read: rate(disk_measured, disk_estimate(drive)),
+        disk_read: rate(disk_measured.map(|rates| &rates.read), disk_estimate(drive)),
+        disk_reads: disk_measured.map_or(Reads::USUAL, |rates| rates.reads),
         #[cfg(feature = "cuda")]
         gpus: gpus::gpus(rates),
         #[cfg(not(feature = "cuda"))]
@@ -215,8 +236,10 @@ mod tests {
         // Not the best run: a forecast is for an ordinary day.
         assert_eq!((before.ram_read.rate, before.cpu_ops_per_second), (BytesPerSecond(7e10), 5e11));
 
-        rates.drives.insert(here.expect("a drive").key(), spread(6e9));
+        let reads = Reads { at_once: 4, bytes: Bytes(1 << 20) };
+        rates.drives.insert(here.expect("a drive").key(), DriveRates { read: spread(6e9), reads });
         let after = assemble(&seen, here, Some(&rates));
         assert_eq!(after.disk_read, Rate { rate: BytesPerSecond(6e9), source: Source::Measured });
+        assert_eq!((before.disk_reads, after.disk_reads), (Reads::USUAL, reads));
     }
 }

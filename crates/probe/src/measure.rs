@@ -2,23 +2,19 @@
 //!
 //! A sketch of what should come out: decode reads quantized weights once, so its rate is RAM's bandwidth (20 GB/s a
 //! channel of DDR4-3200) or, with few cores, their speed of unpacking (some GB/s each); prefill is bound by
-//! multiplications (tens of `GFLOP/s` a core); reads of a drive give 0.5 GB/s (SATA) to 7 GB/s (`NVMe`).
+//! multiplications (tens of `GFLOP/s` a core).
 
-use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kernels::cpu::{Isa, Pool};
-use kernels::memory::{Buffer, ByteSource, Depth, FileSource, Method, Queue, Reading};
 use plan::{Machine, QuantType};
 
 use crate::busy::Watch;
 use crate::cache::Rates;
 use crate::look::{Drive, Seen};
-use crate::{CardRates, ProbeError, Spread, assemble};
-use crate::{processor, runs};
+use crate::{CardRates, DriveRates, ProbeError, Spread, assemble};
+use crate::{drive, processor, runs};
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +39,8 @@ pub struct Measured {
     pub ram_read: Spread,
     /// Operations per second in prefill.
     pub cpu_ops: Spread,
-    /// Bytes per second read from the drive.
-    pub disk_read: Spread,
+    /// Bytes per second read from the drive, and by how many reads at once.
+    pub disk_read: DriveRates,
     /// GPUs by number, in builds with the feature `cuda`: what was measured, or why nothing was.
     pub cards: Vec<Result<CardRates, String>>,
     /// The share of the processors' time that others had meanwhile, where the system says.
@@ -84,7 +80,7 @@ pub fn measure(options: &Options<'_>, now: &mut dyn FnMut(&str)) -> Result<Measu
     now("RAM and processor");
     let (processor, ram_read, cpu_ops) = processor::measure(&pool, seen.ram_available)?;
     now("drive");
-    let disk_read = disk(options.path)?;
+    let disk_read = drive::measure(options.path)?;
 
     let cards = cards(&mut now);
     let ends = begun.iter().skip(1).map(|(_, started)| *started).chain([Instant::now()]);
@@ -163,86 +159,6 @@ pub(crate) const RUNS_SHOWN: usize = 7;
 /// the middle, at 46 at best, and gave 55 afterwards.
 const DISTURBED: f64 = 1.15;
 const SERIES: usize = 4;
-/// Bytes of one slot, as a ring has it, and how many there are; one of a ring's six is in use.
-const READ_BYTES: usize = 2 << 20;
-const READS: usize = 5;
-/// Bytes of one measurement of the drive.
-const DISK_BYTES: u64 = 512 << 20;
-/// A slow drive is not read for longer than this at a time.
-const DISK_TIME: Duration = Duration::from_secs(4);
-
-/// Reads a file, or a temporary one in a folder, as the ring from disk does.
-fn disk(path: &Path) -> Result<Spread, ProbeError> {
-    if path.is_dir() {
-        let file = Temporary::write(path)?;
-        return read(&file.0);
-    }
-    read(path)
-}
-
-fn read(path: &Path) -> Result<Spread, ProbeError> {
-    let fail = |source: std::io::Error| ProbeError::Drive { path: path.to_owned(), source };
-    let file = Arc::new(FileSource::open(path).map_err(fail)?);
-    if file.is_empty() {
-        return Err(fail(std::io::Error::other("the file is empty")));
-    }
-    let mut slots = Buffer::try_parts(Queue::room(READ_BYTES), READS)?;
-    let mut queue = Queue::open(vec![Arc::clone(&file) as Arc<dyn ByteSource>], Depth::USUAL, Method::Uring);
-    let mut rates = Vec::new();
-    for run in 0..RUNS {
-        // Each run reads another part, where the file is long enough.
-        let start = if file.len() >= DISK_BYTES * RUNS as u64 { DISK_BYTES * run as u64 } else { 0 };
-        let end = file.len().min(start + DISK_BYTES);
-        file.forget(start, end - start);
-        let started = Instant::now();
-        let (mut offset, mut landed) = (start, Vec::new());
-        loop {
-            let late = started.elapsed() >= DISK_TIME;
-            while let Some(buffer) = slots.pop_if(|_| offset < end && !late) {
-                let length = (end - offset).min(READ_BYTES as u64) as usize;
-                queue.add(Reading { tag: offset, source: 0, offset, length, buffer });
-                offset += length as u64;
-            }
-            if queue.under_way() == 0 {
-                break;
-            }
-            queue.step(&mut landed).map_err(|error| fail(std::io::Error::other(error)))?;
-            for landed in landed.drain(..) {
-                landed.outcome.map_err(|error| fail(std::io::Error::other(error)))?;
-                slots.push(landed.buffer);
-            }
-        }
-        rates.push((offset - start) as f64 / started.elapsed().as_secs_f64());
-    }
-    Ok(spread(rates))
-}
-
-/// A file that is removed again.
-struct Temporary(PathBuf);
-
-impl Temporary {
-    fn write(folder: &Path) -> Result<Self, ProbeError> {
-        let path = folder.join(format!(".plimsoll-probe.{}.tmp", std::process::id()));
-        let fail = |source| ProbeError::Drive { path: path.clone(), source };
-        let mut file = fs::File::create(&path).map_err(fail)?;
-        let temporary = Self(path.clone());
-        // Not zeros: some drives and file systems store those in no space and no time.
-        let block: Vec<u8> = (0..READ_BYTES as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-        for _ in 0..DISK_BYTES / READ_BYTES as u64 {
-            file.write_all(&block).map_err(fail)?;
-        }
-        file.sync_all().map_err(fail)?;
-        Ok(temporary)
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // Nothing can be done about a file that will not go.
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
 /// Bytes of a matrix.
 pub(crate) const fn matrix_bytes(quant: QuantType, rows: usize, width: usize) -> usize {
     rows * width / quant.block_elements() * quant.block_bytes()
@@ -310,18 +226,5 @@ mod tests {
         assert_eq!(steady_of(&[45.0]), (45.0, 1));
         assert_eq!(steady_of(&[22.0, 20.0, 49.0]), (49.0, 3));
         assert_eq!(steady_of(&[22.0, 30.0, 20.0, 21.0]), (30.0, 4), "never quiet");
-    }
-
-    #[test]
-    fn a_file_is_read_and_a_missing_one_is_named() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("model");
-        fs::write(&path, vec![1; 3 << 20]).expect("a file");
-        let rates = read(&path).expect("rates");
-        assert!(rates.worst > 0.0 && rates.runs == RUNS as u32, "{rates:?}");
-        let error = read(&folder.path().join("absent")).expect_err("no file");
-        assert!(error.to_string().contains("absent"), "{error}");
-        fs::write(&path, "").expect("a file");
-        assert!(read(&path).expect_err("nothing to read").to_string().contains("empty"));
     }
 }

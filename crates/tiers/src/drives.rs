@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use kernels::memory::{ByteSource, Depth, Landed, Method, Queue, QueueGone, Reading};
-use plan::Inventory;
+use plan::{Inventory, Reads};
 
 /// What was read of one drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +37,8 @@ struct Drive {
 }
 
 impl Drives {
-    /// A queue for each drive that `sources` lie on.
-    pub(crate) fn open(inventory: &Inventory, sources: &[Arc<dyn ByteSource>]) -> Self {
+    /// A queue for each drive that `sources` lie on, which is read so.
+    pub(crate) fn open(inventory: &Inventory, sources: &[Arc<dyn ByteSource>], reads: Reads) -> Self {
         let (mut names, mut files): (Vec<u64>, Vec<Vec<usize>>) = (Vec::new(), Vec::new());
         let mut places = Vec::new();
         for (file, source) in sources.iter().enumerate() {
@@ -54,7 +54,8 @@ impl Drives {
         let open = |files: Vec<usize>| {
             let sources = files.iter().map(|file| Arc::clone(&sources[*file])).collect();
             let names = files.iter().map(|file| inventory.files[*file].path.clone()).collect();
-            Drive { queue: Queue::open(sources, Depth::USUAL, Method::Uring), files, names, bytes: 0 }
+            let queue = Queue::open(sources, Depth::of(reads), Method::Uring);
+            Drive { queue, files, names, bytes: 0 }
         };
         Self { drives: files.into_iter().map(open).collect(), places }
     }

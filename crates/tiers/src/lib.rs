@@ -128,7 +128,7 @@ impl Tiers {
         }
         let places = Arc::new(Places::new(plan, inventory)?);
         let mut loader = Loader::new(plan, inventory, &sources, progress);
-        let mut drives = Drives::open(inventory, &sources);
+        let mut drives = Drives::open(inventory, &sources, plan.disk_reads);
         #[cfg_attr(not(feature = "cuda"), expect(unused_mut))]
         let mut fallbacks = drives.fallbacks(inventory, &sources);
         let arena = Arena::load(plan, inventory, &mut loader, &mut drives)?;

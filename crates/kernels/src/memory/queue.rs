@@ -23,10 +23,15 @@ pub struct Depth {
 }
 
 impl Depth {
-    /// Reads long enough to cost the processor little, and enough of them that a drive is not out of work while the thread that asks
-    /// for them waits for its turn on a busy processor: 8 MiB are 1.3 to 3 ms of an `NVMe` drive. More of them would only be more memory that
-    /// is written in turn ([`Queue::has_room`]).
-    pub const USUAL: Self = Self { reads: 16, bytes: 512 << 10 };
+    /// What suits most drives. More reads at once would only be more memory that is written in turn ([`Queue::has_room`]).
+    pub const USUAL: Self = Self::of(plan::Reads::USUAL);
+
+    /// As a plan says; one page at least.
+    #[must_use]
+    pub const fn of(reads: plan::Reads) -> Self {
+        let (at_once, pages) = (reads.at_once as usize, reads.bytes.0 as usize / PAGE);
+        Self { reads: if at_once == 0 { 1 } else { at_once }, bytes: if pages == 0 { PAGE } else { pages * PAGE } }
+    }
 }
 
 /// Who reads.

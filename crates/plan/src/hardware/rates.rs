@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::{Build, Card, Kernels};
 use crate::card::{CardKernels, CardProduct};
 use crate::traffic::Traffic;
-use crate::{Bytes, BytesPerSecond, Calibration, Gpu, Inventory, Machine, QuantType, Rate, Source, Unit};
+use crate::{Bytes, BytesPerSecond, Calibration, Gpu, Inventory, Machine, QuantType, Rate, Reads, Source, Unit};
 
 /// Of what plain reads get from RAM, where memory is the limit: 8B in `Q4_K_M` on 8 cores (2026-11-22-xeon-16core, 93 %), 70B (-h100-split, 91 %).
 const RAM_OF_READS: f64 = 0.92;
@@ -62,6 +62,7 @@ impl Build {
             ram_read: rate(ram),
             cpu_ops_per_second: mix.operations(|quant| cores * core(quant, kernels).1),
             disk_read: rate(disk),
+            disk_reads: Reads::USUAL,
             gpus: self.cards.iter().map(|card| self.gpu(card, &mix)).collect(),
             processor: None,
             calibration: Calibration::NONE,

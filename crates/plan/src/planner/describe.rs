@@ -51,6 +51,7 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
         output: devices.output,
         kv: setup.kv,
         staging: setup.staging,
+        disk_reads: planner.machine.disk_reads,
         device_staging,
         stream_from: None,
         cpu_experts: 0,

@@ -114,6 +114,7 @@ pub(crate) fn plan(on_disk: OnDisk, slot: u64, slots: u32) -> Plan {
         kv,
         staging: Staging { slot: Bytes(slot), slots },
         device_staging: Vec::new(),
+        disk_reads: plan::Reads::USUAL,
         stream_from: None,
         cpu_experts: 0,
         fetch: None,

@@ -133,6 +133,7 @@ pub(crate) fn laptop() -> Machine {
         ram_read: rate(30e9),
         cpu_ops_per_second: 400e9,
         disk_read: rate(3e9),
+        disk_reads: plan::Reads::USUAL,
         gpus: Vec::new(),
         processor: None,
         calibration: Calibration::NONE,
@@ -149,6 +150,7 @@ pub(crate) fn desktop(ram: Bytes) -> Machine {
         ram_read: rate(50e9),
         cpu_ops_per_second: 1e12,
         disk_read: rate(6e9),
+        disk_reads: plan::Reads::USUAL,
         gpus: vec![Gpu {
             name: "NVIDIA GeForce RTX 3060".to_owned(),
             memory_total: Bytes(12 << 30),
