@@ -359,6 +359,17 @@ impl Ring {
     }
 }
 
+impl crate::Tiers {
+    /// Takes what has landed from disk, and asks for more. Who is about to compute for long with what is resident says so: while nobody
+    /// looks, a drive has no more to do than what was under way.
+    pub fn read_on(&mut self) {
+        if let Some(ring) = &mut self.ring {
+            // That no more is read is said to the next one who waits.
+            let _ = ring.go_on();
+        }
+    }
+}
+
 impl std::fmt::Debug for Ring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ring").field("staging", &self.staging).field("free", &self.free.len()).finish_non_exhaustive()

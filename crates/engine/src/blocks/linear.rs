@@ -52,6 +52,7 @@ impl Pass<'_> {
             to_step: linear.outputs,
             count: tokens,
         };
+        self.tiers.read_on();
         let (mut jobs, mut count, mut start) = ([NO_JOB; GROUP_MAX], 0, 0);
         for linear in group.clone() {
             if let Some(weights) = self.tiers.resident(&linear.weight) {

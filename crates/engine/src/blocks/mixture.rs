@@ -198,6 +198,7 @@ impl Pass<'_> {
         });
         let quantized = self.scratch.rounded.make(self.pool, x, width, types);
         let x = Input { numbers: x, quantized };
+        self.tiers.read_on();
         let mut jobs = Vec::with_capacity(2 * pairs.groups().len());
         for half in [Half::Gate, Half::Up] {
             for (expert, range) in pairs.groups() {
