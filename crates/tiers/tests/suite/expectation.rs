@@ -3,9 +3,10 @@
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kernels::memory::ByteSource;
+use plan::{Bytes, Reads};
 use tiers::TierError;
 
 use crate::model::{DISK, MIXED, Memory, ROW_BYTES, lease, open, plan, read, slice, truth, whole};
@@ -242,4 +243,24 @@ fn tiers_close_while_their_reader_is_ahead() {
             _ => drop(rows_read(&reads, 2)),
         }
     }
+}
+
+#[test]
+fn reads_go_on_where_somebody_looks_who_leases_nothing() {
+    let (seen, reads) = channel();
+    let mut plan = plan(DISK, 64, 4);
+    plan.disk_reads = Reads { at_once: 1, bytes: Bytes(4096) };
+    let mut tiers = open(&plan, |file| Watched(file, seen.clone())).unwrap();
+    tiers.expect(&whole(0)).unwrap();
+    // A thread has one read more before it.
+    rows_read(&reads, 2);
+    assert!(reads.recv_timeout(Duration::from_millis(50)).is_err(), "nobody looks");
+    let started = Instant::now();
+    for read in 3..=4 {
+        while reads.recv_timeout(Duration::from_millis(1)).is_err() {
+            tiers.read_on();
+            assert!(started.elapsed() < LONG, "read {read} of four slots");
+        }
+    }
+    assert_eq!(lease(&mut tiers, &whole(0)).unwrap(), truth(&whole(0)));
 }
