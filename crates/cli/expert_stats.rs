@@ -1,4 +1,4 @@
-//! What a run writes about the use of experts: their counts, and the sequence of choices where that is asked for.
+//! What a run writes about the use of experts, and what reads it again: their counts, and the sequence of choices where that is asked for.
 //!
 //! Owns the file that `run --expert-stats` makes, whole or not at all. Must never know how a router chooses, nor what the counts
 //! are used for.
@@ -9,10 +9,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use engine::{Choice, Engine};
-use plan::{ExpertUse, ExpertUseWriter, Inventory};
+use plan::{Bytes, ExpertUse, ExpertUseWriter, Inventory};
 
 use crate::failure::Usage;
+use crate::input;
 use crate::output::Output;
+
+/// What is read of expert statistics: a trace of a hundred thousand tokens through the largest models is shorter.
+const EXPERT_STATS_MAX: Bytes = Bytes(1 << 30);
+
+/// Reads and checks expert statistics.
+pub(crate) fn read(path: &Path) -> anyhow::Result<ExpertUse> {
+    let text = input::read_text(path, EXPERT_STATS_MAX, "the expert statistics")?;
+    Ok(ExpertUse::parse(&text, &path.to_string_lossy())?)
+}
 
 /// A file that waits for the counts of a run. Dropping it leaves what was there before.
 pub(crate) struct ExpertStats {

@@ -21,6 +21,8 @@ pub(crate) struct Planned {
     pub(crate) model: gguf::Model,
     pub(crate) machine: Machine,
     pub(crate) plan: Plan,
+    /// The counts of experts that it was made with.
+    pub(crate) experts: Option<ExpertUse>,
 }
 
 /// A model that this build can run under its plan, nothing loaded yet.
@@ -40,6 +42,8 @@ pub(crate) struct Running {
     pub(crate) model: gguf::Model,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) machine: Machine,
+    /// The counts of experts that its plan was made with.
+    pub(crate) experts: Option<ExpertUse>,
     pub(crate) signals: Signals,
 }
 
@@ -70,14 +74,14 @@ pub(crate) fn planned(model: gguf::Model, placement: &PlacementArgs) -> anyhow::
 pub(crate) fn planned_on(
     model: gguf::Model,
     placement: &PlacementArgs,
-    experts: Option<&ExpertUse>,
+    experts: Option<ExpertUse>,
     build: Option<&Build>,
 ) -> anyhow::Result<Planned> {
     has_weights(&model)?;
     let machine = machine_for(&model, build);
     let made = |machine: &Machine| -> anyhow::Result<Plan> {
         let profile = profile_for(placement, machine)?;
-        Ok(plan::plan_with(&profile, &model.inventory, machine, experts)?)
+        Ok(plan::plan_with(&profile, &model.inventory, machine, experts.as_ref())?)
     };
     let mut plan = made(&machine)?;
     if let Err(error @ EngineError::NotOnGpu { .. }) = engine::check_plan(&model, &plan) {
@@ -107,7 +111,7 @@ pub(crate) fn planned_on(
     if let (None, Some(cache)) = (build, cache_folder()) {
         plan.notes.extend(probe::damage(&cache).map(|damage| damage.to_string().replace("\n\nhint:", ";")));
     }
-    Ok(Planned { model, machine, plan })
+    Ok(Planned { model, machine, plan, experts })
 }
 
 /// A file with a vocabulary only can be read, and neither planned nor run.
@@ -168,13 +172,17 @@ const fn no_driver() -> Option<String> {
     None
 }
 
-/// Reads and checks everything that can be checked before memory is filled.
-pub(crate) fn ready(args: &ModelArgs, placement: &PlacementArgs) -> anyhow::Result<(Ready, Template)> {
+/// Reads and checks everything that can be checked before memory is filled; with counts of how often each expert was chosen, or none.
+pub(crate) fn ready(
+    args: &ModelArgs,
+    placement: &PlacementArgs,
+    experts: Option<ExpertUse>,
+) -> anyhow::Result<(Ready, Template)> {
     let signals = Signals::install()?;
     let model = header(args)?;
     has_weights(&model)?;
     engine::check_model(&model)?;
-    let mut planned = planned(model, placement)?;
+    let mut planned = planned_on(model, placement, experts, None)?;
     engine::check_plan(&planned.model, &planned.plan)?;
     exactly_on_cpu(&planned.plan)?;
     let metadata = &mut planned.model.metadata;
@@ -186,8 +194,12 @@ pub(crate) fn ready(args: &ModelArgs, placement: &PlacementArgs) -> anyhow::Resu
 }
 
 /// [`ready`] and [`Ready::start`], for those who have nothing to ask in between.
-pub(crate) fn running(args: &ModelArgs, placement: &PlacementArgs) -> anyhow::Result<Running> {
-    ready(args, placement)?.0.start()
+pub(crate) fn running(
+    args: &ModelArgs,
+    placement: &PlacementArgs,
+    experts: Option<ExpertUse>,
+) -> anyhow::Result<Running> {
+    ready(args, placement, experts)?.0.start()
 }
 
 impl Ready {
@@ -207,7 +219,7 @@ impl Ready {
 
     /// Fills the memory that the plan counts: the one place where that happens.
     pub(crate) fn start(self) -> anyhow::Result<Running> {
-        let Self { planned: Planned { model, machine, plan }, tokenizer, mut signals } = self;
+        let Self { planned: Planned { model, machine, plan, experts }, tokenizer, mut signals } = self;
         // Nothing falls back silently: whoever starts an engine hears what is not as asked.
         for note in &plan.notes {
             show::note(&format!("note: {note}"));
@@ -222,7 +234,7 @@ impl Ready {
         }
         engine.compute_exactly(exactly()?);
         signals.raise(engine.interrupt())?;
-        Ok(Running { engine, model, tokenizer, machine, signals })
+        Ok(Running { engine, model, tokenizer, machine, experts, signals })
     }
 }
 
@@ -269,15 +281,6 @@ const PROFILE_MAX: Bytes = Bytes(4 << 20);
 pub(crate) fn read_profile(path: &Path) -> anyhow::Result<Profile> {
     let text = input::read_text(path, PROFILE_MAX, "the profile")?;
     Ok(plan::profile::parse(&text, &path.to_string_lossy())?)
-}
-
-/// What is read of expert statistics: a trace of a hundred thousand tokens through the largest models is shorter.
-const EXPERT_STATS_MAX: Bytes = Bytes(1 << 30);
-
-/// Reads and checks expert statistics.
-pub(crate) fn read_expert_stats(path: &Path) -> anyhow::Result<ExpertUse> {
-    let text = input::read_text(path, EXPERT_STATS_MAX, "the expert statistics")?;
-    Ok(ExpertUse::parse(&text, &path.to_string_lossy())?)
 }
 
 /// This machine, as seen from the drive that holds the model, or will hold it.

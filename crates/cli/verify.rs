@@ -55,7 +55,7 @@ pub(crate) fn bench(
 }
 
 fn cost(running: &Running, plan: &Plan, machine: &Machine, phase: Phase, first: u32, tokens: u32) -> Cost {
-    let forecaster = Forecaster::new(plan, &running.model.inventory, machine, None);
+    let forecaster = Forecaster::new(plan, &running.model.inventory, machine, running.experts.as_ref());
     match phase {
         Phase::Prompt => forecaster.prompt(first, tokens),
         Phase::Decode => forecaster.decode(first, tokens),

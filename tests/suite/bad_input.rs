@@ -155,6 +155,7 @@ fn wrong_flags_and_files_have_their_exit_codes() {
         (&["plan", "-m", model, "--expert-stats", "/nowhere.json"], 5, "/nowhere.json"),
         (&["plan", "-m", model, "--expert-stats", readme], 2, "no expert statistics"),
         (&["plan", "-m", model, "--expert-stats", stats], 2, "expert statistics of"),
+        (&["bench", "-m", model, "--expert-stats", stats], 2, "expert statistics of"),
         (&["logits", "-m", model, "--tokens", "/nowhere.json", "-o", "x.npy"], 5, "/nowhere.json"),
         (&["pull", "hf:nobody"], 2, "hf:nobody"),
         (&["pull", "hf:../../etc:Q4_K_M"], 2, ".."),

@@ -260,6 +260,12 @@ fn hot_experts_move_nearer_and_a_written_profile_keeps_them_there() {
     assert!(mean("ram") > mean("disk"), "the hot ones are nearer: {} {}", mean("ram"), mean("disk"));
     let report = plimsoll(&["plan", "-m", model, "--profile", &profile, "--expert-stats", &stats]).stdout;
     assert!(String::from_utf8_lossy(&report).contains("as counted over 100 tokens"));
+    let bench = |counted: &[&str]| {
+        let words = ["bench", "-m", model, "--profile", &profile, "-p", "0", "-n", "4", "-r", "1", "-o", "json"];
+        json(&[&words, counted].concat())[0]["forecast_ts"].as_f64().unwrap()
+    };
+    let (counted, uncounted) = (bench(&["--expert-stats", &stats]), bench(&[]));
+    assert!(counted > uncounted, "what is chosen most is in RAM: {counted} {uncounted}");
     let again = json(&["plan", "-m", model, "--profile", &profile, "--json"]);
     assert_eq!(experts(&again), experts(&plan));
 }

@@ -40,6 +40,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, required_if_eq("of", "cache"))]
     pub trace: Option<PathBuf>,
 
+    /// Counts of how often each expert was chosen, as run --expert-stats writes them: the plan and its forecast go by them
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "trace")]
+    pub expert_stats: Option<PathBuf>,
+
     /// The model
     #[command(flatten)]
     pub model: ModelArgs,

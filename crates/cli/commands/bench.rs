@@ -10,7 +10,7 @@ use crate::args::{BenchArgs, BenchFormat, BenchOf};
 use crate::failure::Usage;
 use crate::open::{self, Running};
 use crate::show::{self, Progress, Table};
-use crate::verify;
+use crate::{expert_stats, verify};
 
 /// One row: fields of llama-bench, then our own.
 #[derive(Debug, Serialize)]
@@ -80,7 +80,8 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let mut placement = args.placement.clone();
     placement.ctx_size = placement.ctx_size.or(Some(longest.saturating_add(*deepest)));
     placement.logits = Logits::Unread;
-    let mut running = open::running(&args.model, &placement)?;
+    let experts = args.expert_stats.as_deref().map(expert_stats::read).transpose()?;
+    let mut running = open::running(&args.model, &placement, experts)?;
     let mut session = running.engine.session()?;
     let total = works.len() * args.n_depth.len() * (args.repetitions as usize + 1);
     let bar = Progress::steps("bench", total as u64);
@@ -173,7 +174,7 @@ fn row(running: &Running, work: Work, depth: u32, samples_ns: Vec<u64>) -> Row {
     let ns: Vec<f64> = samples_ns.iter().map(|ns| *ns as f64).collect();
     let ((avg_ns, stddev_ns), (avg_ts, stddev_ts)) = (mean_and_deviation(&ns), mean_and_deviation(&samples_ts));
     let inventory = &running.model.inventory;
-    let forecaster = Forecaster::new(plan, inventory, &running.machine, None);
+    let forecaster = Forecaster::new(plan, inventory, &running.machine, running.experts.as_ref());
     let (n_prompt, n_gen, cost) = match work {
         Work::Prompt(n) => (n, 0, forecaster.prompt(depth, n)),
         Work::Generation(n) => (0, n, forecaster.decode(depth, n)),

@@ -9,6 +9,7 @@ use plan::expert_cache::{Policy, Replay, Replayed, Tally, replay, starts};
 use serde::Serialize;
 
 use crate::args::{BenchArgs, BenchFormat};
+use crate::expert_stats;
 use crate::failure::Usage;
 use crate::open::{self, Planned};
 use crate::show::{self, Table};
@@ -73,7 +74,7 @@ impl Part {
 }
 
 pub(super) fn run(args: &BenchArgs, trace: &Path) -> anyhow::Result<()> {
-    let counts = open::read_expert_stats(trace)?;
+    let counts = expert_stats::read(trace)?;
     let model = open::header_alone(&args.model)?;
     counts.check(&model.inventory)?;
     if counts.trace().is_empty() {
@@ -81,7 +82,7 @@ pub(super) fn run(args: &BenchArgs, trace: &Path) -> anyhow::Result<()> {
         return Err(Usage(format!("{text}\n\nhint: record one with `plimsoll run --expert-stats FILE --trace`")).into());
     }
     // The plan knows nothing of the trace: it has to show how policies find their way.
-    let Planned { model, machine, plan } = open::planned(model, &args.placement)?;
+    let Planned { model, machine, plan, .. } = open::planned(model, &args.placement)?;
     let layers = starts(&model.inventory, &plan.placements);
     if layers.is_empty() {
         let text = "no layer has experts in RAM and on disk that may change places";

@@ -21,7 +21,7 @@ pub(super) fn run(args: &LogitsArgs) -> anyhow::Result<()> {
     placement.logits = Logits::Every;
     placement.cache_type_k = placement.cache_type_k.or(Some(KvType::F32));
     placement.cache_type_v = placement.cache_type_v.or(Some(KvType::F32));
-    let (ready, _) = open::ready(&args.model, &placement)?;
+    let (ready, _) = open::ready(&args.model, &placement, None)?;
     ready.check_room(tokens.len())?;
     let Running { mut engine, signals, .. } = ready.start()?;
     let mut session = engine.session()?;

@@ -29,7 +29,7 @@ pub(super) fn run(args: &PerplexityArgs) -> anyhow::Result<()> {
     if length < 4 {
         return Err(Usage(format!("-c {length}: a chunk has at least 4 tokens")).into());
     }
-    let Running { mut engine, tokenizer, signals, .. } = open::running(&args.model, &placement)?;
+    let Running { mut engine, tokenizer, signals, .. } = open::running(&args.model, &placement, None)?;
     let mut tokens = tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: false })?;
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
     let most = args.chunks.map_or(usize::MAX, |n| n as usize);

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::args::PlanArgs;
 use crate::failure::Usage;
 use crate::open::{self, Planned};
-use crate::{hardware, output, show};
+use crate::{expert_stats, hardware, output, show};
 
 pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let to_stdout = args.output.as_deref() == Some(Path::new("-"));
@@ -24,13 +24,13 @@ pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
     if args.calibrate {
         show::note(&calibrate()?);
     }
-    let experts = args.expert_stats.as_deref().map(open::read_expert_stats).transpose()?;
+    let experts = args.expert_stats.as_deref().map(expert_stats::read).transpose()?;
     let build = args.on.as_deref().map(hardware::build).transpose()?;
     let model = open::header_alone(&args.model)?;
     if args.compare {
         return compare(args, &model, experts.as_ref(), build.as_ref());
     }
-    let Planned { model, plan, machine } = open::planned_on(model, &args.placement, experts.as_ref(), build.as_ref())?;
+    let Planned { model, plan, machine, experts } = open::planned_on(model, &args.placement, experts, build.as_ref())?;
     let inventory = &model.inventory;
     if to_stdout {
         return show::product(&plan::profile::to_yaml(&plan, inventory));

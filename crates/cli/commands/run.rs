@@ -18,7 +18,7 @@ use crate::{input, show, verify};
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let prompt = prompt(args)?;
-    let (ready, template) = open::ready(&args.model, &args.placement)?;
+    let (ready, template) = open::ready(&args.model, &args.placement, None)?;
     let (tokens, splitter) = tokens(&ready.tokenizer, template, args, &prompt)?;
     ready.check_room(tokens.len())?;
     let stats = args.expert_stats.as_deref();

@@ -28,7 +28,7 @@ use order::Order;
 const SAVED_MAX: Bytes = Bytes(64 << 20);
 
 pub(super) fn run(args: &ChatArgs) -> anyhow::Result<()> {
-    let (ready, template) = open::ready(&args.model, &args.placement)?;
+    let (ready, template) = open::ready(&args.model, &args.placement, None)?;
     let template = template?;
     let mut running = ready.start()?;
     let session = running.engine.session()?;
