@@ -74,6 +74,13 @@ fn page(measured: &Measured) -> String {
         let (name, crossing, launch) = (&card.name, card.crossing_s * 1e6, card.launch_s * 1e6);
         let context = card.context;
         lines.push(format!("{name}: {crossing:.1} µs a crossing, {launch:.1} µs a launch, {context} for the driver\n"));
+        if card.kernels.many_per_s > 0.0 {
+            let giga = card.kernels.many_per_s / 1e9;
+            lines.push(format!(
+                "{name}: {giga:.0} GFLOP/s in prefill with {} tokens at once\n",
+                plan::card::MANY_COLUMNS
+            ));
+        }
         lines.push(kernels(&card.kernels));
     }
     if !measured.took.is_empty() {

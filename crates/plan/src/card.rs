@@ -53,7 +53,14 @@ pub struct CardKernels {
     pub floats_per_s: f64,
     /// The same of prompts' attention.
     pub attention_per_s: f64,
+    /// The same of quantized matrices that meet [`MANY_COLUMNS`]; 0 where nobody knows, and then as many as with fewer.
+    pub many_per_s: f64,
 }
+
+/// The columns with which a card's usual rate of operations is measured.
+pub const USUAL_COLUMNS: u32 = 512;
+/// And those of its rate with very many: weights are unpacked once for all of them.
+pub const MANY_COLUMNS: u32 = 2048;
 
 impl Default for CardKernels {
     /// As `probe` measured them on an H100 (2026-11-23-h100-beside-llamacpp, "Kernels of one token"). Cards differ little in what a small kernel takes.
@@ -69,10 +76,15 @@ impl Default for CardKernels {
             route_s: 18.1e-6,
             floats_per_s: 0.0,
             attention_per_s: 0.0,
+            many_per_s: 0.0,
         }
     }
 }
 
+/// The most columns that go through the kernels for one.
+const ONE_BY_ONE: f64 = 8.0;
+/// Fewer columns than this take as long: a block of 32 takes what 51 do in wide ones (-h100-steps, "256 experts": 1.9 ms with 16 and with 32, 4.9 with 128).
+const NARROW: f64 = 51.0;
 /// Of a card's operations with quantized matrices, those with floats: 7.1 of 170 T/s (-h100-steps, "A router of F32").
 const FLOATS_OF_OPERATIONS: f64 = 0.042;
 /// And attention's: 97 to 132 T/s (-h100-steps, "Attention of prompts", 2,048 tokens).
@@ -97,13 +109,29 @@ impl CardKernels {
         CardProduct { bytes_per_s: read, start_s, experts_s }
     }
 
-    /// Operations a second of prompts with matrices of one type, where quantized ones have `usual`; 0 where nobody knows.
+    /// Operations a second of prompts with matrices of one type and so many columns, where quantized ones have `usual` with [`USUAL_COLUMNS`]; 0 where
+    /// nobody knows.
     #[must_use]
-    pub fn operations(&self, quant: QuantType, usual: f64) -> f64 {
+    pub fn operations(&self, quant: QuantType, columns: f64, usual: f64) -> f64 {
         match quant {
             QuantType::F32 | QuantType::F16 | QuantType::Bf16 if self.floats_per_s > 0.0 => self.floats_per_s,
             QuantType::F32 | QuantType::F16 | QuantType::Bf16 => usual * FLOATS_OF_OPERATIONS,
-            _ => usual,
+            _ => usual / self.longer(columns, usual),
+        }
+    }
+
+    /// How many times longer an operation with quantized weights takes with so many columns than with [`USUAL_COLUMNS`].
+    fn longer(&self, columns: f64, usual: f64) -> f64 {
+        let (few, many) = (f64::from(USUAL_COLUMNS), f64::from(MANY_COLUMNS));
+        if columns <= ONE_BY_ONE || usual <= 0.0 {
+            1.0
+        } else if columns <= few || self.many_per_s <= 0.0 {
+            (NARROW / columns).max(1.0)
+        } else {
+            // What is unpacked once for all columns is shared out among them.
+            let share = ((columns.recip() - many.recip()) / (few.recip() - many.recip())).max(0.0);
+            let least = usual / self.many_per_s;
+            least + (1.0 - least) * share
         }
     }
 
@@ -121,7 +149,9 @@ impl CardKernels {
         let products = || self.products.values();
         seconds.into_iter().chain(products().flat_map(|p| [p.start_s, p.experts_s])).all(is_time)
             && products().all(|product| is_rate(product.bytes_per_s))
-            && [self.floats_per_s, self.attention_per_s].into_iter().all(|rate| rate == 0.0 || is_rate(rate))
+            && [self.floats_per_s, self.attention_per_s, self.many_per_s]
+                .into_iter()
+                .all(|rate| rate == 0.0 || is_rate(rate))
     }
 }
 
@@ -140,6 +170,30 @@ mod tests {
         for (less, more) in [(plain, small), (small, grid)] {
             assert!(less.start_s < more.start_s && less.experts_s < more.experts_s, "{less:?} {more:?}");
         }
+    }
+
+    #[test]
+    fn operations_follow_columns() {
+        let kernels = CardKernels { many_per_s: 300e12, floats_per_s: 7e12, ..CardKernels::default() };
+        // With 1,024 columns an operation takes a third of the way from 1/300 to 1/150: 1/225.
+        for (columns, expected) in [
+            (1.0, 150.0),
+            (8.0, 150.0),
+            (17.0, 50.0),
+            (51.0, 150.0),
+            (512.0, 150.0),
+            (1024.0, 225.0),
+            (2048.0, 300.0),
+            (9e3, 300.0),
+        ] {
+            let found = kernels.operations(QuantType::Q4K, columns, 150e12) / 1e12;
+            assert!((found / expected - 1.0).abs() < 1e-9, "{columns}: {found}");
+        }
+        let found = kernels.operations(QuantType::F32, 2048.0, 150e12);
+        assert!((found - 7e12).abs() < 1.0, "{found}");
+        let unknown = CardKernels::default();
+        assert!((unknown.operations(QuantType::Q4K, 2048.0, 150e12) - 150e12).abs() < 1.0);
+        assert_eq!(unknown.operations(QuantType::Q4K, 2048.0, 0.0).to_bits(), 0.0_f64.to_bits());
     }
 
     #[test]

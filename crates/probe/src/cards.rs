@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kernels::cuda::{
-    Arena, Crossing, CudaError, DeviceBuffer, Download, Event, Gpu, GpuInfo, Matrix, Pinned, Quantized, Registered,
-    matmul, matvec,
+    Arena, Crossing, CudaError, DeviceBuffer, Download, Event, Gpu, GpuInfo, HalvesRoom, Matrix, Pinned, Quantized,
+    Registered, matmul, matvec,
 };
 use kernels::memory::{AllocError, Buffer};
+use plan::card::{MANY_COLUMNS, USUAL_COLUMNS};
+use plan::cost::gpu::halves;
 use plan::{Bytes, GPU_CAPABILITY_MIN};
 
 use crate::measure::{QUANT, ROWS, RUNS_SHOWN, WIDTH, matrix_bytes, spread, steady};
@@ -22,8 +24,9 @@ use crate::{CardRates, Spread};
 const READ_BYTES: usize = 512 << 20;
 /// Bytes of one matrix.
 const MATRIX: usize = matrix_bytes(QUANT, ROWS, WIDTH);
-/// Columns of a prompt: a micro-batch.
-const COLUMNS: usize = 512;
+/// Rows of a matrix that meets very many columns, and what a card has free where that is measured.
+const MANY_ROWS: usize = 2 * ROWS;
+const MANY_FREE: Bytes = Bytes(1 << 30);
 /// Bytes of one copy over the link.
 const COPY: usize = 64 << 20;
 /// How long copies go on before they are measured.
@@ -55,8 +58,11 @@ fn card(info: &GpuInfo, gpu: &Gpu) -> Result<CardRates, CudaError> {
     let mut weights = DeviceBuffer::<u8>::new(gpu, "weights", bytes.max(MATRIX))?;
     fill(gpu, &mut weights)?;
     let read = decode(gpu, &weights)?;
-    let operations = prompt(gpu, &weights)?;
-    let kernels = chains::measure(gpu, &weights)?;
+    let operations = prompt(gpu, &weights, ROWS, USUAL_COLUMNS)?;
+    let mut kernels = chains::measure(gpu, &weights)?;
+    if weights.len() >= MANY_ROWS / ROWS * MATRIX && gpu.free()? >= MANY_FREE {
+        kernels.many_per_s = prompt(gpu, &weights, MANY_ROWS, MANY_COLUMNS)?.median;
+    }
     let [link, link_back, link_pageable] = link(gpu, &mut weights)?;
     Ok(CardRates {
         name: info.name.clone(),
@@ -127,14 +133,21 @@ fn decode(gpu: &Gpu, weights: &DeviceBuffer<u8>) -> Result<Spread, CudaError> {
     timed(gpu, bytes as f64, || matvec(gpu.compute(), &matrix, &x, &mut out.slice_mut(), rows, false))
 }
 
-/// One matrix by a micro-batch.
-fn prompt(gpu: &Gpu, weights: &DeviceBuffer<u8>) -> Result<Spread, CudaError> {
-    let mut arena = arena_for(gpu, COLUMNS, COLUMNS * ROWS)?;
-    let x = columns(gpu, &mut arena, COLUMNS)?;
-    let mut out = arena.take::<f32>(COLUMNS * ROWS)?;
-    let matrix = Matrix { quant: QUANT, weights: weights.slice().range(..MATRIX), rows: ROWS, width: WIDTH };
-    let operations = 2.0 * (COLUMNS * ROWS * WIDTH) as f64;
-    timed(gpu, operations, || matmul(gpu.compute(), &matrix, &x, &mut out.slice_mut(), ROWS))
+/// One matrix by a micro-batch, in the way that is the faster one for so many columns.
+fn prompt(gpu: &Gpu, weights: &DeviceBuffer<u8>, rows: usize, count: u32) -> Result<Spread, CudaError> {
+    let (room, count) = (halves(gpu.info().capability, count), count as usize);
+    let mut arena = arena_for(gpu, count, count * rows)?;
+    let x = columns(gpu, &mut arena, count)?;
+    let mut out = arena.take::<f32>(count * rows)?;
+    let weights = weights.slice().range(..rows / ROWS * MATRIX);
+    let matrix = Matrix { quant: QUANT, weights, rows, width: WIDTH };
+    let operations = 2.0 * (count * rows * WIDTH) as f64;
+    if room > Bytes::ZERO && HalvesRoom::serves(QUANT, count) {
+        let mut rooms = Arena::new(gpu, "halves", room)?;
+        let mut room = HalvesRoom::new(&mut rooms)?;
+        return timed(gpu, operations, || room.multiply(gpu.compute(), &matrix, &x, &mut out.slice_mut(), rows));
+    }
+    timed(gpu, operations, || matmul(gpu.compute(), &matrix, &x, &mut out.slice_mut(), rows))
 }
 
 /// Pinned memory to the card and back, and memory that is not pinned to the card, in bytes per second. What goes up lies as weights do: in huge pages that are

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{Build, Card, Kernels};
 use crate::card::{CardKernels, CardProduct};
+use crate::cost::gpu::in_halves;
 use crate::traffic::Traffic;
 use crate::{Bytes, BytesPerSecond, Calibration, Gpu, Inventory, Machine, QuantType, Rate, Reads, Source, Unit};
 
@@ -20,6 +21,8 @@ const CARD_OF_PEAK: f64 = 0.82;
 const H100_CYCLES: f64 = 132.0 * 1.83e9;
 /// Operations a second of products with many columns there (-h100-streaming).
 const H100_OPERATIONS: f64 = 172e12;
+/// With very many columns, by way of halves: 296 and 327 of matrices of a 70B (-h100-plans, "Products of many columns").
+const H100_MANY: f64 = 300e12;
 /// Of sixteen lanes: 54.9 of 63.0 GB/s from pinned memory (-h100-kernels, "The link").
 const LINK_OF_LANES: f64 = 0.87;
 /// Of a drive's sequential rate: 3.16 GB/s in the ring where the best plain loop had 3.43 (-xeon-2core-disk).
@@ -36,7 +39,7 @@ impl Build {
     /// RAM    =  min( bandwidth × reachable × 0.92 , cores × one core's rate for the type × 0.63 )
     /// CPU    =  cores × one core's operations for the type × 0.63
     /// card   =  min( bandwidth × 0.82 , an H100's rate for the type × multiprocessors × clock / the H100's )
-    /// card   =  172 TOP/s × multiprocessors × clock / the H100's             (operations)
+    /// card   =  172 TOP/s × multiprocessors × clock / the H100's             (operations; with very many columns 300 where halves are fast)
     /// link   =  16 × lane of the older of card and board × 0.87
     /// drive  =  min( sequential reads , 4 × lane of the board × 0.95 ) × 0.92
     /// ```
@@ -86,6 +89,7 @@ impl Build {
             launch_s: 0.0,
             kernels: CardKernels {
                 products: mix.types(|quant| peak.min(scale * h100(quant))),
+                many_per_s: if in_halves(card.capability.value) { scale * H100_MANY } else { 0.0 },
                 ..CardKernels::default()
             },
             context: Bytes::ZERO,

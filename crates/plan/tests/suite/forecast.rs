@@ -170,6 +170,7 @@ fn with_gpu(ops_per_second: f64) -> Machine {
         route_s: 5e-6,
         floats_per_s: ops_per_second,
         attention_per_s: ops_per_second,
+        many_per_s: ops_per_second,
     };
     let gpu = Gpu {
         read: rate(40e9),

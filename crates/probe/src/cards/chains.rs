@@ -60,6 +60,7 @@ pub(super) fn measure(gpu: &Gpu, weights: &DeviceBuffer<u8>) -> Result<CardKerne
         route_s: chains.route()?,
         floats_per_s: chains.floats()?,
         attention_per_s: operations as f64 / prompt_s,
+        many_per_s: 0.0,
     })
 }
 

@@ -46,7 +46,9 @@ impl Passes<'_> {
         let quant = self.inventory.tensor_of(unit).quant;
         let product = gpu.kernels.product(quant, gpu.read.rate.0);
         let start = if self.has_kernel(unit) { product.start_s } else { 0.0 };
-        start + longer(work, product.bytes_per_s, gpu.kernels.operations(quant, gpu.ops_per_second))
+        let numbers = work.bytes / quant.block_bytes() as f64 * quant.block_elements() as f64;
+        let columns = work.operations / (2.0 * numbers).max(1.0);
+        start + longer(work, product.bytes_per_s, gpu.kernels.operations(quant, columns, gpu.ops_per_second))
     }
 
     /// Whether a unit is a matrix with a kernel of its own.
