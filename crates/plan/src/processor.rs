@@ -9,13 +9,14 @@
 //! hand      = bytes × seconds a byte at hand  +  rows × seconds a row  +  seconds of a job's start
 //! attention = operations / rate  +  scores × seconds a score     prompts: queries meet keys and values as matrices
 //!           = kept numbers × (unpacking + heads × use)  one token: each number is unpacked for the heads that share it
+//!             + heads of keys × seconds of one's start
 //! vectors   = Σ kinds  numbers × seconds a number       norms, sums, rounding to 8 bits, activations, turns, keeping
 //! steps     = jobs for all threads × seconds of one that does nothing
 //! ```
 //!
 //! Seconds a byte are interpolated between measured numbers of columns, in time and linearly. With one column RAM's are so by the bytes of a job too, which
 //! are all matrices that are handed to the threads at once: a short one ends before memory is read at its full rate (30 µs of the 88 that a
-//! matrix of 2048 × 2048 in `Q4_1` takes on two cores). What a token reads and a last-level cache still holds for the next one is *at hand*: then
+//! matrix of 2048 × 2048 in `Q4_1` takes on two cores), and of one that is shorter than any measured the start is left. What a token reads and a last-level cache still holds for the next one is *at hand*: then
 //! the cores' unpacking is the limit, and a job's start is a microsecond or two. How much of it is at hand follows from how much faster sets of
 //! that size are read again than RAM. With fewer threads than cores work takes as
 //! many times longer, but for one column from RAM: there a thread has what RAM gives to so many, or what it unpacks by itself.
@@ -82,6 +83,8 @@ pub struct AttentionRates {
     pub unpack_s: f64,
     /// Seconds that each head which shares it takes for it.
     pub use_s: f64,
+    /// Seconds with which one token's attention to a head of keys begins, however few positions there are.
+    pub start_s: f64,
 }
 
 /// Positions that attention computes with beside those that a query sees, on average: they come in blocks of 64, and queries in tiles.
@@ -115,7 +118,8 @@ impl Processor {
             self.products.values().flat_map(|p| p.bytes_per_s.into_iter().chain([p.one_thread, p.short, p.at_hand]));
         let positive = products.chain(self.reads.iter().map(|(_, rate)| *rate)).chain([a.operations_per_s]);
         let vectors = [v.norm_s, v.add_s, v.round_s, v.activate_s, v.turn_s, v.keep_s, v.choose_s];
-        let seconds = vectors.into_iter().chain([a.unpack_s, a.use_s, a.score_s, self.output_s, self.step_s]);
+        let attention = [a.unpack_s, a.use_s, a.score_s, a.start_s];
+        let seconds = vectors.into_iter().chain(attention).chain([self.output_s, self.step_s]);
         let seconds = seconds.chain(self.products.values().flat_map(|p| [p.row_s, p.start_s]));
         positive.into_iter().all(is_rate)
             && seconds.into_iter().all(is_time)
@@ -196,25 +200,30 @@ impl Processor {
         scores * (2.0 * widths / operations_per_s.max(1.0) + score_s) * self.slower(threads)
     }
 
-    /// Seconds of one token's attention over so many positions, of which each keeps `numbers` that `sharing` heads use.
+    /// Seconds of one token's attention over so many positions, of which each keeps `numbers` of so many heads that `sharing` heads use.
     #[must_use]
-    pub fn token_attention_s(&self, numbers: f64, sharing: f64, positions: f64, threads: u32) -> f64 {
-        let AttentionRates { unpack_s, use_s, .. } = self.attention;
-        numbers * (positions + ATTENTION_WASTE) * (unpack_s + sharing * use_s) * self.slower(threads)
+    pub fn token_attention_s(&self, (numbers, kept): (f64, f64), sharing: f64, positions: f64, threads: u32) -> f64 {
+        let AttentionRates { unpack_s, use_s, start_s, .. } = self.attention;
+        let each = numbers * (positions + ATTENTION_WASTE) * (unpack_s + sharing * use_s);
+        (each + kept * start_s) * self.slower(threads)
     }
 }
 
 impl Product {
     /// How many times longer a byte takes in a job of so many bytes than in a long one. Jobs' seconds are interpolated between the two that were
-    /// measured; a byte of those that are shorter still takes what it does in a short one.
+    /// measured, and below them to the start of one of no bytes.
     fn in_job(&self, quant: QuantType, bytes: f64) -> f64 {
         let size = |weights: usize| (weights / quant.block_elements() * quant.block_bytes()) as f64;
         let (short, long) = (size(SHORT_JOB), size(LONG_JOB));
         let byte_s = self.bytes_per_s[0].recip();
         let short_s = short / self.short.max(1.0);
         let beyond = (bytes - short).max(0.0) / (long - short);
-        let seconds =
-            if bytes <= short { bytes / self.short.max(1.0) } else { short_s + (long * byte_s - short_s) * beyond };
+        let least_s = self.start_s.min(short_s);
+        let seconds = if bytes <= short {
+            least_s + (short_s - least_s) * bytes / short
+        } else {
+            short_s + (long * byte_s - short_s) * beyond
+        };
         if bytes > 0.0 { (seconds / (bytes * byte_s)).max(1.0) } else { 1.0 }
     }
 
@@ -250,7 +259,13 @@ mod tests {
             reads: vec![(1, 5e9), (2, 10e9), (4, 10e9)],
             again: vec![(100.0, 2.0), (300.0, 1.25)],
             output_s: 1e-9,
-            attention: AttentionRates { operations_per_s: 1e9, score_s: 3e-9, unpack_s: 1e-9, use_s: 0.5e-9 },
+            attention: AttentionRates {
+                operations_per_s: 1e9,
+                score_s: 3e-9,
+                unpack_s: 1e-9,
+                use_s: 0.5e-9,
+                start_s: 1e-6,
+            },
             vectors: Vectors::default(),
             step_s: 1e-6,
         }
@@ -286,7 +301,8 @@ mod tests {
         let short = (SHORT_JOB / 256 * 144) as f64;
         for (job, expected) in [
             (0.0, 1.0),
-            (short / 3.0, 2.0),
+            // And two thirds of a start, 0.1 µs, on a third of the short one's bytes.
+            (short / 3.0, 2.0 + 200.0 / short),
             (short, 2.0),
             // Half way in bytes, from 2 to 8 times what a short one's bytes take: 5 of 4.5.
             (4.5 * short, 5.0 / 4.5),
@@ -310,8 +326,10 @@ mod tests {
         assert_eq!(without.at_hand(1.0).to_bits(), 0.0_f64.to_bits());
         // 1000 bytes in 100 rows at hand: 0.5 µs and 0.2, and half of a start; from RAM 1 µs, or 4 µs by one thread's unpacking.
         let hand = 0.5 + 0.2 + 0.05;
+        // From RAM half of a short job's, with what is left of half of a start.
+        let far = 2.0 + 0.05 * (1.0 - 2000.0 / (SHORT_JOB / 256 * 144) as f64);
         for (all, threads, expected) in
-            [(50.0, 4, hand), (200.0, 4, 0.7 * hand + 0.3 * 2.0), (400.0, 4, 2.0), (50.0, 1, 4.0 * 0.7 + 0.05)]
+            [(50.0, 4, hand), (200.0, 4, 0.7 * hand + 0.3 * far), (400.0, 4, far), (50.0, 1, 4.0 * 0.7 + 0.05)]
         {
             let found = processor().product_s(QuantType::Q4K, (1000.0, 100.0), 1.0, threads, (2000.0, all));
             assert!((found.expect("measured") * 1e6 - expected).abs() < 1e-9, "{all}, {threads}: {found:?}");
@@ -330,7 +348,7 @@ mod tests {
         let near = |found: f64, expected: f64| assert!((found / expected - 1.0).abs() < 1e-9, "{found} {expected}");
         let scores = 2.0 * 104.0 * 200.0;
         near(processor().prompt_attention_s(2.0, 10.0, 100.0, 104.0, 4), scores * (20.0 / 1e9 + 3e-9));
-        near(processor().token_attention_s(10.0, 4.0, 52.0, 2), 2.0 * 10.0 * 100.0 * 3e-9);
+        near(processor().token_attention_s((10.0, 5.0), 4.0, 52.0, 2), 2.0 * (10.0 * 100.0 * 3e-9 + 5e-6));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use kernels::memory::Buffer;
 use plan::processor::{COLUMNS, Processor, Product, SHORT_JOB};
 use plan::{Bytes, QuantType};
 
-use self::steps::{attention_rates, step, vectors};
+use self::steps::{attention_rates, step};
 use crate::measure::{QUANT, ROWS, RUNS, WIDTH, matrix_bytes, rate, steady};
 use crate::{ProbeError, Spread};
 
@@ -60,9 +60,7 @@ pub(crate) fn measure(pool: &Pool, available: Bytes) -> Result<(Processor, Sprea
     let _awake = pool.stay_awake();
     let mut processor = Processor { reads, again: bench.again(), step_s: step(pool), ..Processor::default() };
     processor.output_s = bench.beside_s(QUANT, COLUMNS[COLUMNS.len() - 1]);
-    processor.products = bench.products(&processor, &alone);
-    processor.vectors = vectors(pool)?;
-    processor.attention = attention_rates(pool)?;
+    bench.rounds(&mut processor, &alone)?;
     Ok((processor, ram, operations))
 }
 
@@ -233,19 +231,24 @@ impl<'a> Bench<'a> {
         (times * matrix) as f64 / seconds
     }
 
-    /// The rates of all types. A shared machine is slow for seconds at a time: a type whose figures are all of one moment would look slower than
-    /// others, so that each figure is the middle one of several rounds through all types.
-    fn products(&mut self, known: &Processor, alone: &BTreeMap<QuantType, f64>) -> BTreeMap<QuantType, Product> {
+    /// The rates of all types, of vectors and of attention. A shared machine is slow for seconds at a time: what is measured in one moment would look
+    /// slower than the rest, so that each figure is the middle one of several rounds through all of them.
+    fn rounds(&mut self, known: &mut Processor, alone: &BTreeMap<QuantType, f64>) -> Result<(), ProbeError> {
         self.runs = 1;
-        let mut rounds: BTreeMap<QuantType, Vec<Product>> = BTreeMap::new();
+        let mut products: BTreeMap<QuantType, Vec<Product>> = BTreeMap::new();
+        let (mut vectors, mut attention) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
+            vectors.push(steps::vectors(self.pool)?);
+            attention.push(attention_rates(self.pool)?);
             for quant in QuantType::ALL.iter().copied().filter(|quant| supports(*quant)) {
                 let product = self.product(quant, known, alone.get(&quant).copied());
-                rounds.entry(quant).or_default().push(product);
+                products.entry(quant).or_default().push(product);
             }
         }
         self.runs = RUNS;
-        rounds.into_iter().map(|(quant, products)| (quant, middle(&products))).collect()
+        known.products = products.into_iter().map(|(quant, products)| (quant, middle(&products))).collect();
+        (known.vectors, known.attention) = (steps::middle(&vectors), steps::middle_attention(&attention));
+        Ok(())
     }
 
     /// The rates of one type; `alone` is one thread's, where there are more.
@@ -265,7 +268,8 @@ impl<'a> Bench<'a> {
             bytes_per_s[place] = matrix / (seconds - FEW_ROWS as f64 * of_row).max(seconds / 2.0);
         }
         let one_thread = alone.unwrap_or(all);
-        Product { bytes_per_s, one_thread, short, at_hand, start_s, row_s }
+        // What others of a shared machine drive out of its cache is read from RAM: no cache is slower than that.
+        Product { bytes_per_s, one_thread, short, at_hand: at_hand.max(all), start_s, row_s }
     }
 
     /// Bytes per second with one column of weights that a cache holds, seconds of a job's start, and seconds of a row beside its bytes.

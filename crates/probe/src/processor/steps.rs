@@ -9,7 +9,7 @@ use kernels::cpu::{
 use plan::KvType;
 use plan::processor::{ATTENTION_WASTE, AttentionRates, Vectors};
 
-use super::usual;
+use super::{median, usual};
 use crate::ProbeError;
 use crate::measure::RUNS;
 
@@ -19,7 +19,7 @@ const NUMBERS: usize = 8192;
 
 /// Seconds of `run`, again and again for a while.
 fn timed(mut run: impl FnMut()) -> f64 {
-    const TIMES: u32 = 8;
+    const TIMES: u32 = 4;
     usual(RUNS, || {
         let started = Instant::now();
         (0..TIMES).for_each(|_| run());
@@ -62,6 +62,32 @@ pub(super) fn vectors(pool: &Pool) -> Result<Vectors, ProbeError> {
         }
     }));
     Ok(Vectors { norm_s, add_s, round_s, activate_s, turn_s, keep_s, choose_s: choose_s() })
+}
+
+/// The middle of each figure of several.
+pub(super) fn middle(all: &[Vectors]) -> Vectors {
+    let of = |figure: fn(&Vectors) -> f64| median(all.iter().map(figure));
+    Vectors {
+        norm_s: of(|v| v.norm_s),
+        add_s: of(|v| v.add_s),
+        round_s: of(|v| v.round_s),
+        activate_s: of(|v| v.activate_s),
+        turn_s: of(|v| v.turn_s),
+        keep_s: of(|v| v.keep_s),
+        choose_s: of(|v| v.choose_s),
+    }
+}
+
+/// The same of attention's.
+pub(super) fn middle_attention(all: &[AttentionRates]) -> AttentionRates {
+    let of = |figure: fn(&AttentionRates) -> f64| median(all.iter().map(figure));
+    AttentionRates {
+        operations_per_s: of(|a| a.operations_per_s),
+        score_s: of(|a| a.score_s),
+        unpack_s: of(|a| a.unpack_s),
+        use_s: of(|a| a.use_s),
+        start_s: of(|a| a.start_s),
+    }
 }
 
 /// Eight of 128 experts for each token, as mixtures choose today.
@@ -107,5 +133,10 @@ pub(super) fn attention_rates(pool: &Pool) -> Result<AttentionRates, ProbeError>
     let [alone, shared] =
         [once(dim, heads, first, 1)? / numbers(heads), once(dim, heads / 8, first, 1)? / numbers(heads / 8)];
     let use_s = ((shared - alone) / 7.0).max(0.0);
-    Ok(AttentionRates { operations_per_s, score_s, unpack_s: (alone - use_s).max(0.0), use_s })
+    let unpack_s = (alone - use_s).max(0.0);
+    // What a few positions do not explain.
+    let few = 16;
+    let of_few = (2 * heads * dim) as f64 * (few as f64 + ATTENTION_WASTE) * (unpack_s + use_s);
+    let start_s = ((once(dim, heads, few, 1)? - of_few) / heads as f64).max(0.0);
+    Ok(AttentionRates { operations_per_s, score_s, unpack_s, use_s, start_s })
 }

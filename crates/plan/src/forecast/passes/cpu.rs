@@ -52,7 +52,10 @@ impl Passes<'_> {
         stage.attention_s += match &self.machine.processor {
             None => (work.bytes / self.ram).max(work.operations / self.operations),
             // Each number that is kept serves as many heads as there are operations with it.
-            Some(cpu) if tokens <= 1.0 => cpu.token_attention_s(kept, heads * widths / kept, first, threads),
+            Some(cpu) if tokens <= 1.0 => {
+                let heads_kept = (f64::from(*k) / row_k.max(1.0)).max(1.0);
+                cpu.token_attention_s((kept, heads_kept), heads * widths / kept, first, threads)
+            }
             Some(cpu) => cpu.prompt_attention_s(heads, widths, first, tokens, threads),
         };
     }
