@@ -12,6 +12,9 @@ use crate::cpu::matmul::row_bytes;
 /// Rows are read as streams where each has at least so many bytes: at each page a processor begins anew to read ahead.
 const STREAM_BYTES: usize = 8 << 10;
 
+/// Addresses that differ in these bits alone are in sets of their own.
+const SET_BITS: u32 = 12;
+
 /// The rows of a panel: lane l has row `first + l · apart`, while l is less than `count`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lanes {
@@ -77,8 +80,10 @@ impl Layout {
     /// With neighbours a processor sees short runs, whose next ones must be asked for; and what a program asks for waits in the
     /// buffers of the first-level cache, which are few. In long streams it reads ahead by itself, and farther.
     pub(super) fn streamed(&self, rows: usize, columns: usize) -> usize {
-        // Odd, or streams whole pages apart would meet in few sets of the first-level cache.
-        let each = (rows / ROWS).saturating_sub(1) | 1;
+        // Streams whole pages apart would meet in one set of the first-level cache: four of them may, else an odd number of rows parts them.
+        let all = rows / ROWS;
+        let meeting = ROWS << (all * self.stride).trailing_zeros().min(SET_BITS) >> SET_BITS;
+        let each = if all > 0 && meeting <= 4 { all } else { all.saturating_sub(1) | 1 };
         let long = rows >= each * ROWS && each * self.stride >= STREAM_BYTES;
         if long && columns <= self.streamed_columns { each } else { 0 }
     }
@@ -89,18 +94,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn streams_are_long_and_an_odd_number_of_rows_apart() {
+    fn streams_are_long_and_meet_in_few_sets() {
         // Type, numbers of a row, rows, columns: rows of each lane.
         let cases = [
             (QuantType::Q4K, 2048, 512, 1, 31),
             (QuantType::Q4K, 2048, 512, 15, 31),
             (QuantType::Q4K, 2048, 511, 1, 31),
-            (QuantType::Q4K, 2048, 128, 1, 0),
-            (QuantType::Q4K, 8192, 47, 1, 0),
+            (QuantType::Q4K, 2048, 128, 1, 8),
+            (QuantType::Q4K, 2048, 112, 1, 0),
+            (QuantType::Q4K, 8192, 31, 1, 0),
+            (QuantType::Q4K, 8192, 47, 1, 2),
             (QuantType::Q4K, 8192, 48, 1, 3),
             (QuantType::Q8_0, 16384, 16, 1, 1),
             (QuantType::Q8_0, 16384, 15, 1, 0),
-            (QuantType::Q3K, 2048, 512, 1, 31),
+            (QuantType::Q3K, 2048, 512, 1, 32),
             (QuantType::Q3K, 2048, 512, 2, 0),
             (QuantType::Iq2Xxs, 8192, 512, 1, 0),
         ];

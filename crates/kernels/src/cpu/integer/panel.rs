@@ -79,6 +79,23 @@ impl<'a> Rows<'a> {
         unsafe { &*self.start.add(row * self.stride + at).cast::<[u8; N]>() }
     }
 
+    /// The dot products of `x` with the four entries of a grid that four bytes of each row from `at` count out, negative where
+    /// `signs` has a bit, added to `sums`.
+    #[inline(always)]
+    pub(super) fn grid_dot<W: Wide>(
+        self,
+        w: W,
+        at: usize,
+        sums: W::V,
+        grid: &[u64; 256],
+        signs: W::V,
+        x: &[[i8; 4]; 8],
+    ) -> W::V {
+        assert!(at + 4 <= self.bytes);
+        // SAFETY: `new` saw that `bytes` bytes of each row can be read, and 4 from `at` are within them.
+        unsafe { w.grid_dot(sums, grid, self.start.add(at), self.stride, signs, x) }
+    }
+
     /// Four bytes of each row from `at`.
     #[inline(always)]
     pub(super) fn words<W: Wide>(self, w: W, at: usize) -> W::V {

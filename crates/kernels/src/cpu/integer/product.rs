@@ -6,11 +6,11 @@ use std::ops::Range;
 use plan::QuantType;
 
 use super::activations::{Activations, Run};
-use super::blocks::{Source, Unpack};
+use super::blocks::{Direct, Dots, Source, Unpack, direct};
 use super::lanes::{Lanes, Layout};
 use super::panel::{Rows, Tail, Unpacked};
-use super::tile::{MANY, Sums, multiply};
-use super::wide::{Column, ROWS, Wide};
+use super::tile::{MANY, Sums, add_dots, multiply, starts};
+use super::wide::{Column, Quad, ROWS, Wide};
 use crate::cpu::isa::{Isa, WideKernel};
 use crate::cpu::room::filled;
 
@@ -140,21 +140,50 @@ impl<F: Finish> Task<'_, F> {
     /// A block of a panel.
     #[inline(always)]
     fn unpack(&self, layout: Layout, lanes: Lanes, block: usize, out: &mut Unpacked) {
-        let Lanes { first, apart, count } = lanes;
-        if count < ROWS {
+        if lanes.count < ROWS {
             return self.unpack_last(layout, lanes, block, out);
         }
+        let rows = self.whole_rows(layout, lanes, block);
+        let source = &Source { quant: self.quant, rows, groups: layout.groups(block) };
+        self.isa.run_wide(Unpack { source, out });
+    }
+
+    /// A block of sixteen rows.
+    #[inline(always)]
+    fn whole_rows(&self, layout: Layout, Lanes { first, apart, .. }: Lanes, block: usize) -> Rows<'_> {
         let (from, bytes) = layout.place(first, block);
         let rows = Rows::new(&self.weights[from..], apart * layout.stride, bytes);
-        let rows = if apart == 1 {
+        if apart == 1 {
             // These rows are one run of memory, but they are not read in its order. So the next sixteen are asked for in theirs.
             let next = (first + ROWS) * layout.stride + ROWS * block * layout.run_bytes;
             rows.asking_for(self.weights.as_ptr().wrapping_add(next))
         } else {
             rows.asking_ahead(STREAM_AHEAD)
-        };
-        let source = &Source { quant: self.quant, rows, groups: layout.groups(block) };
-        self.isa.run_wide(Unpack { source, out });
+        }
+    }
+
+    /// Some blocks of sixteen rows times the only column, where zero has the code `zero`.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)] // Parts of `Multiply`, where there is one of each.
+    fn multiply_directly<W: Wide>(
+        &self,
+        w: W,
+        layout: Layout,
+        lanes: Lanes,
+        blocks: Range<usize>,
+        zero: u8,
+        panel: &mut Unpacked,
+        sums: &mut Sums,
+    ) {
+        let mut dots: Dots = [Quad([[0; 4]; ROWS]); ROWS];
+        for block in blocks {
+            let run = &self.activations.block(block)[self.columns[0] as usize];
+            let rows = self.whole_rows(layout, lanes, block);
+            let source = &Source { quant: self.quant, rows, groups: layout.groups(block) };
+            let starts = &starts(w, layout.form.group, zero, run);
+            self.isa.run_wide(Direct { source, run, starts, out: panel, dots: &mut dots });
+            add_dots(w, layout.form, panel, &dots, run, sums);
+        }
     }
 
     /// A block of the last rows, which are fewer than sixteen: of a copy, which is room that other blocks need not have.
@@ -185,6 +214,10 @@ impl<F: Finish, const P: usize> WideKernel for Multiply<'_, '_, F, P> {
     #[inline(always)]
     fn run<W: Wide>(self, w: W) {
         let Self { task, layout, lanes, blocks, panels, sums } = self;
+        let zero = if W::PAIRS && lanes[0].count == ROWS { direct(task.quant) } else { None };
+        if let ([lanes], [panel], [sums], Some(zero)) = (&lanes[..], &mut panels[..], &mut *sums, zero) {
+            return task.multiply_directly(w, layout, *lanes, blocks, zero, panel, &mut sums[0]);
+        }
         for block in blocks {
             for (lanes, panel) in lanes.into_iter().zip(&mut *panels) {
                 task.unpack(layout, lanes, block, panel);

@@ -1,7 +1,7 @@
 //! Unpacked panels times quantized columns, as many sums at once as fit the registers.
 
 use super::activations::{RUN, Run};
-use super::blocks::Form;
+use super::blocks::{Dots, Form};
 use super::panel::Unpacked;
 use super::wide::{Column, DOTS_FROM, Quad, ROWS, SHIFT, Wide};
 
@@ -44,6 +44,33 @@ pub(super) fn multiply<W: Wide, const P: usize>(
         (_, false, _) => Tile::<4, false, 1> { zero: form.zero, groups }.all(w, panels, runs, sums),
         (_, true, _) => Tile::<4, true, 4> { zero: 0, groups }.all(w, panels, runs, sums),
     }
+}
+
+/// The same for one panel and one run, of whose groups the dot products are known, which began at [`starts`].
+#[inline(always)]
+pub(super) fn add_dots<W: Wide>(w: W, form: Form, panel: &Unpacked, dots: &Dots, run: &Run, sums: &mut Sums) {
+    let mut part = w.load_floats(sums);
+    let groups = RUN / form.group;
+    if form.minima {
+        let minus: &[f32] = if form.group == 32 { &run.wide_minus } else { &run.minus };
+        for (minimum, minus) in panel.minima.iter().zip(&minus[..groups]) {
+            part = w.mul_add(w.load_floats(minimum), w.each_float(*minus), part);
+        }
+    }
+    for (group, (dots, scale)) in dots.iter().zip(&panel.scales).take(groups).enumerate() {
+        let scale = w.load_floats(scale);
+        let product = w.scaled(w.load(dots), scale, w.mul(scale, w.each_float(-SHIFT)));
+        part = w.mul_add(product, w.each_float(run.scales[group * form.group / 32]), part);
+    }
+    w.store_floats(part, sums);
+}
+
+/// What the dot products of groups of `group` numbers start from: zero's code times the sum of a group's codes is too much.
+#[inline(always)]
+pub(super) fn starts<W: Wide>(w: W, group: usize, zero: u8, run: &Run) -> Quad {
+    let mut starts = Quad([[0; 4]; ROWS]);
+    w.store(w.starts(if group == 32 { &run.wide_sums } else { &run.sums }, -i32::from(zero)), &mut starts);
+    starts
 }
 
 /// Steps of a tile whose codes are any bytes, signed.
@@ -103,7 +130,6 @@ impl<const QUADS: usize, const MINIMA: bool, const STEP: usize> Tile<QUADS, MINI
                 *part = w.load_floats(sum);
             }
         }
-        // What dot products start from: zero's code times the sum of a group's codes is too much.
         let mut starts = [Quad([[0; 4]; ROWS]); C];
         for ((starts, parts), run) in starts.iter_mut().zip(&mut parts).zip(runs) {
             if MINIMA {
@@ -115,8 +141,7 @@ impl<const QUADS: usize, const MINIMA: bool, const STEP: usize> Tile<QUADS, MINI
                     }
                 }
             } else {
-                let code_sums = if QUADS == 8 { &run.wide_sums } else { &run.sums };
-                w.store(w.starts(code_sums, -i32::from(self.zero)), starts);
+                *starts = self::starts(w, 4 * QUADS, self.zero, run);
             }
         }
         let mut group = 0;

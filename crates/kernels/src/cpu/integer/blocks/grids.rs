@@ -5,8 +5,10 @@
 use super::super::panel::{Rows, Unpacked};
 use super::super::wide::{Quad, Wide};
 use super::bits::put;
+use super::direct::{Dots, Single};
 use super::entries::{byte_places, fours, iq2, places};
 use super::{entries, split};
+use crate::cpu::decode::codebook;
 
 /// Low bytes of the halves of a word.
 const LOW_BYTES: i32 = 0x00ff_00ff;
@@ -87,6 +89,21 @@ pub(super) fn iq2_xxs<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
                 let magnitudes = iq2(w, &entries::IQ2_XXS, byte_places(w, places));
                 put_signed(w, magnitudes, signs, 64, &mut out.codes[8 * wide..]);
             }
+        }
+    }
+}
+
+/// The dot products of its groups with a column.
+#[inline(always)]
+pub(super) fn iq2_xxs_dots<W: Wide>(w: W, rows: Rows, column: &Single, out: &mut Unpacked, dots: &mut Dots) {
+    let factors = times_both(w, w.low_half(rows.shorts(w, 0)), [0.25, 0.125]);
+    for pair in 0..4 {
+        let [_, first, _, second] = rows.sixteen(w, 2 + 16 * pair);
+        for (wide, fields) in [(2 * pair, first), (2 * pair + 1, second)] {
+            put_scales::<W, 4, 1>(w, w.shift_right::<28>(fields), factors, out, wide);
+            let (start, signs) = (column.start(w, wide), signs_of_fields(w, fields));
+            let sums = rows.grid_dot(w, 2 + 8 * wide, start, &codebook::IQ2_XXS, signs, column.group(wide));
+            w.store(sums, &mut dots[wide]);
         }
     }
 }

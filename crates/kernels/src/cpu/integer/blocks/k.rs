@@ -2,7 +2,8 @@
 
 use super::super::panel::{Rows, Unpacked};
 use super::super::wide::Wide;
-use super::bits::{bytes, each, in_place, moved, nibbles, put_bits};
+use super::bits::{bytes, each, in_place, moved, nibbles, put, put_bits};
+use super::direct::{Dots, Single};
 
 /// Scale and minimum, and eight 6-bit scales and minima of the 16 bytes that `Q4_K` and `Q5_K` begin with.
 #[inline(always)]
@@ -113,6 +114,26 @@ pub(super) fn q4_k<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
     }
 }
 
+/// The dot products of its groups with a column.
+#[inline(always)]
+pub(super) fn q4_k_dots<W: Wide>(w: W, rows: Rows, column: &Single, out: &mut Unpacked, dots: &mut Dots) {
+    scales_and_minima(w, rows, out);
+    for run in 0..4 {
+        let starts = [column.start(w, 2 * run), column.start(w, 2 * run + 1)];
+        let mut parts = [w.begin(starts[0]), w.begin(starts[1])];
+        for half in 0..2 {
+            let codes = nibbles(w, rows.sixteen(w, 16 + 32 * run + 16 * half));
+            for i in 0..4 {
+                let quad = 16 * run + 4 * half + i;
+                parts[0] = w.dot(parts[0], codes[i], column.four(w, quad));
+                parts[1] = w.dot(parts[1], codes[4 + i], column.four(w, quad + 8));
+            }
+        }
+        w.store(w.end(starts[0], parts[0]), &mut dots[2 * run]);
+        w.store(w.end(starts[1], parts[1]), &mut dots[2 * run + 1]);
+    }
+}
+
 /// As `Q4_K`, with 32 bytes of fifth bits before the nibbles.
 #[inline(always)]
 pub(super) fn q5_k<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
@@ -137,6 +158,49 @@ pub(super) fn q5_k<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
 /// 128 bytes of nibbles, 64 of crumbs, 16 signed scales, scale; a code stands for itself less 32.
 #[inline(always)]
 pub(super) fn q6_k<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
+    q6_k_scales(w, rows, out);
+    for part in 0..2 {
+        for half in 0..2 {
+            let crumbs = q6_k_crumbs(w, rows, part, half);
+            for side in 0..2 {
+                let at = 32 * part + 8 * side + 4 * half;
+                let (low, high) = q6_k_codes(w, rows, crumbs, [part, half, side]);
+                put(w, low, &mut out.codes[at..]);
+                put(w, high, &mut out.codes[at + 16..]);
+            }
+        }
+    }
+}
+
+/// The dot products of its groups with a column.
+#[inline(always)]
+pub(super) fn q6_k_dots<W: Wide>(w: W, rows: Rows, column: &Single, out: &mut Unpacked, dots: &mut Dots) {
+    q6_k_scales(w, rows, out);
+    for part in 0..2 {
+        for half in 0..2 {
+            let crumbs = q6_k_crumbs(w, rows, part, half);
+            for side in 0..2 {
+                let group = 8 * part + 2 * side + half;
+                let (low, high) = q6_k_codes(w, rows, crumbs, [part, half, side]);
+                for (codes, group) in [(low, group), (high, group + 4)] {
+                    let mut sums = column.start(w, group);
+                    for pair in 0..2 {
+                        // More products of two numbers than two do not fit 16 bits.
+                        let mut parts = w.begin(sums);
+                        for (i, code) in codes.iter().enumerate().skip(2 * pair).take(2) {
+                            parts = w.dot(parts, *code, column.four(w, 4 * group + i));
+                        }
+                        sums = w.end(sums, parts);
+                    }
+                    w.store(sums, &mut dots[group]);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn q6_k_scales<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
     let last = rows.sixteen(w, 194);
     let scale = w.low_half(w.shift_right::<16>(last[3]));
     let zero = w.mul(scale, w.each_float(-128.0));
@@ -146,25 +210,28 @@ pub(super) fn q6_k<W: Wide>(w: W, rows: Rows, out: &mut Unpacked) {
             w.store_floats(w.mul_add(x, scale, zero), to);
         }
     }
+}
+
+/// The upper bits of four groups' codes: of both halves of two sides.
+#[inline(always)]
+fn q6_k_crumbs<W: Wide>(w: W, rows: Rows, part: usize, half: usize) -> [W::V; 4] {
+    rows.sixteen(w, 128 + 32 * part + 16 * half)
+}
+
+/// The codes of sixteen numbers in the low nibbles of some bytes, and of sixteen that are 64 further in the high ones.
+#[inline(always)]
+fn q6_k_codes<W: Wide>(w: W, rows: Rows, crumbs: [W::V; 4], [part, half, side]: [usize; 3]) -> ([W::V; 4], [W::V; 4]) {
     let upper = w.bytes(3 << 4);
-    for part in 0..2 {
-        for half in 0..2 {
-            let crumbs = rows.sixteen(w, 128 + 32 * part + 16 * half);
-            for side in 0..2 {
-                // 32 numbers in the low nibbles of these bytes, and 32 that are 64 further in the high ones.
-                let codes = nibbles(w, rows.sixteen(w, 64 * part + 32 * side + 16 * half));
-                for i in 0..4 {
-                    let crumb = crumbs[i];
-                    let (low, high) = if side == 0 {
-                        (w.shift_left::<4>(crumb), crumb)
-                    } else {
-                        (w.shift_left::<2>(crumb), w.shift_right::<2>(crumb))
-                    };
-                    let at = 32 * part + 8 * side + 4 * half + i;
-                    w.store(w.or(codes[i], w.and(low, upper)), &mut out.codes[at]);
-                    w.store(w.or(codes[4 + i], w.and(high, upper)), &mut out.codes[at + 16]);
-                }
-            }
-        }
+    let [mut low, mut high] = [crumbs; 2];
+    let codes = nibbles(w, rows.sixteen(w, 64 * part + 32 * side + 16 * half));
+    for i in 0..4 {
+        let (first, second) = if side == 0 {
+            (w.shift_left::<4>(crumbs[i]), crumbs[i])
+        } else {
+            (w.shift_left::<2>(crumbs[i]), w.shift_right::<2>(crumbs[i]))
+        };
+        low[i] = w.or(codes[i], w.and(first, upper));
+        high[i] = w.or(codes[4 + i], w.and(second, upper));
     }
+    (low, high)
 }

@@ -6,6 +6,7 @@
 
 mod bits;
 mod codebook;
+mod direct;
 mod entries;
 mod grids;
 mod k;
@@ -18,6 +19,8 @@ mod ternary_grids;
 pub(super) mod tests;
 
 use plan::QuantType;
+
+pub(super) use self::direct::{Direct, Dots, direct};
 
 use super::panel::{Rows, Unpacked};
 use super::wide::Wide;

@@ -7,6 +7,7 @@ use std::arch::asm;
 #[allow(clippy::wildcard_imports)] // Thirty intrinsics whose names say where they come from.
 use std::arch::x86_64::*;
 
+use super::grid_dot::eight_rows_grid_dot;
 use super::{Column, DOTS_FROM, Quad, ROWS, Wide};
 
 /// Proves AVX2, FMA and F16C.
@@ -281,6 +282,29 @@ impl Wide for Avx2 {
         let pairs = both!(_mm256_maddubs_epi16, a, x);
         // SAFETY: see the module.
         unsafe { in_order(self.end(sums, pairs)) }
+    }
+
+    #[inline(always)]
+    unsafe fn grid_dot(
+        self,
+        sums: Self::V,
+        grid: &[u64; 256],
+        from: *const u8,
+        stride: usize,
+        signs: Self::V,
+        x: &[[i8; 4]; 8],
+    ) -> Self::V {
+        let mut words = Quad([[0; 4]; ROWS]);
+        self.store(signs, &mut words);
+        // From memory a row's signs are spread by their load; a compiler that sees the store takes them out of the register one by one.
+        let words = std::hint::black_box(&words);
+        let halves = words.0.as_chunks::<8>().0;
+        // SAFETY: see the module; the caller vouches for 4 bytes of 16 rows.
+        unsafe {
+            let low = eight_rows_grid_dot(grid, from, stride, &halves[0], x);
+            let high = eight_rows_grid_dot(grid, from.add(ROWS / 2 * stride), stride, &halves[1], x);
+            [_mm256_add_epi32(sums[0], low), _mm256_add_epi32(sums[1], high)]
+        }
     }
 }
 

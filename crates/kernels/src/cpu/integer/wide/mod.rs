@@ -10,6 +10,8 @@ mod portable;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod grid_dot;
 
 pub(crate) use self::portable::Portable;
 
@@ -128,6 +130,39 @@ pub(crate) trait Wide: Copy {
     fn end(self, sums: Self::V, parts: Self::V) -> Self::V;
     /// `sums + a · x` for any bytes of `a`: signed ones where products are added up by twos, else unsigned ones.
     fn dot_full(self, sums: Self::V, a: Self::V, x: Self::V) -> Self::V;
+    /// `sums + g · x` over the 32 bytes of the four entries that a row's four bytes at `from` and on count out of the grid, which are below
+    /// 64 and negative where the row's bit of `signs` is set. From one row's bytes to the next it is `stride`.
+    ///
+    /// # Safety
+    /// `from + r · stride` is good for reading 4 bytes, for each r below 16.
+    #[inline(always)]
+    unsafe fn grid_dot(
+        self,
+        sums: Self::V,
+        grid: &[u64; 256],
+        from: *const u8,
+        stride: usize,
+        signs: Self::V,
+        x: &[[i8; 4]; 8],
+    ) -> Self::V {
+        let mut quads = [Quad([[0; 4]; ROWS]); 2];
+        self.store(sums, &mut quads[0]);
+        self.store(signs, &mut quads[1]);
+        let [sums, signs] = &mut quads;
+        for (row, (sum, signs)) in sums.0.iter_mut().zip(signs.0).enumerate() {
+            // SAFETY: the caller's.
+            let places = unsafe { *from.add(row * stride).cast::<[u8; 4]>() };
+            let entries = places.map(|place| grid[usize::from(place)].to_le_bytes());
+            let signs = u32::from_le_bytes(signs);
+            let mut all = i32::from_le_bytes(*sum);
+            for (i, (g, x)) in entries.as_flattened().iter().zip(x.as_flattened()).enumerate() {
+                let product = i32::from(*g) * i32::from(*x);
+                all = all.wrapping_add(if signs >> i & 1 == 1 { -product } else { product });
+            }
+            *sum = all.to_le_bytes();
+        }
+        self.load(sums)
+    }
     /// Signed integers as floats.
     fn to_float(self, x: Self::V) -> Self::F;
     /// The low half of each lane as a float.
