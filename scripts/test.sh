@@ -3,7 +3,7 @@
 #   PLIMSOLL_FIXTURES  folder of the oracle fixtures; tests that need it are skipped without it
 #   PLIMSOLL_MODELS    folder of the small real models (target/models); fetched where they are missing
 #   PLIMSOLL_GPU       set where there is a card: the engine's tests on it run too
-#   PLIMSOLL_THOROUGH  set to let each read of a run fail in turn, which takes three minutes
+#   PLIMSOLL_THOROUGH  set to let each read of a run fail in turn, which takes some ten minutes
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PLIMSOLL_MODELS=${PLIMSOLL_MODELS:-$PWD/target/models}
