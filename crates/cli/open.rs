@@ -101,7 +101,9 @@ pub(crate) fn planned_on(
         as_asked(&plan, &machine)?;
     }
     // Where there is no card, none was asked for.
-    plan.notes.extend(no_driver().filter(|_| shows_gpus));
+    if shows_gpus {
+        plan.notes.extend(no_driver());
+    }
     let at_hub = |file: &plan::ModelFile| fetch::is_hub_name(&file.path);
     if build.is_none() && model.inventory.files.first().is_some_and(at_hub) {
         plan.notes

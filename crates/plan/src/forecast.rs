@@ -24,7 +24,7 @@
 //! attended to there. `widths` are those of a head's key and value together; a layer with latents of rank r and t rotated
 //! numbers works in their space, where a key has r + t numbers and a value r (DeepSeek-V2, arXiv 2405.04434, section
 //! 2.1). Of the experts that a token chooses and no GPU holds, a plan has as many copied to one (fetch) as make a token fastest; the processor
-//! has the others. Of a machine whose kernels nobody measured a unit takes `max( bytes / RAM rate , operations / CPU rate )`, and so does attention;
+//! has the others. Where the GPU keeps experts that came, those that a token finds there (by a replay of a trace, else as likely as any) cost it their products alone. Of a machine whose kernels nobody measured a unit takes `max( bytes / RAM rate , operations / CPU rate )`, and so does attention;
 //! both rates are those of all cores, scaled down where fewer threads are asked for. A prompt of one micro-batch of m tokens is the same with
 //! other numbers; where its weights are streamed to a GPU, that computes all blocks:
 //!

@@ -173,15 +173,35 @@ pub struct Fetch {
     pub experts: u32,
     /// Experts of a token's whole choice.
     pub of: u32,
+    /// Experts that stay where they came to until others take their rooms, of all layers together. Rooms beside those of a token's.
+    #[serde(default)]
+    pub kept: u32,
     /// Bytes of the room of one.
     pub slot: Bytes,
 }
 
 impl Fetch {
-    /// How many of `away` experts come that were chosen and live elsewhere: the same share of them, rounded, as far as there is room.
+    /// Rooms for experts, of both kinds.
+    #[must_use]
+    pub const fn rooms(&self) -> u32 {
+        self.experts.saturating_add(self.kept)
+    }
+
+    /// Experts that each of so many layers keeps.
+    #[must_use]
+    pub const fn kept_by_each(&self, layers: u32) -> u32 {
+        match self.kept.checked_div(layers) {
+            Some(each) => each,
+            None => 0,
+        }
+    }
+
+    /// How many of `away` experts come that were chosen, live elsewhere and were not kept: the same share of them, rounded, as far as there is
+    /// room. One at least where experts are kept, or none would ever be.
     #[must_use]
     pub const fn share(&self, away: u32) -> u32 {
         let share = (2 * away * self.experts + self.of) / (2 * self.of);
+        let share = if share == 0 && self.kept > 0 && away > 0 { 1 } else { share };
         if share < self.experts { share } else { self.experts }
     }
 }

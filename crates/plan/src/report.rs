@@ -177,7 +177,8 @@ fn settings(out: &mut String, plan: &Plan, inventory: &Inventory) {
         parts.push(format!("placed {}, the fastest way by the forecast", plan.scheme));
     }
     if let Some(fetch) = plan.fetch {
-        parts.push(format!("{} of {} chosen experts fetched to gpu:{}", fetch.experts, fetch.of, fetch.gpu));
+        let kept = if fetch.kept > 0 { format!(", {} kept there", fetch.kept) } else { String::new() };
+        parts.push(format!("{} of {} chosen experts fetched to gpu:{}{kept}", fetch.experts, fetch.of, fetch.gpu));
     }
     if plan.foresee > 0 {
         parts.push(format!("{} likely experts of the next layer read ahead", plan.foresee));

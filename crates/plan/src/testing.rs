@@ -68,6 +68,12 @@ const PARSE: &[Case] = &[
     ("mistyped prefill key", after_tiers!("prefill: {microbatch: 12}"), (2, 11), "did you mean `micro_batch`"),
     ("mistyped decode key", after_tiers!("decode: {fetch_expert: 2}"), (2, 10), "did you mean `fetch_experts`"),
     ("experts that are no number", after_tiers!("decode: {fetch_experts: -1}"), (2, 25), "from 0 to 1024"),
+    (
+        "kept experts that are no number",
+        after_tiers!("decode: {keep_experts: 5GiB}"),
+        (2, 24),
+        "is no number of experts",
+    ),
     ("foreseen experts that are no number", after_tiers!("decode: {foresee_experts: all}"), (2, 27), "from 0 to 1024"),
     ("layers that are no number", after_tiers!("decode: {stream_layers: most}"), (2, 25), "is no number of layers"),
     ("mistyped rule key", after_tiers!("placement: [{rol: norm, home: ram}]"), (2, 14), "did you mean `role`"),

@@ -120,15 +120,16 @@ fn bits_of(engine: &mut Engine) -> Vec<Vec<f32>> {
     all_logits(engine, &prompt, &[5, 6, 7, 8])
 }
 
-/// The plan for homes with so many of a token's experts fetched.
-fn fetching(path: &Path, micro_batch: usize, homes: &[Tier], experts: u32) -> Engine {
+/// The plan for homes with so many of a token's experts fetched, of which some stay.
+fn fetching(path: &Path, micro_batch: usize, homes: &[Tier], (experts, kept): (u32, u32)) -> Engine {
     let model = gguf::open(path).unwrap();
     let inventory = &model.inventory;
     let mut plan = with_homes(planned(&model, &profile("f32", micro_batch)), inventory, homes);
     let of = inventory.shape.experts_used;
-    let fetch = Fetch { gpu: 0, experts: experts.min(of), of, slot: streaming::fetch_slot(inventory) };
+    let fetch = Fetch { gpu: 0, experts: experts.min(of), of, kept, slot: streaming::fetch_slot(inventory) };
     plan.fetch = Some(fetch);
-    let rooms = fetch.slot.times(u64::from(fetch.experts)) + cost::gpu::fetched(&Widths::of(inventory));
+    let rooms =
+        fetch.slot.times(u64::from(fetch.rooms())) + cost::gpu::fetched(&Widths::of(inventory), u64::from(kept));
     let card = plan.tiers.iter_mut().find(|tier| tier.tier == GPU).unwrap();
     card.loads.push(Load { what: "fetched experts".to_owned(), bytes: rooms });
     open_plan(&model, plan)
@@ -155,7 +156,7 @@ fn fetched_from(test: &str, (what, home): Homes) {
         let homes = homes_of(path, home);
         let moved: Vec<Tier> = homes.iter().map(|home| moved(*home)).collect();
         let all = |homes: &[Tier], experts| {
-            let mut engine = fetching(path, 8, homes, experts);
+            let mut engine = fetching(path, 8, homes, (experts, 0));
             let bits = bits_of(&mut engine);
             (bits, engine.stats(Bytes(0)).links.iter().map(|link| link.bytes).sum::<u64>())
         };
@@ -163,7 +164,9 @@ fn fetched_from(test: &str, (what, home): Homes) {
         for experts in [1, 2, 99] {
             let what = format!("{name}, {what}, {experts} fetched");
             if !name.contains("mxfp4") {
-                engines_agree(path, golden, &what, &mut |micro_batch| fetching(path, micro_batch, &homes, experts));
+                engines_agree(path, golden, &what, &mut |micro_batch| {
+                    fetching(path, micro_batch, &homes, (experts, 0))
+                });
             }
             let (first, fetched) = all(&homes, experts);
             assert!(mean_divergence(&apart, &first) <= ROUNDING_DIVERGENCE, "{what}");
@@ -173,6 +176,38 @@ fn fetched_from(test: &str, (what, home): Homes) {
             // Experts with biases, or of floats, do not come.
             let comes = ["kq", "mixtral/", "qwen3_moe/"].iter().any(|known| name.contains(known));
             assert!(!name.contains("_moe-kq") || !comes || fetched > crossed, "{what}: nothing came");
+        }
+    });
+}
+
+#[test]
+fn experts_that_stay_agree_and_a_conversation_finds_none_of_another() {
+    every_fixture("experts_that_stay_agree_and_a_conversation_finds_none_of_another", |name, path, golden| {
+        let homes = homes_of(path, EVERYWHERE[1].1);
+        let on_disk = homes_of(path, EVERYWHERE[2].1);
+        let all = |engine: &mut Engine| {
+            let before = engine.stats(Bytes(0)).links.iter().map(|link| link.bytes).sum::<u64>();
+            let bits = bits_of(engine);
+            (bits, engine.stats(Bytes(0)).links.iter().map(|link| link.bytes).sum::<u64>() - before)
+        };
+        let layers = gguf::open(path).unwrap().inventory.shape.layers;
+        for (experts, each) in [(1, 2), (99, 3)] {
+            let (what, kept) = (format!("{name}, {experts} fetched, {each} stay"), each * layers);
+            if !name.contains("mxfp4") {
+                let open = &mut |micro_batch| fetching(path, micro_batch, &homes, (experts, kept));
+                engines_agree(path, golden, &what, open);
+            }
+            let (_, fetched) = all(&mut fetching(path, 8, &homes, (experts, 0)));
+            let mut engine = fetching(path, 8, &homes, (experts, kept));
+            let (first, crossed) = all(&mut engine);
+            assert!(first == all(&mut engine).0, "{what}: a second conversation differs");
+            assert!(
+                first == all(&mut fetching(path, 8, &on_disk, (experts, kept))).0,
+                "{what}: disk changed the answer"
+            );
+            println!("{what}: {crossed} bytes over links, {fetched} where none stay");
+            let comes = name.contains("_moe-kq");
+            assert!(!comes || experts == 1 || crossed < fetched, "{what}: nothing was found");
         }
     });
 }

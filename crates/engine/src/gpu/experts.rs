@@ -250,10 +250,18 @@ impl Mixtures {
         self.way.is_some()
     }
 
+    /// Empties the rooms of experts that were fetched: what they hold is not known, or of another conversation.
+    pub(super) fn forget_kept(&mut self) {
+        if let Some(fetching) = &mut self.fetching {
+            fetching.forget();
+        }
+    }
+
     /// Ends what a pass that failed left behind.
     pub(super) fn give_up(&mut self) -> Result<()> {
         self.owed = None;
         self.untold.clear();
+        self.forget_kept();
         if let Some(way) = &mut self.way {
             way.crossing.give_up()?;
             way.mail.give_up()?;

@@ -1,11 +1,11 @@
 //! Chosen experts that are copied to a card while the processor computes the others of the choice.
 //!
 //! Of the experts of a few tokens that live elsewhere a share, by the plan's rates, is copied to rooms of the card as soon as the processor
-//! knows the choice. Copies and the products with them are in the card's stream of copies, beside the stream that waits for the
-//! processor's sum; that is let go when both are done, and adds both. So a token takes as long as the slower half. Which experts come does
-//! not depend on where they live: the first of the choice, ascending.
+//! knows the choice; those that came before and are still there are not. Copies and the products with them are in the card's stream of copies, one
+//! behind another, beside the stream that waits for the processor's sum; that is let go when both are done, and adds both. So a token takes as
+//! long as the slower half, and a room is never filled while it is read. Which experts come does not depend on where they live: see [`kept`](super::kept).
 //!
-//! Must never know how many are to come: that is the plan's.
+//! Must never know how many are to come, or to stay: that is the plan's.
 
 use kernels::cuda::{self, Arena, Chosen, DeviceBuffer, Event, ExpertTable, Gpu, Pinned, Quantized, Slice};
 use plan::{Fetch, Plan, QuantType};
@@ -13,6 +13,7 @@ use tiers::Tiers;
 
 use super::counts::Counts;
 use super::experts::{FEW, Home, Layers, Tables, common, mixture, parts};
+use super::kept::{Come, Kept};
 use super::mixture::joining;
 use super::{Result, check_room};
 use crate::blocks::Quants;
@@ -29,8 +30,10 @@ pub(super) struct Fetching {
     tables: Vec<Tables>,
     /// By layer: which of the tables, for those layers that fetch.
     layers: Vec<Option<usize>>,
-    /// Experts of this pass that come, ascending.
-    coming: Vec<u32>,
+    kept: Kept,
+    /// Experts of the choice that live elsewhere, and those of them that are computed here, both ascending.
+    away: Vec<u32>,
+    coming: Vec<Come>,
     /// The room of each choice, on its way to the card and there.
     words: Pinned<u32>,
     there: DeviceBuffer<u32>,
@@ -71,15 +74,18 @@ impl Fetching {
                 known.push(*kind);
             }
         }
+        let serving = kinds.iter().flatten().count();
+        let each = fetch.kept_by_each(serving as u32);
+        let rooms_used = (fetch.experts + each * serving as u32) as usize;
         let table = |kind: &Kind| known.iter().position(|known| known == kind);
         let of_layer = kinds.iter().map(|kind| kind.as_ref().and_then(table)).collect();
-        let (choices, count) = (FEW * counts.used, fetch.experts as usize);
+        let (choices, count) = (FEW * counts.used, rooms_used);
         let needed = Arena::bytes_of::<u32>(choices)
             + Quantized::bytes(spec.width, FEW)
             + Quantized::bytes(counts.inner, choices)
             + Arena::bytes_of::<f32>(FEW * spec.width)
             + Arena::bytes_of::<u64>(count).times(3 * known.len() as u64);
-        let all = fetch.slot.times(u64::from(fetch.experts)) + needed;
+        let all = fetch.slot.times(u64::from(fetch.rooms())) + needed;
         check_room(plan, number, "fetched experts on the GPU", &["fetched experts"], all)?;
         let mut arena = Arena::new(gpu, "fetched experts", needed)?;
         let tables = known.iter().map(|kind| kind.tables(gpu, &mut arena, (rooms, slot), count, spec.width));
@@ -89,7 +95,9 @@ impl Fetching {
             number,
             tables,
             layers: of_layer,
-            coming: Vec::with_capacity(count),
+            kept: Kept::new(fetch.experts, each, counts.experts, kinds.iter().map(Option::is_some)),
+            away: Vec::with_capacity(choices),
+            coming: Vec::with_capacity(choices),
             words: Pinned::new(gpu, choices)?,
             there: arena.take(choices)?,
             input: Quantized::new(&mut arena, spec.width, FEW)?,
@@ -110,23 +118,28 @@ impl Fetching {
         Ok(self.chosen.record(gpu.compute())?)
     }
 
-    /// Decides which of the experts that were chosen and are away come to the card.
+    /// Decides which of the experts that were chosen and are away are computed here.
     pub(super) fn choose(&mut self, layer: usize, chosen: &[u32], away: impl Fn(usize) -> bool) {
-        self.coming.clear();
-        if !self.serves(layer) {
-            return;
-        }
-        first_of(&mut self.coming, chosen, away, |count| self.fetch.share(count));
+        self.away.clear();
+        self.away.extend(chosen.iter().filter(|expert| away(**expert as usize)));
+        self.away.sort_unstable();
+        self.away.dedup();
+        self.kept.choose(layer, &self.away, |count| self.fetch.share(count), &mut self.coming);
     }
 
-    /// Whether this expert comes.
+    /// Empties the rooms.
+    pub(super) fn forget(&mut self) {
+        self.kept.forget();
+    }
+
+    /// Whether this expert is computed here.
     pub(super) fn has(&self, expert: usize) -> bool {
-        self.coming.binary_search(&(expert as u32)).is_ok()
+        room_of(&self.coming, expert as u32).is_some()
     }
 
-    /// Those that come, ascending.
-    pub(super) fn coming(&self) -> impl Iterator<Item = usize> + '_ {
-        self.coming.iter().map(|expert| *expert as usize)
+    /// Those that are computed here, ascending, each with whether it has still to come.
+    pub(super) fn coming(&self) -> impl Iterator<Item = (usize, bool)> + '_ {
+        self.coming.iter().map(|come| (come.expert as usize, come.fresh))
     }
 
     /// Starts the copies, and the products of `x` with what they bring.
@@ -140,13 +153,13 @@ impl Fetching {
         x: Slice<'_, f32>,
     ) -> Result<()> {
         let Some(kind) = self.layers[layer] else { return Ok(()) };
-        for (room, expert) in self.coming.iter().enumerate() {
-            tiers.fetch_on(self.number, room, parts(&f.experts[*expert as usize]))?;
+        for come in self.coming.iter().filter(|come| come.fresh) {
+            tiers.fetch_on(self.number, come.room as usize, parts(&f.experts[come.expert as usize]))?;
         }
         let stream = gpu.copies();
         // The words of the layer before are used: its sums were waited for.
         for (word, expert) in self.words[..chosen.len()].iter_mut().zip(chosen) {
-            *word = self.coming.binary_search(expert).map_or(NOWHERE, |room| room as u32);
+            *word = room_of(&self.coming, *expert).unwrap_or(NOWHERE);
         }
         let mut there = self.there.slice_mut();
         stream.upload(self.words.part(..chosen.len()), &mut there.range(..chosen.len()))?;
@@ -206,6 +219,11 @@ impl Kind {
     }
 }
 
+/// The room of an expert among those that are computed here, ascending.
+fn room_of(coming: &[Come], expert: u32) -> Option<u32> {
+    coming.binary_search_by_key(&expert, |come| come.expert).ok().map(|place| coming[place].room)
+}
+
 /// What the experts of a layer that live elsewhere share, if they can be fetched.
 fn kind(spec: &Spec, layer: usize, quants: &Quants, layers: &Layers) -> Option<Kind> {
     let f = mixture(&spec.layers[layer].ffn)?;
@@ -215,38 +233,4 @@ fn kind(spec: &Spec, layer: usize, quants: &Quants, layers: &Layers) -> Option<K
     let plain = !f.weighs_input && f.experts.iter().all(|expert| expert.biases.is_none());
     let types = away.map(|(_, expert)| parts(expert).map(|part| quants.get(part.unit)));
     common(types).filter(|_| plain).map(|quants| Kind { quants, inner: f.inner })
-}
-
-/// Puts the first of those among `chosen` that are away into `coming`, ascending, each once: as many as `share` says of them.
-fn first_of(coming: &mut Vec<u32>, chosen: &[u32], away: impl Fn(usize) -> bool, share: impl Fn(u32) -> u32) {
-    coming.extend(chosen.iter().filter(|expert| away(**expert as usize)));
-    coming.sort_unstable();
-    coming.dedup();
-    coming.truncate(share(coming.len() as u32) as usize);
-}
-
-#[cfg(test)]
-mod tests {
-    use plan::Bytes;
-
-    use super::*;
-
-    #[test]
-    fn the_first_of_those_that_are_away_come_once_each() {
-        let fetch = |experts, of| Fetch { gpu: 0, experts, of, slot: Bytes(1) };
-        for (chosen, experts, of, expected) in [
-            (&[7, 1, 4, 2][..], 2, 4, &[2, 4][..]),
-            // Expert 1 is here: of three that are away a half, rounded up.
-            (&[7, 1, 4, 9], 2, 4, &[4, 7]),
-            (&[1, 9], 2, 4, &[9]),
-            (&[1], 4, 4, &[]),
-            // Two tokens have one in common, and there are rooms for two.
-            (&[7, 4, 4, 2, 9, 8], 2, 2, &[2, 4]),
-            (&[3, 5], 0, 2, &[]),
-        ] {
-            let mut coming = Vec::new();
-            first_of(&mut coming, chosen, |expert| expert != 1, |count| fetch(experts, of).share(count));
-            assert_eq!(coming, expected, "{chosen:?}, {experts} of {of}");
-        }
-    }
 }

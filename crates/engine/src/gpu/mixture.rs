@@ -123,7 +123,14 @@ impl GpuPass<'_, '_> {
         count_on_card(self.host, side.number, f, distinct(&chosen).filter(here));
         if let Some(fetching) = &mut m.fetching {
             fetching.choose(layer, &chosen, away);
-            fetching.coming().try_for_each(|expert| expect_fetched(self.host, f, expert))?;
+            for (expert, fresh) in fetching.coming() {
+                if fresh {
+                    expect_fetched(self.host, f, expert)?;
+                } else {
+                    self.host.experts.used(true);
+                    self.host.tiers.count_kept_on(side.number, parts(&f.experts[expert]));
+                }
+            }
         }
         self.host.scratch.pairs.chosen = chosen;
         let fetched = |expert| m.fetching.as_ref().is_some_and(|fetching| fetching.has(expert));

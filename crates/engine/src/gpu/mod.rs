@@ -10,6 +10,7 @@ mod experts;
 mod fetched;
 mod guests;
 mod heads;
+mod kept;
 mod latent;
 mod lists;
 mod mixture;
@@ -31,7 +32,7 @@ use plan::{Bytes, Device, Inventory, KvPlan, KvType, LayerDevices, ModelShape, P
 use tiers::Tiers;
 
 use counts::Counts;
-use experts::Mixtures;
+use experts::{FEW, Mixtures};
 use guests::Guests;
 use latent::LatentRoom;
 pub(crate) use pass::GpuPass;
@@ -236,6 +237,9 @@ impl GpuSide {
         self.arrived.synchronize()?;
         self.passage.begin()?;
         self.guests.as_mut().map_or(Ok(()), Guests::begin)?;
+        if let Some(mixtures) = self.mixtures.as_mut().filter(|_| first_position == 0 || tokens.len() > FEW) {
+            mixtures.forget_kept();
+        }
         let count = 1 + tokens.len();
         self.next_words[0] = first_position as u32;
         self.next_words[1..count].copy_from_slice(tokens);

@@ -85,11 +85,12 @@ pub const FETCH_TOKENS: u64 = 8;
 /// + 40 B for each 32 of feed_forward  what their second matrices read, a column for each expert of a token
 /// + 4 B × used                        which of them lies where
 /// + 32 KiB                            tables of addresses; each buffer starts at a multiple of 256 bytes
+/// + 96 B × kept                       the same of rooms whose experts stay, for four kinds of them
 /// ```
 #[must_use]
-pub fn fetched(widths: &Widths) -> Bytes {
+pub fn fetched(widths: &Widths, kept: u64) -> Bytes {
     let runs = widths.embedding.div_ceil(32) + widths.feed_forward.div_ceil(32) + 4 * widths.experts_used;
-    Bytes(FETCH_TOKENS * (4 * widths.embedding + 40 * runs + 4 * widths.experts_used) + (32 << 10))
+    Bytes(FETCH_TOKENS * (4 * widths.embedding + 40 * runs + 4 * widths.experts_used) + (32 << 10) + 96 * kept)
 }
 
 /// Buffers of activations, in 32-bit floats unless said, but for latents' ([`gpu_latent`](super::gpu_latent)):

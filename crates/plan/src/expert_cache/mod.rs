@@ -6,8 +6,8 @@
 mod rates;
 mod replay;
 
-pub(crate) use rates::HitRates;
 pub use rates::starts;
+pub(crate) use rates::{HitRates, kept_rates};
 pub use replay::{LayerStart, Replay, Replayed, Tally, replay};
 
 /// Who goes when another one comes.
@@ -46,6 +46,12 @@ impl Uses {
     #[must_use]
     pub fn new(policy: Policy, experts: usize) -> Self {
         Self { policy, experts: vec![Use::default(); experts], pass: 0 }
+    }
+
+    /// Forgets all uses.
+    pub fn clear(&mut self) {
+        self.experts.fill(Use::default());
+        self.pass = 0;
     }
 
     /// Begins a pass.

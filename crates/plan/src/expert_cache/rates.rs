@@ -1,9 +1,10 @@
-//! How often a plan's experts will be found in RAM, by a trace of what routers chose.
+//! How often a plan's experts will be found in RAM, or kept on a GPU, by a trace of what routers chose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{LayerStart, Policy, Replay, replay};
-use crate::{Bytes, ExpertUse, Inventory, Placement, Role, Tier, Unit};
+use crate::expert_use::ExpertTrace;
+use crate::{Bytes, Device, ExpertUse, Fetch, Inventory, LayerDevices, Placement, Role, Tier, Unit};
 
 /// The layers whose experts may change places, by number: each expert wholly in RAM or wholly on disk, some of them here and some there.
 /// Biases, which live by themselves, do not count.
@@ -66,4 +67,49 @@ impl HitRates {
         let count = self.0.len();
         (count > 0).then(|| self.0.values().sum::<f64>() / count as f64)
     }
+}
+
+/// By layer, the share of a token's experts away from the GPU that fetches them which it has kept: as the usual policy would have reached with the tokens
+/// of the trace that `counts` come with, one by one. Where there is no trace, those that it keeps are as likely as any.
+pub(crate) fn kept_rates(
+    inventory: &Inventory,
+    (placements, blocks): (&[Placement], &[LayerDevices]),
+    fetch: Fetch,
+    counts: Option<&ExpertUse>,
+) -> Vec<f64> {
+    let mut rates = vec![0.0; blocks.len()];
+    if fetch.kept == 0 {
+        return rates;
+    }
+    // Of layers that the GPU computes, experts away from it.
+    let mut layers: BTreeMap<usize, BTreeSet<u32>> = BTreeMap::new();
+    for (unit, placement) in inventory.units.iter().zip(placements) {
+        let (Role::RoutedExpert, Some(layer), Some(expert)) = (unit.role, unit.layer, unit.expert) else { continue };
+        let computed = blocks.get(layer as usize).map(|block| block.ffn) == Some(Device::Gpu(fetch.gpu));
+        if computed && unit.rows > 1 && !matches!(placement.home, Tier::Gpu(_)) {
+            layers.entry(layer as usize).or_default().insert(expert);
+        }
+    }
+    let each = fetch.kept_by_each(layers.len() as u32) as usize;
+    let trace = counts.map(ExpertUse::trace).filter(|trace| !trace.is_empty());
+    for (layer, away) in layers {
+        let resident = (0..away.len()).map(|expert| expert < each).collect();
+        let start = BTreeMap::from([(layer as u32, LayerStart { resident, expert: Bytes(0) })]);
+        let found =
+            trace.map(|trace| replay(&among(trace, layer as u32, &away), &start, Replay::Policy(Policy::USUAL)).decode);
+        let uniform = (each as f64 / away.len() as f64).min(1.0);
+        rates[layer] = found.filter(|found| found.tokens > 0).map_or(uniform, |found| found.hit_rate());
+    }
+    rates
+}
+
+/// What single tokens chose in a layer among these experts, which are numbered anew.
+fn among(trace: &ExpertTrace, layer: u32, experts: &BTreeSet<u32>) -> ExpertTrace {
+    let numbers: BTreeMap<u32, u32> = experts.iter().copied().zip(0..).collect();
+    let mut among = ExpertTrace::default();
+    for pass in trace.passes().filter(|pass| pass.layer == layer && pass.tokens == 1) {
+        let chosen: Vec<u32> = pass.experts.iter().filter_map(|expert| numbers.get(expert).copied()).collect();
+        among.add(pass.first_position, layer, [chosen]);
+    }
+    among
 }

@@ -11,7 +11,7 @@ use super::layers::{Layer, jobs, layers};
 use super::streams::{Coming, Rings};
 use super::terms::{Cost, Term};
 use crate::blocks::{Block, Devices, block_of};
-use crate::expert_cache::HitRates;
+use crate::expert_cache::{HitRates, kept_rates};
 use crate::traffic::Traffic;
 use crate::{Device, Gpu, Inventory, LayerDevices, Machine, Placement, Plan, QuantType, Role, Tier, Unit};
 
@@ -71,7 +71,7 @@ struct Stage {
     /// At the same time: routed experts outside a GPU's memory, and those inside with what every token passes.
     cpu_beside_s: f64,
     gpu_beside_s: f64,
-    /// And of the first those that are copied to a GPU: seconds of link and products, and bytes.
+    /// And of the first those that are copied to a GPU: seconds of link and products, with products of those that were kept there, and bytes.
     fetch_s: f64,
     fetched_bytes: f64,
     /// Bytes that the processor reads of RAM: those of its blocks, and of experts beside a GPU.
@@ -119,6 +119,8 @@ pub(super) struct Passes<'a> {
     streamed: Devices,
     /// The share of a token's experts outside a GPU's memory that are copied to one.
     fetched: f64,
+    /// By layer, the share of those that the GPU kept from tokens before.
+    kept: Vec<f64>,
     /// By layer, how its routed experts are stored in and outside a GPU's memory; none for dense layers.
     mixtures: Vec<Option<Experts>>,
     /// How often decode finds experts in RAM that change places.
@@ -172,6 +174,10 @@ impl<'a> Passes<'a> {
             streamed,
             rings: Rings::of(plan, machine),
             fetched: plan.fetch.map_or(0.0, share_of),
+            kept: plan.fetch.map_or_else(
+                || vec![0.0; plan.blocks.len()],
+                |fetch| kept_rates(inventory, (&plan.placements, &plan.blocks), fetch, traffic.counted()),
+            ),
             mixtures,
             hits: HitRates::new(inventory, &plan.placements, traffic.counted()),
             alone,
@@ -234,7 +240,7 @@ impl<'a> Passes<'a> {
         let cpu = if matches!(pass, Pass::Decode { .. }) { calibration.decode } else { calibration.prompt };
         let (cpu_beside, gpu_beside) = (stage.cpu_beside_s * cpu, stage.gpu_beside_s * calibration.gpu);
         let shared = (stage.beside_bytes + stage.fetched_bytes) / self.ram_together;
-        let fetch = if stage.fetched_bytes > 0.0 { stage.fetch_s.max(shared) } else { 0.0 };
+        let fetch = if stage.fetch_s > 0.0 { stage.fetch_s.max(shared) } else { 0.0 };
         let disk = self.disk_s(stage);
         let mut cost = Cost {
             cpu_s: (stage.weights_s + stage.attention_s + stage.vectors_s) * cpu + cpu_beside,
@@ -267,6 +273,13 @@ impl<'a> Passes<'a> {
         }
     }
 
+    /// The share of what a token reads of a unit that its GPU has kept.
+    fn kept_of(&self, unit: &Unit, placement: &Placement, pass: Pass) -> f64 {
+        let away = unit.role == Role::RoutedExpert && unit.rows > 1 && !matches!(placement.home, Tier::Gpu(_));
+        let decoded = matches!(pass, Pass::Decode { .. });
+        unit.layer.filter(|_| away && decoded).and_then(|layer| self.kept.get(layer as usize)).copied().unwrap_or(0.0)
+    }
+
     fn gpu(&self, number: u32) -> Option<&'a Gpu> {
         self.machine.gpus.get(number as usize)
     }
@@ -281,9 +294,10 @@ impl<'a> Passes<'a> {
     /// Adds what a unit costs its stage, or several that cost alike and are this work together.
     fn read(&self, stage: &mut Stage, unit: &Unit, placement: &Placement, (pass, work): (Pass, Work)) {
         let (tokens, bytes) = (tokens_of(unit, pass), work.bytes);
+        let kept = self.kept_of(unit, placement, pass);
         stage.disk_bytes += bytes
             * match pass {
-                Pass::Decode { .. } => self.hits.share_on_disk(unit, placement.home),
+                Pass::Decode { .. } => self.hits.share_on_disk(unit, placement.home) * (1.0 - kept),
                 _ => f64::from(u8::from(placement.home == Tier::Disk)),
             };
         let block = block_of(self.inventory, unit, self.traffic.tied());
@@ -307,12 +321,13 @@ impl<'a> Passes<'a> {
             (_, _, Some(Device::Gpu(number))) if unit.role == Role::RoutedExpert => {
                 let comes = self.plan.fetch.is_some_and(|fetch| fetch.gpu == number);
                 let fetched = if comes && matches!(pass, Pass::Decode { .. }) { self.fetched } else { 0.0 };
-                stage.cpu_beside_s += self.on_cpu(unit, tokens, work) * (1.0 - fetched);
-                stage.beside_bytes += bytes * (1.0 - fetched);
-                if let Some(gpu) = self.gpu(number).filter(|_| fetched > 0.0) {
-                    let work = work.times(fetched);
-                    stage.fetched_bytes += work.bytes;
-                    stage.fetch_s += work.bytes / gpu.link.rate.0.max(1.0) + self.unit_on_gpu(number, unit, work);
+                let (left, comes) = ((1.0 - kept) * (1.0 - fetched), (1.0 - kept) * fetched);
+                stage.cpu_beside_s += self.on_cpu(unit, tokens, work) * left;
+                stage.beside_bytes += bytes * left;
+                if let Some(gpu) = self.gpu(number).filter(|_| fetched + kept > 0.0) {
+                    stage.fetched_bytes += bytes * comes;
+                    stage.fetch_s += bytes * comes / gpu.link.rate.0.max(1.0)
+                        + self.unit_on_gpu(number, unit, work.times(comes + kept));
                 }
             }
             (_, _, Some(Device::Gpu(number))) => {

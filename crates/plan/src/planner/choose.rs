@@ -11,13 +11,16 @@ use super::{Copies, Given, Planner, Refusal, Way, describe, settings, way_planne
 use crate::gpu::Abilities;
 use crate::profile::{Choice, Profile};
 use crate::streaming::SLOTS_LONGER;
-use crate::{ExpertUse, Inventory, KvType, Machine, Plan, Scheme, Tier, cost, forecast, gpu};
+use crate::{Bytes, ExpertUse, Inventory, KvType, Machine, Plan, Role, Scheme, Tier, cost, forecast, gpu, streaming};
 
 /// How much faster a candidate must be to be taken: sums in another order differ by less.
 const GAIN: f64 = 1.0 - 1e-9;
 
 /// How much faster a plan must be for what it gives up: tokens of context, or the last bits of keys and values.
 const WORTH: f64 = 0.95;
+
+/// Shares of a GPU's room for experts that are tried for those that come and go.
+const KEPT_SHARES: [f64; 4] = [0.98, 0.9, 0.5, 0.25];
 
 /// One way of placing, as `plan --compare` shows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -146,10 +149,30 @@ pub(super) fn best(profile: &Profile, given: Given<'_>) -> Result<Plan, Refusal>
             }
         }
     }
+    for kept in keepable(&best.plan, profile, given) {
+        let (scheme, fixed) = (best.scheme, Fixed { kept, ..best.fixed });
+        consider(&mut ways, &mut best, scheme, fixed);
+    }
     for scheme in simple(given.inventory) {
         consider(&mut ways, &mut best, scheme, fixed);
     }
     Ok(best.plan)
+}
+
+/// How many experts a GPU might keep as they are chosen, instead of the same ones for good: as many as it has room for, and shares of them. None where no
+/// trace tells what that would find.
+fn keepable(plan: &Plan, profile: &Profile, given: Given<'_>) -> Vec<u32> {
+    let traced = given.traffic.counted().is_some_and(|counts| !counts.trace().is_empty());
+    let open = matches!(profile.decode.keep_experts, Choice::Auto) && profile.decode.fetch_experts.value() != Some(&0);
+    let gpu = plan.tiers.iter().find(|tier| matches!(tier.tier, Tier::Gpu(_)) && tier.ceiling.is_some());
+    let Some(gpu) = gpu.filter(|_| traced && open && given.abilities.fetches) else { return Vec::new() };
+    let experts = given.inventory.units.iter().zip(&plan.placements);
+    let there = experts.filter(|(unit, placement)| unit.role == Role::RoutedExpert && placement.home == gpu.tier);
+    let free = gpu.ceiling.unwrap_or_default().saturating_sub(gpu.bytes());
+    let room = there.map(|(unit, _)| unit.bytes).sum::<Bytes>() + free;
+    let slot = streaming::fetch_slot(given.inventory);
+    let most = u32::try_from(room.0 / slot.0.max(1)).unwrap_or(u32::MAX);
+    KEPT_SHARES.iter().map(|share| (f64::from(most) * share) as u32).filter(|kept| *kept > 0).collect()
 }
 
 /// What the planner tries beside its usual plan: its own ways with all GPUs and with single ones, and where a conversation is named, with each

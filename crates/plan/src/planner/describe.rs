@@ -6,7 +6,7 @@ use super::rules::Wish;
 use super::settings::{Setup, within};
 use crate::blocks::Devices;
 use crate::cost::HostTokens;
-use crate::expert_cache::HitRates;
+use crate::expert_cache::{HitRates, kept_rates};
 use crate::profile::{Choice, StreamTo};
 use crate::traffic::Traffic;
 use crate::{Bytes, Device, Fetch, Placement, Plan, Role, Tier, TierPlan, Unit, cost, forecast, streaming};
@@ -15,11 +15,27 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
     let placements = placements(planner, &draft);
     let Draft { setup, homes, devices, loads, .. } = draft;
     let hits = HitRates::new(planner.inventory, &placements, planner.traffic.counted());
+    let fetch = setup.fetch.map(|gpu| Fetch {
+        gpu,
+        experts: planner.fetch_most(),
+        of: planner.inventory.shape.experts_used.max(1),
+        kept: planner.keeps(),
+        slot: streaming::fetch_slot(planner.inventory),
+    });
+    let kept = fetch.filter(|fetch| fetch.kept > 0).map(|fetch| {
+        let rates = kept_rates(planner.inventory, (&placements, &devices.layers), fetch, planner.traffic.counted());
+        (Tier::Gpu(fetch.gpu), rates)
+    });
     let mut read = vec![0.0; planner.limits.len()];
     for (unit, home) in planner.inventory.units.iter().zip(&homes) {
         let (bytes, from_disk) = (planner.traffic.read_per_token(unit), hits.share_on_disk(unit, *home));
         let near = if *home == Tier::Disk { Tier::Ram } else { *home };
-        for (tier, share) in [(Tier::Disk, from_disk), (near, 1.0 - from_disk)] {
+        let expert = unit.role == Role::RoutedExpert && unit.rows > 1 && !matches!(home, Tier::Gpu(_));
+        let layer = unit.layer.filter(|_| expert).map(|layer| layer as usize);
+        let (gpu, there) =
+            kept.as_ref().map_or((near, 0.0), |(gpu, rates)| (*gpu, layer.map_or(0.0, |layer| rates[layer])));
+        let away = 1.0 - there;
+        for (tier, share) in [(Tier::Disk, from_disk * away), (near, (1.0 - from_disk) * away), (gpu, there)] {
             if let Some(place) = planner.limits.iter().position(|limit| limit.tier == tier) {
                 read[place] += bytes * share;
             }
@@ -55,12 +71,7 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
         device_staging,
         stream_from: None,
         cpu_experts: 0,
-        fetch: setup.fetch.map(|gpu| Fetch {
-            gpu,
-            experts: planner.fetch_most(),
-            of: planner.inventory.shape.experts_used.max(1),
-            slot: streaming::fetch_slot(planner.inventory),
-        }),
+        fetch,
         foresee,
         micro_batch: setup.micro_batch,
         logits: planner.profile.logits,

@@ -193,8 +193,9 @@ impl Planner<'_> {
         if setup.fetch != Some(number) {
             return Vec::new();
         }
-        let slots = streaming::fetch_slot(self.inventory).times(u64::from(self.fetch_most()));
-        vec![load("fetched experts", slots + gpu::fetched(&self.widths))]
+        let (most, kept) = (u64::from(self.fetch_most()), u64::from(self.keeps()));
+        let rooms = streaming::fetch_slot(self.inventory).times(most + kept);
+        vec![load("fetched experts", rooms + gpu::fetched(&self.widths, kept))]
     }
 
     /// Whether a router on a GPU chooses among experts that live elsewhere.

@@ -255,6 +255,11 @@ impl<'a> Planner<'a> {
         self.profile.decode.fetch_experts.value().map_or(used, |asked| used.min(*asked))
     }
 
+    /// How many fetched experts stay on their GPU.
+    fn keeps(&self) -> u32 {
+        self.profile.decode.keep_experts.value().copied().unwrap_or(self.way.fixed.kept)
+    }
+
     /// How many experts that the next layer's router will likely choose are read ahead: as the profile asks; else all of a token where a run has seen
     /// that half of such guesses come true, since a wrong one costs up to a tenth of the speed.
     fn foresees(&self, placements: &[Placement]) -> u32 {

@@ -35,6 +35,8 @@ pub(super) struct Fixed {
     pub(super) alone: Option<u32>,
     /// Slots of the ring that weights are streamed through, where they are.
     pub(super) slots: Option<u32>,
+    /// Experts that stay on the GPU which fetches them, where the profile leaves that open.
+    pub(super) kept: u32,
 }
 
 const NO_RING: Staging = Staging { slot: Bytes::ZERO, slots: 0 };

@@ -10,6 +10,8 @@ pub(super) const MICRO_BATCH_MAX: u32 = 1 << 16;
 const EXPERTS_MAX: u32 = 1 << 16;
 /// More experts of a token than any model chooses.
 const EXPERTS_USED_MAX: u32 = 1024;
+/// More experts than all layers of any model have.
+const KEPT_MAX: u32 = 1 << 20;
 /// More layers than any model has.
 const LAYERS_MAX: u32 = 1 << 16;
 
@@ -53,6 +55,10 @@ impl Prover<'_> {
             Some(text) => self.number(text, "experts", 0..=EXPERTS_USED_MAX)?,
             None => Choice::Auto,
         };
-        Ok(Decode { fetch_experts, stream_layers, foresee_experts })
+        let keep_experts = match &raw.keep_experts {
+            Some(text) => self.number(text, "experts", 0..=KEPT_MAX)?,
+            None => Choice::Auto,
+        };
+        Ok(Decode { fetch_experts, keep_experts, stream_layers, foresee_experts })
     }
 }

@@ -107,6 +107,8 @@ pub struct Prefill {
 pub struct Decode {
     /// How many of a token's chosen experts are copied to the GPU that has their router, where they live elsewhere.
     pub fetch_experts: Choice<u32>,
+    /// How many of those stay there until others take their rooms, of all layers together.
+    pub keep_experts: Choice<u32>,
     /// Layers outside a GPU whose feed-forward matrices are copied to it for each token, which it computes between the processor's blocks.
     pub stream_layers: Choice<u32>,
     /// How many experts on disk are read that the next layer's router will likely choose.

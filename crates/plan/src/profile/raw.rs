@@ -151,6 +151,11 @@ pub(super) struct RawDecode {
     #[schemars(schema_with = "auto_or_count")]
     #[serde(default)]
     pub(super) fetch_experts: Option<Text>,
+    /// How many experts that were copied stay on the GPU until others take their rooms, of all layers together: `auto`, which keeps some where a
+    /// trace among the expert statistics says that it gains, or a number.
+    #[schemars(schema_with = "auto_or_count")]
+    #[serde(default)]
+    pub(super) keep_experts: Option<Text>,
     /// Layers outside a GPU whose feed-forward matrices are copied to it for each token, while the processor computes other blocks: `auto` or a
     /// number.
     #[schemars(schema_with = "auto_or_count")]

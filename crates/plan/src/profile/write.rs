@@ -55,6 +55,8 @@ pub fn to_yaml(plan: &Plan, inventory: &Inventory) -> String {
     if plan.tiers.iter().any(|tier| matches!(tier.tier, Tier::Gpu(_))) {
         let fetch = (inventory.shape.experts > 0).then(|| plan.fetch.map_or(0, |fetch| fetch.experts));
         decode.extend(fetch.map(|experts| format!("fetch_experts: {experts}")));
+        let kept = plan.fetch.map(|fetch| fetch.kept).filter(|kept| *kept > 0);
+        decode.extend(kept.map(|kept| format!("keep_experts: {kept}")));
         decode.push(format!("stream_layers: {}", streamed_layers(plan, inventory)));
     }
     if plan.foresee > 0 {

@@ -53,7 +53,7 @@ fn forecast(rest: &str, machine: &Machine) -> (Forecast, Vec<String>) {
     (plan.forecast, plan.notes)
 }
 
-fn near(found: f64, expected: f64) {
+pub(crate) fn near(found: f64, expected: f64) {
     assert!((found / expected - 1.0).abs() < ROUND, "found {found}, expected {expected}");
 }
 
@@ -149,14 +149,14 @@ fn latents_are_attended_to_as_they_are_in_decode_and_expanded_for_prompts() {
 
 /// A product's start there; what attention has beside its product: norm, heads, attention, rounding; a dense layer: norm, gate; and a mixture: norm,
 /// choice, gate. And what the processor takes to ask for a kernel.
-const START_S: f64 = 2e-6;
-const ATTENTION_S: f64 = 7e-6;
+pub(crate) const START_S: f64 = 2e-6;
+pub(crate) const ATTENTION_S: f64 = 7e-6;
 const DENSE_S: f64 = 2e-6;
-const MIXTURE_S: f64 = 7e-6;
-const ASKING_S: f64 = 1.7e-6;
+pub(crate) const MIXTURE_S: f64 = 7e-6;
+pub(crate) const ASKING_S: f64 = 1.7e-6;
 
 /// The same machine with a GPU: a matrix in 0.1 ms, read or multiplied; the link as fast as RAM (4 kB in 1 µs).
-fn with_gpu(ops_per_second: f64) -> Machine {
+pub(crate) fn with_gpu(ops_per_second: f64) -> Machine {
     let rate = |per_second: f64| Rate { rate: BytesPerSecond(per_second), source: Source::Measured };
     let product = CardProduct { bytes_per_s: 40e9, start_s: START_S, experts_s: 3e-6 };
     let kernels = CardKernels {
@@ -189,7 +189,7 @@ fn planned_on_gpu(model: &Inventory, rest: &str, ops_per_second: f64) -> Plan {
     plan_for(&parse(&text, "p.yaml").unwrap(), model, &with_gpu(ops_per_second), None, &common::ALL).unwrap()
 }
 
-const CROSSING_S: f64 = 11e-6;
+pub(crate) const CROSSING_S: f64 = 11e-6;
 
 #[test]
 fn a_layer_on_a_gpu_costs_its_reads_its_launches_and_a_crossing() {
@@ -262,14 +262,18 @@ fn a_matrix_elsewhere_costs_its_gpus_block_two_crossings() {
 
 /// One layer with 4 experts of one matrix each, of which a token uses 2.
 fn mixture() -> Inventory {
-    let shape =
-        ModelShape { layers: 1, kv_per_token: vec![(1000, 1000)], experts: 4, experts_used: 2, ..model().shape };
+    mixture_of(4, 2)
+}
+
+/// One layer with so many experts of one matrix each, of which a token uses some.
+pub(crate) fn mixture_of(experts: u32, experts_used: u32) -> Inventory {
+    let shape = ModelShape { layers: 1, kv_per_token: vec![(1000, 1000)], experts, experts_used, ..model().shape };
     let matrix = |name: &str| (name.to_owned(), QuantType::F32, vec![1000, 1000]);
     let list = [
         matrix("token_embd.weight"),
         matrix("blk.0.attn_q.weight"),
-        ("blk.0.ffn_gate_inp.weight".to_owned(), QuantType::F32, vec![1000, 4]),
-        ("blk.0.ffn_up_exps.weight".to_owned(), QuantType::F32, vec![1000, 1000, 4]),
+        ("blk.0.ffn_gate_inp.weight".to_owned(), QuantType::F32, vec![1000, u64::from(experts)]),
+        ("blk.0.ffn_up_exps.weight".to_owned(), QuantType::F32, vec![1000, 1000, u64::from(experts)]),
         matrix("output.weight"),
     ];
     common::build("mixture by hand", shape, VocabularySize::default(), list)

@@ -12,6 +12,7 @@ mod forecast;
 mod gpus;
 mod hardware;
 mod hardware_page;
+mod kept;
 mod malformed;
 mod planning;
 mod property;

@@ -98,7 +98,7 @@ impl Vram {
         let fetched = fetch.map(|fetch| {
             let slot = fetch.slot.0 as usize;
             Ok::<_, TierError>(Fetched {
-                rooms: DeviceBuffer::new(&gpu, "fetched experts", slot * fetch.experts as usize)?,
+                rooms: DeviceBuffer::new(&gpu, "fetched experts", slot * fetch.rooms() as usize)?,
                 slot,
             })
         });

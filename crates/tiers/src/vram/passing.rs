@@ -56,6 +56,12 @@ impl Tiers {
         card.fetch(room, parts, sources)
     }
 
+    /// Counts that the card `gpu:number` reads an expert's matrices where they were [fetched](Self::fetch_on) to before.
+    pub fn count_kept_on(&mut self, number: u32, parts: [&RowSlice; 3]) {
+        let rows = parts.into_iter().filter_map(|part| self.places.range(part));
+        self.count_on_card(number, rows.map(|rows| rows.len() as u64).sum());
+    }
+
     /// Copies rows of a unit that lives in RAM or on disk side by side to the card `gpu:number`, in the time of `stream`, by the card's road:
     /// each row has its share of `to`.
     ///

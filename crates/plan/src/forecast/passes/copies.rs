@@ -9,12 +9,14 @@ use crate::blocks::{Block, block_of};
 use crate::{Device, Fetch, Inventory, Placement, Plan, Role, Tier, Unit};
 
 impl Passes<'_> {
-    /// The fewest experts of a token to copy to a GPU in decode with which no other number makes a token faster.
+    /// The fewest experts of a token to copy to a GPU in decode with which no other number makes a token faster; one at least where it keeps some.
     pub(in crate::forecast) fn best_fetch(&mut self, fetch: Fetch) -> u32 {
-        let experts = fewest(fetch.experts, |experts| {
-            self.fetched = share_of(Fetch { experts, ..fetch });
+        let least = u32::from(fetch.kept > 0).min(fetch.experts);
+        let more = fewest(fetch.experts - least, |more| {
+            self.fetched = share_of(Fetch { experts: least + more, ..fetch });
             self.decode_s()
         });
+        let experts = least + more;
         self.fetched = share_of(Fetch { experts, ..fetch });
         experts
     }

@@ -95,10 +95,11 @@ impl Passes<'_> {
                 return;
             }
             stage.crossings_s += there_and_back;
-            if stage.fetched_bytes > 0.0 {
+            if stage.fetch_s > 0.0 {
                 stage.fetch_s += gpu.kernels.round_s + start_s(away);
                 // The processor asks for all copies before it begins with its own experts.
-                let copies = PARTS * self.fetched * f64::from(self.inventory.shape.experts_used);
+                let copies =
+                    PARTS * self.fetched * (1.0 - self.kept[layer]) * f64::from(self.inventory.shape.experts_used);
                 stage.crossings_s += copies * asking(gpu);
             }
         }
