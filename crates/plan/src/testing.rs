@@ -74,6 +74,12 @@ const PARSE: &[Case] = &[
         (2, 24),
         "is no number of experts",
     ),
+    (
+        "experts that stay and never come",
+        after_tiers!("decode: {fetch_experts: 0, keep_experts: 9}"),
+        (2, 42),
+        "none are",
+    ),
     ("foreseen experts that are no number", after_tiers!("decode: {foresee_experts: all}"), (2, 27), "from 0 to 1024"),
     ("layers that are no number", after_tiers!("decode: {stream_layers: most}"), (2, 25), "is no number of layers"),
     ("mistyped rule key", after_tiers!("placement: [{rol: norm, home: ram}]"), (2, 14), "did you mean `role`"),

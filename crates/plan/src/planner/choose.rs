@@ -149,7 +149,8 @@ pub(super) fn best(profile: &Profile, given: Given<'_>) -> Result<Plan, Refusal>
             }
         }
     }
-    for kept in keepable(&best.plan, profile, given) {
+    ways.planner.way.fixed = best.fixed;
+    for kept in keepable(&best.plan, &ways.planner, given) {
         let (scheme, fixed) = (best.scheme, Fixed { kept, ..best.fixed });
         consider(&mut ways, &mut best, scheme, fixed);
     }
@@ -159,12 +160,13 @@ pub(super) fn best(profile: &Profile, given: Given<'_>) -> Result<Plan, Refusal>
     Ok(best.plan)
 }
 
-/// How many experts a GPU might keep as they are chosen, instead of the same ones for good: as many as it has room for, and shares of them. None where no
-/// trace tells what that would find.
-fn keepable(plan: &Plan, profile: &Profile, given: Given<'_>) -> Vec<u32> {
+/// How many experts the GPU that fetches might keep as they are chosen, instead of the same ones for good: as many as it has room for, and shares of
+/// them. None where no trace tells what that would find.
+fn keepable(plan: &Plan, planner: &Planner<'_>, given: Given<'_>) -> Vec<u32> {
     let traced = given.traffic.counted().is_some_and(|counts| !counts.trace().is_empty());
-    let open = matches!(profile.decode.keep_experts, Choice::Auto) && profile.decode.fetch_experts.value() != Some(&0);
-    let gpu = plan.tiers.iter().find(|tier| matches!(tier.tier, Tier::Gpu(_)) && tier.ceiling.is_some());
+    let asked = &planner.profile.decode;
+    let open = matches!(asked.keep_experts, Choice::Auto) && asked.fetch_experts.value() != Some(&0);
+    let gpu = planner.gpus().first().and_then(|number| plan.tier(Tier::Gpu(*number)));
     let Some(gpu) = gpu.filter(|_| traced && open && given.abilities.fetches) else { return Vec::new() };
     let experts = given.inventory.units.iter().zip(&plan.placements);
     let there = experts.filter(|(unit, placement)| unit.role == Role::RoutedExpert && placement.home == gpu.tier);

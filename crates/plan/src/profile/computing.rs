@@ -59,6 +59,10 @@ impl Prover<'_> {
             Some(text) => self.number(text, "experts", 0..=KEPT_MAX)?,
             None => Choice::Auto,
         };
+        if let (Some(0), Some(1..), Some(text)) = (fetch_experts.value(), keep_experts.value(), &raw.keep_experts) {
+            let message = "experts stay on a GPU that were fetched to it, and none are (`fetch_experts: 0`)".to_owned();
+            return Err(self.bad(text, message, "leave `fetch_experts` out, or write 1 or more"));
+        }
         Ok(Decode { fetch_experts, keep_experts, stream_layers, foresee_experts })
     }
 }
