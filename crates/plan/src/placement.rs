@@ -1,5 +1,6 @@
 //! The plan as a value: for each unit its home, the device that computes it, and why.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
@@ -221,7 +222,7 @@ pub struct Placement {
     #[serde(default)]
     pub exchanges: bool,
     /// Why it is there, for people.
-    pub reason: String,
+    pub reason: Cow<'static, str>,
 }
 
 /// One item that occupies a tier besides weights, or the weights themselves.

@@ -6,7 +6,7 @@
 //! one slot is multiplied with, one is full or nearly, one is filled. A slot of 64 MiB is 1.2 ms of such a link, and 2.8 ms of a link of
 //! 24 GB/s, beside which the start of a copy (microseconds) is nothing; larger slots make only the first copy of a pass longer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 
 use crate::cost::kv_cache;
 use crate::{Bytes, Inventory, KvType, ModelShape, Role, Staging};
@@ -42,7 +42,7 @@ pub fn slot_min(inventory: &Inventory) -> Bytes {
 /// The matrices of the largest expert, side by side; nothing where there are none.
 #[must_use]
 pub fn expert(inventory: &Inventory) -> Bytes {
-    let mut experts = BTreeMap::<_, u64>::new();
+    let mut experts = HashMap::<_, u64>::new();
     for unit in inventory.units.iter().filter(|unit| unit.role != Role::MultiToken && unit.expert.is_some()) {
         *experts.entry((unit.layer, unit.expert)).or_default() += unit.bytes.0.next_multiple_of(ALIGN);
     }

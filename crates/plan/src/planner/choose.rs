@@ -11,7 +11,7 @@ use super::{Copies, Given, Planner, Refusal, Way, describe, settings, way_planne
 use crate::gpu::Abilities;
 use crate::profile::{Choice, Profile};
 use crate::streaming::SLOTS_LONGER;
-use crate::{Bytes, ExpertUse, Inventory, KvType, Machine, Plan, Role, Scheme, Tier, cost, forecast, gpu, streaming};
+use crate::{Bytes, ExpertUse, Inventory, KvType, Machine, Plan, Role, Scheme, Tier, cost, forecast, gpu};
 
 /// How much faster a candidate must be to be taken: sums in another order differ by less.
 const GAIN: f64 = 1.0 - 1e-9;
@@ -172,7 +172,7 @@ fn keepable(plan: &Plan, planner: &Planner<'_>, given: Given<'_>) -> Vec<u32> {
     let there = experts.filter(|(unit, placement)| unit.role == Role::RoutedExpert && placement.home == gpu.tier);
     let free = gpu.ceiling.unwrap_or_default().saturating_sub(gpu.bytes());
     let room = there.map(|(unit, _)| unit.bytes).sum::<Bytes>() + free;
-    let slot = streaming::fetch_slot(given.inventory);
+    let slot = planner.on_card.fetch_slot;
     let most = u32::try_from(room.0 / slot.0.max(1)).unwrap_or(u32::MAX);
     KEPT_SHARES.iter().map(|share| (f64::from(most) * share) as u32).filter(|kept| *kept > 0).collect()
 }

@@ -1,5 +1,7 @@
 //! From the draft that was chosen to the plan: devices, reasons, loads, notes.
 
+use std::borrow::Cow;
+
 use super::Planner;
 use super::draft::Draft;
 use super::rules::Wish;
@@ -9,7 +11,7 @@ use crate::cost::HostTokens;
 use crate::expert_cache::{HitRates, kept_rates};
 use crate::profile::{Choice, StreamTo};
 use crate::traffic::Traffic;
-use crate::{Bytes, Device, Fetch, Placement, Plan, Role, Tier, TierPlan, Unit, cost, forecast, streaming};
+use crate::{Bytes, Device, Fetch, Placement, Plan, Role, Tier, TierPlan, Unit, cost, forecast};
 
 pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) -> Plan {
     let placements = placements(planner, &draft);
@@ -20,7 +22,7 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
         experts: planner.fetch_most(),
         of: planner.inventory.shape.experts_used.max(1),
         kept: planner.keeps(),
-        slot: streaming::fetch_slot(planner.inventory),
+        slot: planner.on_card.fetch_slot,
     });
     let kept = fetch.filter(|fetch| fetch.kept > 0).map(|fetch| {
         let rates = kept_rates(planner.inventory, (&placements, &devices.layers), fetch, planner.traffic.counted());
@@ -56,7 +58,7 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
         .collect();
     say_settings(planner, &setup, &mut notes);
     say_gpus(planner, &devices, &mut notes);
-    let ring = streaming::ring(planner.inventory, planner.ring_slots());
+    let ring = planner.stream_ring();
     let mut device_staging: Vec<_> = setup.stream.iter().map(|number| (*number, ring)).collect();
     device_staging.sort_unstable_by_key(|(number, _)| *number);
     let foresee = planner.foresees(&placements);
@@ -208,16 +210,16 @@ fn say_memory(planner: &Planner, tiers: &[TierPlan], notes: &mut Vec<String>) {
 }
 
 /// Why a unit lives where it lives.
-fn reason(planner: &Planner, index: usize, home: Tier) -> String {
+fn reason(planner: &Planner, index: usize, home: Tier) -> Cow<'static, str> {
     let unit = &planner.inventory.units[index];
     match planner.wishes.wish[index] {
-        Wish::NotRun => "not run: stays in the file".to_owned(),
-        Wish::Open => open_reason(unit, home, planner.traffic),
-        Wish::Pinned(_) | Wish::InTurn => asked(planner, index),
-        Wish::Either(first, _) if first == home => asked(planner, index),
+        Wish::NotRun => "not run: stays in the file".into(),
+        Wish::Open => open_reason(unit, home, planner.traffic).into(),
+        Wish::Pinned(_) | Wish::InTurn => asked(planner, index).into(),
+        Wish::Either(first, _) if first == home => asked(planner, index).into(),
         Wish::Either(first, _) => match planner.obstacle(index).filter(|_| matches!(first, Tier::Gpu(_))) {
-            Some(obstacle) => format!("{}: no {obstacle} there yet", asked(planner, index)),
-            None => format!("{}: {first} is full", asked(planner, index)),
+            Some(obstacle) => format!("{}: no {obstacle} there yet", asked(planner, index)).into(),
+            None => format!("{}: {first} is full", asked(planner, index)).into(),
         },
     }
 }
@@ -230,7 +232,7 @@ fn asked(planner: &Planner, index: usize) -> String {
     }
 }
 
-fn open_reason(unit: &Unit, home: Tier, traffic: Traffic<'_>) -> String {
+fn open_reason(unit: &Unit, home: Tier, traffic: Traffic<'_>) -> &'static str {
     let rows_only = unit.role == Role::Embedding && !traffic.tied();
     let counted = traffic.counted().is_some();
     match (home, unit.role) {
@@ -246,5 +248,4 @@ fn open_reason(unit: &Unit, home: Tier, traffic: Traffic<'_>) -> String {
         (_, Role::Attention) => "every token reads it, beside the KV",
         _ => "every token reads it",
     }
-    .to_owned()
 }

@@ -158,7 +158,7 @@ impl Planner<'_> {
         vec![
             load("process", process),
             load("activations", gpu::activations(&self.widths, setup.micro_batch) + latent + halves),
-            load("vectors", gpu::vectors(self.inventory)),
+            load("vectors", self.on_card.vectors),
             load("slack", gpu::SLACK),
         ]
     }
@@ -177,10 +177,7 @@ impl Planner<'_> {
                 let elsewhere = |layer: &usize| kv.homes.get(*layer) != Some(&tier);
                 let layers = (0..shape.layers as usize).filter(elsewhere);
                 let passing = streaming::caches(shape, layers, kv.tokens, kv.k_type, kv.v_type);
-                loads.extend([
-                    load("ring", streaming::ring(self.inventory, self.ring_slots()).bytes()),
-                    load("KV of a layer", passing),
-                ]);
+                loads.extend([load("ring", self.stream_ring().bytes()), load("KV of a layer", passing)]);
                 loads.retain(|load| load.bytes > Bytes::ZERO);
                 loads
             }
@@ -194,7 +191,7 @@ impl Planner<'_> {
             return Vec::new();
         }
         let (most, kept) = (u64::from(self.fetch_most()), u64::from(self.keeps()));
-        let rooms = streaming::fetch_slot(self.inventory).times(most + kept);
+        let rooms = self.on_card.fetch_slot.times(most + kept);
         vec![load("fetched experts", rooms + gpu::fetched(&self.widths, kept))]
     }
 

@@ -67,6 +67,8 @@ pub(super) struct Cargo {
     homes: Vec<Tier>,
     pinned: Vec<(Tier, u64)>,
     open: Vec<Open>,
+    /// Places of `open`, in the order in which layers are filled one after the other: tens of thousands are sorted once.
+    by_layer: Vec<u32>,
 }
 
 /// Bytes left for weights in RAM and on disk, if they may be used; none for disk, which is never full.
@@ -75,7 +77,8 @@ pub(super) type Rooms = Vec<(Tier, Option<u64>)>;
 impl Cargo {
     pub(super) fn new(inventory: &Inventory, wishes: &[Wish], traffic: Traffic<'_>) -> Self {
         let tied = traffic.tied();
-        let mut cargo = Self { homes: vec![Tier::Disk; wishes.len()], pinned: Vec::new(), open: Vec::new() };
+        let mut cargo =
+            Self { homes: vec![Tier::Disk; wishes.len()], pinned: Vec::new(), open: Vec::new(), by_layer: Vec::new() };
         for (index, (unit, wish)) in inventory.units.iter().zip(wishes).enumerate() {
             let bytes = cost::resident(unit).0;
             match wish {
@@ -117,6 +120,7 @@ impl Cargo {
                 open.unit,
             )
         });
+        cargo.by_layer = by_layer(&cargo.open);
         cargo
     }
 
@@ -136,11 +140,13 @@ impl Cargo {
                 rooms.iter_mut().filter(|(room, _)| room == tier).for_each(|(_, left)| *left = Some(0));
             }
         }
-        let open: Vec<&Open> = self.open.iter().filter(|open| on_gpus[open.unit as usize].is_none()).collect();
+        let is_left = |open: &&Open| on_gpus[open.unit as usize].is_none();
         if scheme.is_by_layer() {
+            let open = self.by_layer.iter().map(|place| &self.open[*place as usize]).filter(is_left).collect();
             fill_by_layer(open, rooms, &mut homes, scheme == Scheme::ExpertsOnCpu);
             return homes;
         }
+        let open: Vec<&Open> = self.open.iter().filter(is_left).collect();
         let (each_token, rest) = open.split_at(open.partition_point(|open| open.class < ROUTED));
         let mut waiting = Vec::new();
         for open in each_token {
@@ -176,12 +182,21 @@ fn together(a: &Open, b: &Open) -> bool {
     a.expert.is_some() && (a.expert, a.wish) == (b.expert, b.wish)
 }
 
-/// From the first layer on, each unit in the first tier with room; experts behind everything else, or in their layers.
-fn fill_by_layer(mut open: Vec<&Open>, mut rooms: Rooms, homes: &mut [Tier], experts_last: bool) {
-    open.sort_by_key(|open| {
-        let late = experts_last && open.expert.is_some();
-        (open.may_be_on_disk(), late, open.stage, open.expert, open.wish, open.unit)
+/// The places of units from the first layer on, those first that may not go to disk.
+fn by_layer(open: &[Open]) -> Vec<u32> {
+    let mut places: Vec<u32> = (0..open.len() as u32).collect();
+    places.sort_by_key(|place| {
+        let open = &open[*place as usize];
+        (open.may_be_on_disk(), open.stage, open.expert, open.wish, open.unit)
     });
+    places
+}
+
+/// Each of these units, which are in the order of layers, in the first tier with room; experts behind everything else, or in their layers.
+fn fill_by_layer(mut open: Vec<&Open>, mut rooms: Rooms, homes: &mut [Tier], experts_last: bool) {
+    if experts_last {
+        open.sort_by_key(|open| (open.may_be_on_disk(), open.expert.is_some()));
+    }
     for group in open.chunk_by(|a, b| together(a, b)) {
         let home = place(&mut rooms, group[0].wish, group.iter().map(|open| open.bytes).sum());
         for open in group {
@@ -299,7 +314,8 @@ mod tests {
         };
         let mut open: Vec<Open> = units.iter().enumerate().map(open).collect();
         open.sort_by_key(|open| (open.class, open.unit));
-        Cargo { homes: vec![Tier::Disk; units.len()], pinned: Vec::new(), open }
+        let by_layer = by_layer(&open);
+        Cargo { homes: vec![Tier::Disk; units.len()], pinned: Vec::new(), open, by_layer }
     }
 
     /// Bytes of each tier that every token reads, and of all units.

@@ -23,13 +23,13 @@ use fill::Cargo;
 use rules::Wishes;
 use settings::Fixed;
 
-use crate::cost::Widths;
+use crate::cost::{self, Widths};
 use crate::gpu::{self, Abilities, Obstacles};
 use crate::machine::GPU_CAPABILITY_MIN;
 use crate::profile::{Fault, Origin, Profile, ProfileError, StreamTo};
-use crate::streaming::{SLOTS, SLOTS_DECODE};
+use crate::streaming::{self, SLOTS, SLOTS_DECODE};
 use crate::traffic::Traffic;
-use crate::{Bytes, ExpertUse, Inventory, Machine, Placement, Plan, Role, Scheme, Tier, Unit};
+use crate::{Bytes, ExpertUse, Inventory, Machine, Placement, Plan, Role, Scheme, Staging, Tier, Unit};
 
 /// Decides where every byte of the model lives.
 ///
@@ -191,7 +191,28 @@ struct Planner<'a> {
     traffic: Traffic<'a>,
     /// The longest row of any unit: a slot of the ring holds at least one.
     row_bytes_max: Bytes,
+    on_card: OnCard,
     threads: u32,
+}
+
+/// What a GPU holds for this model whatever the settings are: counted once, for large models have tens of thousands of units.
+struct OnCard {
+    /// A slot of the ring that weights are streamed through.
+    slot: Bytes,
+    /// The room of an expert that is fetched.
+    fetch_slot: Bytes,
+    /// Its copies of vectors.
+    vectors: Bytes,
+}
+
+impl OnCard {
+    fn of(inventory: &Inventory) -> Self {
+        Self {
+            slot: streaming::ring(inventory, 1).slot,
+            fetch_slot: streaming::fetch_slot(inventory),
+            vectors: cost::gpu::vectors(inventory),
+        }
+    }
 }
 
 impl<'a> Planner<'a> {
@@ -217,6 +238,7 @@ impl<'a> Planner<'a> {
             widths: Widths::of(inventory),
             traffic,
             row_bytes_max: inventory.units.iter().map(row_bytes).max().unwrap_or_default(),
+            on_card: OnCard::of(inventory),
             threads: profile.threads.value().copied().unwrap_or(machine.cores).max(1),
         }
     }
@@ -243,10 +265,10 @@ impl<'a> Planner<'a> {
         gpus
     }
 
-    /// Slots of the ring that weights are streamed through.
-    fn ring_slots(&self) -> u32 {
+    /// The ring that weights are streamed through.
+    fn stream_ring(&self) -> Staging {
         let usual = if self.way.copies.layers { SLOTS_DECODE } else { SLOTS };
-        self.way.fixed.slots.unwrap_or(usual)
+        Staging { slot: self.on_card.slot, slots: self.way.fixed.slots.unwrap_or(usual) }
     }
 
     /// How many of a token's experts are copied to a GPU at most.

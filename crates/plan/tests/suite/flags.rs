@@ -81,14 +81,14 @@ fn all_layers_are_all_layers() {
     let all = Some(Overrides::ALL_LAYERS);
     let (plan, model) = planned("deepseek-r1-iq1_s", &Overrides { cpu_moe_layers: all, ..Overrides::default() });
     let experts = model.iter().filter(|(_, unit)| unit.role == Role::RoutedExpert).map(|(id, _)| id);
-    let mut reasons = experts.map(|id| plan.placements[id.0 as usize].reason.as_str());
+    let mut reasons = experts.map(|id| plan.placements[id.0 as usize].reason.as_ref());
     assert!(reasons.all(|reason| reason.starts_with("flag -cmoe")));
     assert!(!plan.notes.iter().any(|note| note.contains("changes nothing")), "{:?}", plan.notes);
 
     let (plan, model) = planned("llama-1b-q4_k_m", &Overrides { gpu_layers: all, ..Overrides::default() });
     for name in ["blk.0.attn_q.weight", "blk.15.ffn_down.weight", "output_norm.weight"] {
         let placement = &plan.placements[model.find(name).unwrap().0 as usize];
-        assert_eq!((placement.home, placement.reason.as_str()), (Tier::Gpu(0), "flag -ngl -1"), "{name}");
+        assert_eq!((placement.home, placement.reason.as_ref()), (Tier::Gpu(0), "flag -ngl -1"), "{name}");
     }
 }
 

@@ -211,7 +211,7 @@ fn what_no_gpu_computes_stays_with_the_processor_and_is_said() {
     let rest = "placement: [{ role: routed_expert, layers: 5, home: gpu:0, overflow: disk }]";
     let plan = attempt(&model, &disk(one(8 << 10, rest)), &DENSE).unwrap();
     let expert = &plan.placements[model.find("blk.5.ffn_up_exps.weight").unwrap().0 as usize];
-    assert_eq!((expert.home, expert.reason.as_str()), (Tier::Disk, "rule in line 3: no routed experts there yet"));
+    assert_eq!((expert.home, expert.reason.as_ref()), (Tier::Disk, "rule in line 3: no routed experts there yet"));
 }
 
 #[test]

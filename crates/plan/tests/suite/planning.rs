@@ -76,7 +76,7 @@ fn the_first_rule_that_matches_has_the_unit() {
     let plan = planned(&model, text, &common::laptop());
     let reason = |name: &str| {
         let placement = &plan.placements[model.find(name).unwrap().0 as usize];
-        (placement.home, placement.reason.clone())
+        (placement.home, placement.reason.to_string())
     };
     assert_eq!(reason("blk.3.ffn_up.weight"), (Tier::Ram, "rule in line 4".to_owned()));
     assert_eq!(reason("blk.3.ffn_down.weight"), (Tier::Disk, "rule in line 5".to_owned()));

@@ -103,7 +103,7 @@ pub(crate) fn plan(on_disk: OnDisk, slot: u64, slots: u32) -> Plan {
         decode: Device::Cpu,
         prefill: Device::Cpu,
         exchanges: false,
-        reason: String::new(),
+        reason: "".into(),
     };
     let kv = KvPlan { tokens: 8, k_type: KvType::F32, v_type: KvType::F32, homes: Vec::new(), bytes: Bytes::ZERO };
     Plan {
