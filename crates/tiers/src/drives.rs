@@ -4,6 +4,7 @@
 //! which one part lies on a file system without direct reads has only that part read by threads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kernels::memory::{ByteSource, Depth, Landed, Method, Queue, QueueGone, Reading};
 use plan::{Inventory, Reads};
@@ -142,6 +143,11 @@ impl Drives {
     /// The most reads that were under way at once, on all drives together at the most.
     pub(crate) fn deepest(&self) -> u64 {
         self.drives.iter().map(|drive| drive.queue.deepest() as u64).sum()
+    }
+
+    /// How long the one that had most to do had something to read ([`Queue::busy`]).
+    pub(crate) fn busy(&self) -> Duration {
+        self.drives.iter().map(|drive| drive.queue.busy()).max().unwrap_or_default()
     }
 
     /// What the system refused, in words.

@@ -50,7 +50,7 @@ pub struct Counts {
     pub ram_bytes: u64,
     /// Bytes of weights that computation was handed from disk. What was read and then forgotten is not among them.
     pub disk_bytes: u64,
-    /// Time that reads from disk were under way.
+    /// Time that the drive had something to read, where there are several the busiest: reckoned by its rate where nobody looked until all had landed.
     pub disk_busy: Duration,
     /// The most reads from disk that were under way at once.
     pub disk_depth: u64,

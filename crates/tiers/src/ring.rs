@@ -14,7 +14,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[cfg(feature = "cuda")]
 use kernels::cuda::{CudaError, Gpu, PinnedSlice, RegisteredParts};
@@ -87,31 +87,9 @@ pub(crate) struct Ring {
     /// The first piece that failed since the last [`Self::forget`]: none behind it is asked for. Where its error was told, nothing is taken.
     stopped: Option<u64>,
     failed: bool,
-    watch: Watch,
     /// What lets cards read slots where they are.
     #[cfg(feature = "cuda")]
     registered: Option<RegisteredParts>,
-}
-
-/// How long reads were under way.
-#[derive(Default)]
-struct Watch {
-    busy: Duration,
-    /// Since when they are.
-    since: Option<Instant>,
-}
-
-impl Watch {
-    fn see(&mut self, under_way: bool) {
-        match (self.since, under_way) {
-            (None, true) => self.since = Some(Instant::now()),
-            (Some(since), false) => {
-                self.busy += since.elapsed();
-                self.since = None;
-            }
-            _ => {}
-        }
-    }
 }
 
 impl Ring {
@@ -138,7 +116,6 @@ impl Ring {
             turn: 0,
             stopped: None,
             failed: false,
-            watch: Watch::default(),
             #[cfg(feature = "cuda")]
             registered: None,
         })
@@ -246,7 +223,6 @@ impl Ring {
             }
             self.early.push(landed);
         }
-        self.watch.see(self.drives.under_way() > 0);
     }
 
     /// Asks for what is expected, as long as there are slots and reads begin at once: where the drive is what is waited for, the slots that
@@ -265,7 +241,6 @@ impl Ring {
             let (Some((tag, piece)), Some(buffer)) = (self.guesses.next(), self.free.pop()) else { break };
             self.read(tag, &piece, buffer);
         }
-        self.watch.see(self.drives.under_way() > 0);
     }
 
     /// Asks this drive for its next piece; false where there is none, or not now.
@@ -338,9 +313,9 @@ impl Ring {
         self.free.extend(self.early.drain(..).map(|landed| landed.buffer));
     }
 
-    /// Time that reads were under way: until somebody looked, where they landed unseen.
+    /// How long the busiest drive had something to read.
     pub(crate) fn busy(&self) -> Duration {
-        self.watch.busy + self.watch.since.map_or(Duration::ZERO, |since| since.elapsed())
+        self.drives.busy()
     }
 
     /// The most reads that were under way at once.

@@ -13,6 +13,7 @@ mod source;
 mod through;
 #[cfg(target_os = "linux")]
 mod uring;
+mod watch;
 
 #[cfg(feature = "cuda")]
 pub(crate) use buffer::Mapping;

@@ -1,16 +1,34 @@
-//! How far one range has come, whoever reads it: what follows a short read, an interrupted one, a failed one.
+//! How far one range has come, whoever reads it: the pages around it, and what follows a short read, an interrupted one, a failed one.
 
 use std::io;
 use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::ReadError;
+use super::{PAGE, ReadError};
 
 /// How often a read that the device failed (`EIO`) is tried.
 const DEVICE_TRIES: u32 = 3;
 /// The pause before the second try; it doubles after that.
 const DEVICE_PAUSE: Duration = Duration::from_millis(5);
+
+/// The whole pages around a range, as direct reads have it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pages {
+    /// Where the first page starts in the file.
+    pub(super) offset: u64,
+    /// Where the range starts in the first page.
+    pub(super) skew: usize,
+    /// Bytes from the first page's start to the range's end.
+    pub(super) needed: usize,
+}
+
+impl Pages {
+    pub(super) fn around(offset: u64, length: usize) -> Self {
+        let skew = (offset % PAGE as u64) as usize;
+        Self { offset: offset - skew as u64, skew, needed: if length == 0 { 0 } else { skew + length } }
+    }
+}
 
 /// A range on its way.
 #[derive(Debug)]

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::readers::Readers;
 #[cfg(target_os = "linux")]
@@ -96,7 +97,7 @@ pub struct Queue {
 enum Inner {
     #[cfg(target_os = "linux")]
     Uring(Box<Uring>),
-    Threads(Readers),
+    Threads(Box<Readers>),
 }
 
 impl Queue {
@@ -118,7 +119,7 @@ impl Queue {
             }
             Method::Uring => None,
         };
-        Self { inner: Inner::Threads(Readers::new(sources, depth)), refused }
+        Self { inner: Inner::Threads(Box::new(Readers::new(sources, depth))), refused }
     }
 
     /// Who reads.
@@ -216,6 +217,16 @@ impl Queue {
         }
     }
 
+    /// How long something was under way, as far as can be known: where all had landed before somebody looked, what it takes at the rate of other times.
+    #[must_use]
+    pub fn busy(&self) -> Duration {
+        match &self.inner {
+            #[cfg(target_os = "linux")]
+            Inner::Uring(uring) => uring.busy(),
+            Inner::Threads(readers) => readers.busy(),
+        }
+    }
+
     /// The most reads that were under way at once so far.
     #[must_use]
     pub fn deepest(&self) -> usize {
@@ -230,24 +241,6 @@ impl Queue {
 impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Queue").field("method", &self.method()).finish_non_exhaustive()
-    }
-}
-
-/// The whole pages around a range, as direct reads have it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Pages {
-    /// Where the first page starts in the file.
-    pub(super) offset: u64,
-    /// Where the range starts in the first page.
-    pub(super) skew: usize,
-    /// Bytes from the first page's start to the range's end.
-    pub(super) needed: usize,
-}
-
-impl Pages {
-    pub(super) fn around(offset: u64, length: usize) -> Self {
-        let skew = (offset % PAGE as u64) as usize;
-        Self { offset: offset - skew as u64, skew, needed: if length == 0 { 0 } else { skew + length } }
     }
 }
 

@@ -4,10 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use super::file::positioned_read;
-use super::progress::Progress;
-use super::queue::{Depth, Landed, Pages, QueueGone, Reading};
+use super::progress::{Pages, Progress};
+use super::queue::{Depth, Landed, QueueGone, Reading};
+use super::watch::Watch;
 use super::{Buffer, ByteSource, PAGE, ReadError, read_exact_at};
 
 /// Threads at most: each reads a whole range, so that a few keep a drive busy.
@@ -25,6 +27,7 @@ pub(super) struct Readers {
     threads_most: usize,
     under_way: usize,
     deepest: usize,
+    watch: Watch,
     gone: Option<String>,
 }
 
@@ -42,6 +45,7 @@ impl Readers {
             threads_most: depth.reads.min(THREADS),
             under_way: 0,
             deepest: 0,
+            watch: Watch::default(),
             gone: None,
         }
     }
@@ -49,6 +53,7 @@ impl Readers {
     pub(super) fn add(&mut self, reading: Reading) {
         assert!(reading.source < self.sources.len(), "a source of this queue");
         self.under_way += 1;
+        self.watch.begins(reading.length, Instant::now());
         self.deepest = self.deepest.max(self.under_way.min(self.threads_most));
         // Threads are started as they are needed.
         if self.threads.len() < self.under_way.min(self.threads_most)
@@ -94,21 +99,24 @@ impl Readers {
         if self.under_way == 0 {
             return Ok(());
         }
-        let one = self.done.recv().ok().flatten();
-        self.land(one, landed)
+        let come = self.done.try_recv();
+        let waited = come.is_err();
+        let one = come.or_else(|_| self.done.recv()).ok().flatten();
+        self.land(one, waited, landed)
     }
 
     pub(super) fn look(&mut self, landed: &mut Vec<Landed>) -> Result<(), QueueGone> {
         while let Ok(one) = self.done.try_recv() {
-            self.land(one, landed)?;
+            self.land(one, false, landed)?;
         }
         self.gone.as_ref().map_or(Ok(()), |gone| Err(QueueGone(gone.clone())))
     }
 
-    /// Takes what a thread came to, which is nothing where it was lost.
-    fn land(&mut self, one: Option<Landed>, landed: &mut Vec<Landed>) -> Result<(), QueueGone> {
+    /// Takes what a thread came to, which is nothing where it was lost, and was waited for or not.
+    fn land(&mut self, one: Option<Landed>, waited: bool, landed: &mut Vec<Landed>) -> Result<(), QueueGone> {
         if let Some(one) = one {
             self.under_way -= 1;
+            self.watch.landed(one.range.len(), waited, Instant::now());
             landed.push(one);
             return Ok(());
         }
@@ -122,6 +130,10 @@ impl Readers {
 
     pub(super) const fn deepest(&self) -> usize {
         self.deepest
+    }
+
+    pub(super) fn busy(&self) -> Duration {
+        self.watch.busy(Instant::now())
     }
 }
 

@@ -8,13 +8,14 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, opcode, types};
 use rustix::io::Errno;
 
-use super::progress::Progress;
-use super::queue::{Depth, Landed, Pages, QueueGone, Reading};
+use super::progress::{Pages, Progress};
+use super::queue::{Depth, Landed, QueueGone, Reading};
+use super::watch::Watch;
 use super::{ByteSource, PAGE, ReadError};
 
 /// A ring of the kernel and what it was given.
@@ -33,6 +34,7 @@ pub(super) struct Uring {
     submitted: usize,
     under_way: usize,
     deepest: usize,
+    watch: Watch,
 }
 
 /// A range under way.
@@ -55,6 +57,13 @@ struct Read {
     progress: Progress,
 }
 
+impl Read {
+    /// Bytes that are asked for and not there.
+    fn rest(&self) -> usize {
+        self.progress.next().map_or(0, |next| self.end - self.start - next)
+    }
+}
+
 impl Uring {
     /// A ring, where the kernel has one and lets this process use it.
     pub(super) fn open(sources: &[Arc<dyn ByteSource>], depth: Depth) -> io::Result<Self> {
@@ -72,6 +81,7 @@ impl Uring {
             submitted: 0,
             under_way: 0,
             deepest: 0,
+            watch: Watch::default(),
         })
     }
 
@@ -129,7 +139,7 @@ impl Uring {
         let source = &self.sources[under.reading.source];
         let file = source.direct().expect("a source that was direct stays so");
         let from = read.start + read.progress.next().expect("a read that is not over");
-        let (buffer, length) = (under.reading.buffer.raw(), read.end - from);
+        let (buffer, length) = (under.reading.buffer.raw(), read.rest());
         assert!(from < read.end && read.end <= buffer.len(), "reads end within their buffer");
         // SAFETY: `from` is within the buffer, by the assertion.
         let into = unsafe { buffer.cast::<u8>().add(from) };
@@ -145,30 +155,40 @@ impl Uring {
         pushed.expect("the kernel's queue has room for as many reads as there may be");
         self.reads[place] = Some(read);
         self.submitted += 1;
+        self.watch.begins(length, Instant::now());
     }
 
     pub(super) fn step(&mut self, landed: &mut Vec<Landed>) -> Result<(), QueueGone> {
         self.begin()?;
-        if self.submitted > 0 && self.empty.is_empty() && self.ring.completion().is_empty() {
+        let waits = self.submitted > 0 && self.empty.is_empty() && self.ring.completion().is_empty();
+        if waits {
             self.wait().map_err(|error| QueueGone(error.to_string()))?;
         }
-        self.look(landed)
+        self.take(landed, waits)
     }
 
     pub(super) fn look(&mut self, landed: &mut Vec<Landed>) -> Result<(), QueueGone> {
+        self.take(landed, false)
+    }
+
+    /// Takes what has come, of which the first was waited for or not, and begins more.
+    fn take(&mut self, landed: &mut Vec<Landed>, waited: bool) -> Result<(), QueueGone> {
         for reading in self.empty.drain(..) {
             self.under_way -= 1;
             let Reading { tag, source, buffer, .. } = reading;
             landed.push(Landed { tag, source, buffer, range: 0..0, outcome: Ok(()) });
         }
-        let mut longest = None;
+        let (mut longest, mut bytes, seen) = (None, 0, Instant::now());
         loop {
             let entry = self.ring.completion().next();
             let Some(entry) = entry else { break };
             let result = entry.result();
             let outcome = if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result as usize) };
-            longest = longest.max(self.heard(entry.user_data() as usize, outcome, landed));
+            let place = entry.user_data() as usize;
+            bytes += self.reads[place].as_ref().map_or(0, Read::rest);
+            longest = longest.max(self.heard(place, outcome, landed));
         }
+        self.watch.landed(bytes, waited, seen);
         if let Some(pause) = longest {
             // A drive in trouble: nothing else is read from it meanwhile either.
             thread::sleep(pause);
@@ -250,6 +270,10 @@ impl Uring {
 
     pub(super) const fn deepest(&self) -> usize {
         self.deepest
+    }
+
+    pub(super) fn busy(&self) -> Duration {
+        self.watch.busy(Instant::now())
     }
 }
 
