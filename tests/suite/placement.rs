@@ -71,7 +71,8 @@ fn fixture() -> PathBuf {
     own_fixture("qwen3-kq").join("model-q4_k_m.gguf")
 }
 
-/// Logits of every prompt position and of four decoded tokens, with these units on disk.
+/// Logits of every prompt position and of four decoded tokens, with these units on disk. Where slots are short, what is resident is cut to short runs
+/// as well, between which reads go on.
 fn logits(path: &Path, on_disk: &[bool], slot: u64) -> Vec<u32> {
     let model = gguf::open(path).unwrap();
     let profile = plan::profile::parse(ALL_IN_RAM, "test.yaml").unwrap();
@@ -81,6 +82,7 @@ fn logits(path: &Path, on_disk: &[bool], slot: u64) -> Vec<u32> {
     }
     let longest = model.inventory.tensors.iter().map(plan::Tensor::row_bytes).max().unwrap();
     plan.staging = Staging { slot: longest.max(plan::Bytes(slot)), slots: 3 };
+    plan.disk_reads = plan::Reads { at_once: 1, bytes: plan::Bytes(slot.max(4096)) };
     let mut engine = open_plan(&model, plan);
     let mut session = engine.session().unwrap();
     let mut bits = Vec::new();

@@ -24,9 +24,10 @@ pub struct DriveCounts {
 
 /// All queues.
 pub(crate) struct Drives {
-    drives: Vec<Drive>,
+    all: Vec<Drive>,
     /// By file: its drive, and its number in that one's queue.
     places: Vec<(usize, usize)>,
+    reads: Reads,
 }
 
 struct Drive {
@@ -58,12 +59,17 @@ impl Drives {
             let queue = Queue::open(sources, Depth::of(reads), Method::Uring);
             Drive { queue, files, names, bytes: 0 }
         };
-        Self { drives: files.into_iter().map(open).collect(), places }
+        Self { all: files.into_iter().map(open).collect(), places, reads }
+    }
+
+    /// Bytes that are under way at once on one drive.
+    pub(crate) fn at_once(&self) -> u64 {
+        u64::from(self.reads.at_once) * self.reads.bytes.0
     }
 
     /// How many drives there are.
     pub(crate) fn count(&self) -> usize {
-        self.drives.len()
+        self.all.len()
     }
 
     /// The drive that a file lies on.
@@ -73,20 +79,20 @@ impl Drives {
 
     /// Whether a read of this drive begins at once.
     pub(crate) fn has_room(&self, drive: usize) -> bool {
-        self.drives[drive].queue.has_room()
+        self.all[drive].queue.has_room()
     }
 
     /// Adds a read, whose source is a file of the model, to those of its drive.
     pub(crate) fn add(&mut self, reading: Reading) {
         let (drive, source) = self.places[reading.source];
-        let drive = &mut self.drives[drive];
+        let drive = &mut self.all[drive];
         drive.bytes += reading.length as u64;
         drive.queue.add(Reading { source, ..reading });
     }
 
     /// Begins what was added.
     pub(crate) fn begin(&mut self) -> Result<(), QueueGone> {
-        self.drives.iter_mut().try_for_each(|drive| drive.queue.begin())
+        self.all.iter_mut().try_for_each(|drive| drive.queue.begin())
     }
 
     /// Takes what has come from any drive, without waiting.
@@ -97,8 +103,8 @@ impl Drives {
     /// Waits for this drive, or where nothing of it is under way for another, and takes what has come from any.
     pub(crate) fn step(&mut self, drive: usize, landed: &mut Vec<Landed>) -> Result<(), QueueGone> {
         let under_way = |drive: &Drive| drive.queue.under_way() > 0;
-        let other = || self.drives.iter().position(under_way).unwrap_or(drive);
-        let waited = if under_way(&self.drives[drive]) { drive } else { other() };
+        let other = || self.all.iter().position(under_way).unwrap_or(drive);
+        let waited = if under_way(&self.all[drive]) { drive } else { other() };
         self.begin()?;
         self.each(
             landed,
@@ -111,7 +117,7 @@ impl Drives {
         landed: &mut Vec<Landed>,
         mut hear: impl FnMut(usize, &mut Queue, &mut Vec<Landed>) -> Result<(), QueueGone>,
     ) -> Result<(), QueueGone> {
-        for (number, drive) in self.drives.iter_mut().enumerate() {
+        for (number, drive) in self.all.iter_mut().enumerate() {
             let first = landed.len();
             hear(number, &mut drive.queue, landed)?;
             landed[first..].iter_mut().for_each(|landed| landed.source = drive.files[landed.source]);
@@ -121,12 +127,12 @@ impl Drives {
 
     /// Ranges of this drive that were added and have not landed.
     pub(crate) fn under_way_on(&self, drive: usize) -> usize {
-        self.drives[drive].queue.under_way()
+        self.all[drive].queue.under_way()
     }
 
     /// Ranges of all drives that were added and have not landed.
     pub(crate) fn under_way(&self) -> usize {
-        self.drives.iter().map(|drive| drive.queue.under_way()).sum()
+        self.all.iter().map(|drive| drive.queue.under_way()).sum()
     }
 
     /// What was read of each drive.
@@ -137,17 +143,17 @@ impl Drives {
             depth: drive.queue.deepest() as u64,
             method: drive.queue.method(),
         };
-        self.drives.iter().map(counts).collect()
+        self.all.iter().map(counts).collect()
     }
 
     /// The most reads that were under way at once, on all drives together at the most.
     pub(crate) fn deepest(&self) -> u64 {
-        self.drives.iter().map(|drive| drive.queue.deepest() as u64).sum()
+        self.all.iter().map(|drive| drive.queue.deepest() as u64).sum()
     }
 
     /// How long the one that had most to do had something to read ([`Queue::busy`]).
     pub(crate) fn busy(&self) -> Duration {
-        self.drives.iter().map(|drive| drive.queue.busy()).max().unwrap_or_default()
+        self.all.iter().map(|drive| drive.queue.busy()).max().unwrap_or_default()
     }
 
     /// What the system refused, in words.
@@ -163,6 +169,6 @@ impl Drives {
 
     /// What the kernel said where it refused `io_uring`.
     fn refused(&self) -> Option<&str> {
-        self.drives.iter().find_map(|drive| drive.queue.refused())
+        self.all.iter().find_map(|drive| drive.queue.refused())
     }
 }

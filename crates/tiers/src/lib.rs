@@ -9,6 +9,7 @@
 //! just that, in that order ([`Tiers::lease`]).
 
 mod arena;
+mod counts;
 mod drives;
 mod error;
 mod exchange;
@@ -24,12 +25,15 @@ mod vram;
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kernels::memory::ByteSource;
 use plan::{Bytes, Inventory, Plan, Tier, UnitId};
 
 use arena::Arena;
+#[cfg(feature = "cuda")]
+pub use counts::CardCounts;
+pub use counts::Counts;
 pub use drives::DriveCounts;
 use drives::Drives;
 pub use error::TierError;
@@ -42,35 +46,6 @@ use rows::Places;
 pub use rows::{Piece, RowSlice};
 #[cfg(feature = "cuda")]
 pub use vram::DeviceLease;
-
-/// What the tiers have done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Counts {
-    /// Bytes of weights that computation read from RAM-homed units.
-    pub ram_bytes: u64,
-    /// Bytes of weights that computation was handed from disk. What was read and then forgotten is not among them.
-    pub disk_bytes: u64,
-    /// Time that the drive had something to read, where there are several the busiest: reckoned by its rate where nobody looked until all had landed.
-    pub disk_busy: Duration,
-    /// The most reads from disk that were under way at once.
-    pub disk_depth: u64,
-    /// Time that computation waited for bytes from disk.
-    pub disk_stall: Duration,
-    /// Bytes of guesses ([`Tiers::guess`]) that were expected then, and that were not.
-    pub guessed_bytes: u64,
-    /// The others.
-    pub wasted_bytes: u64,
-}
-
-/// What was read and brought on one card so far.
-#[cfg(feature = "cuda")]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CardCounts {
-    /// Bytes of weights that computation read from units homed in its memory.
-    pub read_bytes: u64,
-    /// Bytes of weights that were brought to it to be computed with there.
-    pub up_bytes: u64,
-}
 
 /// Bytes of a run of rows, at hand until it is dropped. A staged one gives its slot back then.
 #[derive(Debug)]
@@ -180,6 +155,14 @@ impl Tiers {
         Some(bytes)
     }
 
+    /// The first rows of `slice` where its unit is in RAM, and how many they are: those that `room` bytes take, at least one, and the rest with
+    /// them where it is short.
+    #[must_use]
+    pub fn resident_run(&self, slice: &RowSlice, room: u64) -> Option<(&[u8], u64)> {
+        let run = self.places.run(slice, room)?;
+        Some((self.resident(&run)?, run.rows.end - run.rows.start))
+    }
+
     /// Where a unit lives.
     ///
     /// # Panics
@@ -252,6 +235,12 @@ impl Tiers {
             return Ok(());
         }
         self.ring.as_mut().ok_or_else(|| TierError::NoRing { slice: slice.clone() })?.expect(slice)
+    }
+
+    /// Takes what has landed from disk, and asks for more: while nobody does, a drive has no more to do than what was under way. So many bytes of
+    /// resident weights may be computed with before the next look.
+    pub fn read_on(&mut self) -> u64 {
+        self.ring.as_mut().map_or(u64::MAX, Ring::read_on)
     }
 
     /// Says that the rows of `slice` may be expected soon: they are read where nothing that is expected waits, and given up for it. Where

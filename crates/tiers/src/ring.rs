@@ -181,6 +181,8 @@ impl Ring {
     fn arrived(&mut self, drive: usize) -> Result<Landed, TierError> {
         loop {
             self.ask();
+            // Before what has landed is computed with. That no more is read is said to who waits.
+            let _ = self.drives.begin();
             if let Some(place) = self.early.iter().position(|early| early.tag == self.turn) {
                 self.asked.retain(|asked| *asked != self.turn);
                 return Ok(self.early.swap_remove(place));
@@ -199,6 +201,14 @@ impl Ring {
         self.sort();
         self.ask();
         self.drives.begin().map_err(|_| TierError::ReaderGone)
+    }
+
+    /// Takes what has landed, asks for more, and says how many bytes of RAM may be read before somebody looks again: RAM is much faster than a
+    /// drive, so reading twice what is under way takes less time than that has left. Without end where nothing more is to be asked for.
+    pub(crate) fn read_on(&mut self) -> u64 {
+        // That no more is read is said to the next one who waits.
+        let _ = self.go_on();
+        if self.ahead.iter().all(Ahead::is_empty) { u64::MAX } else { 2 * self.drives.at_once() }
     }
 
     /// Keeps of what landed the pieces that are wanted still, and the slots of the others.
@@ -331,17 +341,6 @@ impl Ring {
     /// Bytes of all slots.
     pub(crate) fn bytes(&self) -> Bytes {
         self.staging.bytes()
-    }
-}
-
-impl crate::Tiers {
-    /// Takes what has landed from disk, and asks for more. Who is about to compute for long with what is resident says so: while nobody
-    /// looks, a drive has no more to do than what was under way.
-    pub fn read_on(&mut self) {
-        if let Some(ring) = &mut self.ring {
-            // That no more is read is said to the next one who waits.
-            let _ = ring.go_on();
-        }
     }
 }
 

@@ -115,6 +115,14 @@ impl Places {
         Some((slice.rows.start * row_bytes) as usize..(slice.rows.end * row_bytes) as usize)
     }
 
+    /// The first rows of `slice` that `room` bytes take, at least one, and the rest where it is less than half as much; none where the model has no such rows.
+    pub(crate) fn run(&self, slice: &RowSlice, room: u64) -> Option<RowSlice> {
+        let row_bytes = self.checked(slice)?.row_bytes.max(1);
+        let (fit, all) = ((room / row_bytes).max(1), slice.rows.end - slice.rows.start);
+        let count = if all - all.min(fit) <= fit / 2 { all } else { fit };
+        Some(RowSlice { unit: slice.unit, rows: slice.rows.start..slice.rows.start + count })
+    }
+
     /// `slice` in one piece where it is always resident, and in as few as fit the ring's slots where it is not.
     pub(crate) fn cut(&self, slice: &RowSlice) -> impl Iterator<Item = Piece> + use<> {
         let place = self.place(slice.unit);

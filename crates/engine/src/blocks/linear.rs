@@ -45,28 +45,9 @@ impl Pass<'_> {
         let inputs = group.clone().next().map_or(0, |linear| linear.inputs);
         let types = group.clone().map(|linear| quants.get(linear.weight.unit));
         x.with(|x| self.scratch.rounded.make(pool, x, inputs, types).is_some())?;
-        let columns = |linear: &Linear, to: usize| Columns::Strided {
-            from: 0,
-            from_step: inputs,
-            to,
-            to_step: linear.outputs,
-            count: tokens,
-        };
-        self.tiers.read_on();
-        let (mut jobs, mut count, mut start) = ([NO_JOB; GROUP_MAX], 0, 0);
-        for linear in group.clone() {
-            if let Some(weights) = self.tiers.resident(&linear.weight) {
-                let quant = quants.get(linear.weight.unit);
-                jobs[count] = Job { quant, weights, rows: linear.outputs, columns: columns(linear, start) };
-                count += 1;
-            }
-            start += tokens * linear.outputs;
-        }
-        if count > 0 {
-            let rounded = self.scratch.rounded.last();
-            out.make(x, &Products { pool, jobs: &jobs[..count], inputs, rounded })?;
-        }
-        start = 0;
+        let columns = |linear: &Linear, to: usize| strided(linear, tokens, to);
+        self.multiply_resident(group.clone(), x, out, tokens)?;
+        let mut start = 0;
         for linear in group {
             let quant = quants.get(linear.weight.unit);
             each_staged(self.tiers, &linear.weight, &mut |first, rows, weights| {
@@ -80,6 +61,50 @@ impl Pass<'_> {
                 out.part(start, tokens * linear.outputs).change(&bias)?;
             }
             start += tokens * linear.outputs;
+        }
+        Ok(())
+    }
+
+    /// The products with those that are resident, some rows at a time, so that reads from disk go on meanwhile.
+    fn multiply_resident<'m>(
+        &mut self,
+        group: impl Iterator<Item = &'m Linear>,
+        x: &Span,
+        out: &Span,
+        tokens: usize,
+    ) -> Result<()> {
+        let (pool, quants) = (self.pool, self.quants);
+        // Each with where its outputs start, and how many of its rows are done.
+        let mut matrices = group.scan(0, |next, linear| {
+            let start = *next;
+            *next += tokens * linear.outputs;
+            Some((linear, start, 0))
+        });
+        let mut turn = matrices.next();
+        while let Some((linear, ..)) = turn {
+            let inputs = linear.inputs;
+            let mut room = self.tiers.read_on();
+            let (mut jobs, mut count) = ([NO_JOB; GROUP_MAX], 0);
+            while room > 0
+                && count < GROUP_MAX
+                && let Some((linear, start, done)) = turn
+            {
+                let RowSlice { unit, rows } = linear.weight.clone();
+                let rest = RowSlice { unit, rows: rows.start + done as u64..rows.end };
+                let Some((weights, rows)) = self.tiers.resident_run(&rest, room) else {
+                    turn = matrices.next();
+                    continue;
+                };
+                let rows = rows as usize;
+                let columns = strided(linear, tokens, start + done);
+                jobs[count] = Job { quant: quants.get(unit), weights, rows, columns };
+                (room, count) = (room.saturating_sub(weights.len() as u64), count + 1);
+                turn = if done + rows < linear.outputs { Some((linear, start, done + rows)) } else { matrices.next() };
+            }
+            if count > 0 {
+                let rounded = self.scratch.rounded.last();
+                out.make(x, &Products { pool, jobs: &jobs[..count], inputs, rounded })?;
+            }
         }
         Ok(())
     }
@@ -111,6 +136,11 @@ impl Pass<'_> {
             Ok(())
         })
     }
+}
+
+/// The columns of `tokens` tokens, and outputs of a matrix from `to` on.
+const fn strided(linear: &Linear, tokens: usize, to: usize) -> Columns<'static> {
+    Columns::Strided { from: 0, from_step: linear.inputs, to, to_step: linear.outputs, count: tokens }
 }
 
 /// What becomes of rows: the first, how many, and their bytes.

@@ -198,18 +198,27 @@ impl Pass<'_> {
         });
         let quantized = self.scratch.rounded.make(self.pool, x, width, types);
         let x = Input { numbers: x, quantized };
-        self.tiers.read_on();
-        let mut jobs = Vec::with_capacity(2 * pairs.groups().len());
-        for half in [Half::Gate, Half::Up] {
-            for (expert, range) in pairs.groups() {
-                let slice = f.experts[expert].half(half);
+        let halves = [Half::Gate, Half::Up];
+        let mut parts = halves.iter().flat_map(|half| pairs.groups().map(move |(expert, range)| (half, expert, range)));
+        loop {
+            // So many at a time that reads go on meanwhile.
+            let mut room = self.tiers.read_on();
+            let mut jobs = Vec::with_capacity(2 * pairs.groups().len());
+            while room > 0
+                && let Some((half, expert, range)) = parts.next()
+            {
+                let slice = f.experts[expert].half(*half);
                 if let Some(weights) = self.tiers.resident(slice) {
                     let columns = Columns::Listed(&pairs.columns(half.is_up())[range]);
                     jobs.push(Job { quant: self.quants.get(slice.unit), weights, rows: f.inner, columns });
+                    room = room.saturating_sub(weights.len() as u64);
                 }
             }
+            if jobs.is_empty() {
+                break;
+            }
+            matmul_jobs(self.pool, &jobs, width, x, out);
         }
-        matmul_jobs(self.pool, &jobs, width, x, out);
         let mut columns: Vec<Column> = Vec::new();
         for (expert, range) in pairs.groups() {
             for half in [Half::Gate, Half::Up] {
@@ -247,16 +256,23 @@ impl Pass<'_> {
         let mut columns: Vec<WeightedColumn> = Vec::new();
         let mut groups = pairs.groups().peekable();
         while groups.peek().is_some() {
-            // As many resident experts as follow each other, in one call.
+            // As many resident experts as follow each other, and so many that reads go on meanwhile, in one call.
+            let mut room = self.tiers.read_on();
             let mut jobs = Vec::new();
-            while let Some((expert, range)) = groups.peek().cloned() {
-                let slice = &f.experts[expert].down;
-                let Some(weights) = self.tiers.resident(slice) else { break };
+            while room > 0
+                && let Some((expert, range)) = groups.peek().cloned()
+                && let slice = &f.experts[expert].down
+                && let Some(weights) = self.tiers.resident(slice)
+            {
                 let columns = &pairs.weighted()[range];
                 jobs.push(WeightedJob { quant: self.quants.get(slice.unit), weights, rows: width, columns });
+                room = room.saturating_sub(weights.len() as u64);
                 groups.next();
             }
-            matmul_weighted(self.pool, &jobs, f.inner, x, out);
+            if !jobs.is_empty() {
+                matmul_weighted(self.pool, &jobs, f.inner, x, out);
+                continue;
+            }
             let Some((expert, range)) = groups.next() else { break };
             let slice = &f.experts[expert].down;
             let quant = self.quants.get(slice.unit);

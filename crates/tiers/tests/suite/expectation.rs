@@ -258,9 +258,30 @@ fn reads_go_on_where_somebody_looks_who_leases_nothing() {
     let started = Instant::now();
     for read in 3..=4 {
         while reads.recv_timeout(Duration::from_millis(1)).is_err() {
-            tiers.read_on();
+            assert_eq!(tiers.read_on(), 2 * 4096, "twice what is under way");
             assert!(started.elapsed() < LONG, "read {read} of four slots");
         }
     }
     assert_eq!(lease(&mut tiers, &whole(0)).unwrap(), truth(&whole(0)));
+    assert_eq!(tiers.read_on(), u64::MAX, "nothing is to come");
+}
+
+#[test]
+fn resident_rows_come_in_runs_that_fit() {
+    let tiers = open(&plan(MIXED, 64, 2), |file| file).unwrap();
+    let (unit, rows, all) = (4, 16, truth(&whole(4)));
+    for room in [0, 1, ROW_BYTES, 3 * ROW_BYTES + 5, 10 * ROW_BYTES, u64::MAX] {
+        let (mut rest, mut found) = (whole(unit), Vec::new());
+        while !rest.rows.is_empty() {
+            let (bytes, count) = tiers.resident_run(&rest, room).unwrap();
+            let (fit, left) = ((room / ROW_BYTES).max(1), rest.rows.end - rest.rows.start);
+            assert!(count == left || count == fit, "{count} of {left} rows in {room} bytes");
+            assert!(count <= fit.saturating_add(fit / 2), "{count} of {left} rows in {room} bytes");
+            found.extend_from_slice(bytes);
+            rest.rows.start += count;
+        }
+        assert!(found == all, "{room}");
+    }
+    assert!(tiers.resident_run(&slice(unit, 0..rows + 1), 100).is_none(), "rows that it has not");
+    assert!(tiers.resident_run(&whole(0), 100).is_none(), "on disk");
 }
