@@ -19,16 +19,16 @@ const REPLAYS: [(&str, Replay); 7] = [
     ("as planned, fixed", Replay::Policy(Policy::Fixed)),
     ("most used of the trace, fixed", Replay::MostUsed),
     ("least recently used", Replay::Policy(Policy::Recent)),
-    ("least used, half-life 16", Replay::Policy(Policy::Decayed(16.0))),
-    ("least used, half-life 64 (what a run does)", Replay::Policy(Policy::USUAL)),
-    ("least used, half-life 256", Replay::Policy(Policy::Decayed(256.0))),
+    ("least used, half-life 16", Replay::Policy(Policy::Decayed(16))),
+    ("least used, half-life 64", Replay::Policy(Policy::USUAL)),
+    ("least used, half-life 256", Replay::Policy(Policy::Decayed(256))),
     ("optimal (the bound)", Replay::Optimal),
 ];
 
 /// One policy's outcome.
 #[derive(Debug, Serialize)]
 struct Row {
-    policy: &'static str,
+    policy: String,
     decode: Part,
     prompt: Part,
 }
@@ -94,7 +94,8 @@ pub(super) fn run(args: &BenchArgs, trace: &Path) -> anyhow::Result<()> {
     let part = |tally: &Tally| Part::new(tally, layers.len() as u64, rate);
     let rows = REPLAYS.map(|(policy, by)| {
         let Replayed { prompt, decode } = replay(counts.trace(), &layers, by);
-        Row { policy, decode: part(&decode), prompt: part(&prompt) }
+        let done = if by == Replay::Policy(plan.exchange) { " (what a run does)" } else { "" };
+        Row { policy: format!("{policy}{done}"), decode: part(&decode), prompt: part(&prompt) }
     });
     match args.output {
         BenchFormat::Json => show::json(&rows),
@@ -113,7 +114,7 @@ fn table(rows: &[Row]) -> String {
         "takes",
     ]);
     for row in rows {
-        let cells = [row.policy.to_owned()].into_iter().chain(row.decode.cells()).chain(row.prompt.cells());
+        let cells = [row.policy.clone()].into_iter().chain(row.decode.cells()).chain(row.prompt.cells());
         table.row(cells);
     }
     table.markdown()

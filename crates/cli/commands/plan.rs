@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use plan::expert_cache::Policy;
 use plan::hardware::Build;
 use plan::report::HomeExperts;
 use plan::{
@@ -147,6 +148,7 @@ struct Document<'a> {
     cpu_experts: u32,
     fetch: Option<Fetch>,
     foresee: u32,
+    exchange: Policy,
     micro_batch: u32,
     threads: u32,
     logits: Logits,
@@ -233,6 +235,7 @@ impl<'a> Document<'a> {
             cpu_experts: plan.cpu_experts,
             fetch: plan.fetch,
             foresee: plan.foresee,
+            exchange: plan.exchange,
             micro_batch: plan.micro_batch,
             threads: plan.threads,
             logits: plan.logits,

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::expert_cache::Policy;
 use crate::{Bytes, Logits, Reads, Scheme, UnitId};
 
 /// A place for bytes.
@@ -301,6 +302,9 @@ pub struct Plan {
     /// Experts that the next layer's router will likely choose and that are read from disk before it has, in decode; 0 where none are.
     #[serde(default)]
     pub foresee: u32,
+    /// Which expert leaves RAM where another one comes, of those that may change places ([`Placement::exchanges`]).
+    #[serde(default)]
+    pub exchange: Policy,
     /// Prompt tokens computed in one pass.
     pub micro_batch: u32,
     /// What logits are made for.

@@ -18,6 +18,7 @@ pub use why::{Margin, Why, why};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use crate::expert_cache::Policy;
 use crate::profile::Ranges;
 use crate::{Bytes, Device, ExpertUse, Inventory, Plan, Role, Scheme, Tier, TierPlan, cost};
 
@@ -182,6 +183,9 @@ fn settings(out: &mut String, plan: &Plan, inventory: &Inventory) {
     }
     if plan.foresee > 0 {
         parts.push(format!("{} likely experts of the next layer read ahead", plan.foresee));
+    }
+    if plan.placements.iter().any(|placement| placement.exchanges) && plan.exchange != Policy::USUAL {
+        parts.push(format!("experts change places: {}", plan.exchange.name()));
     }
     if plan.staging.slots > 0 {
         parts.push(format!("ring {} × {}", plan.staging.slots, plan.staging.slot));

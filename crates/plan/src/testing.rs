@@ -81,6 +81,12 @@ const PARSE: &[Case] = &[
         "none are",
     ),
     ("foreseen experts that are no number", after_tiers!("decode: {foresee_experts: all}"), (2, 27), "from 0 to 1024"),
+    (
+        "a way to change places that is none",
+        after_tiers!("decode: {exchange_experts: least_use}"),
+        (2, 28),
+        "did you mean `least_used`",
+    ),
     ("layers that are no number", after_tiers!("decode: {stream_layers: most}"), (2, 25), "is no number of layers"),
     ("mistyped rule key", after_tiers!("placement: [{rol: norm, home: ram}]"), (2, 14), "did you mean `role`"),
     ("unknown key", after_tiers!("bananas: 3"), (2, 1), "unknown key \"bananas\""),

@@ -2,7 +2,7 @@
 //!
 //! Owns who has a place; who makes room is [`plan::expert_cache`]'s rule. In a layer whose experts are homed partly in RAM and partly on disk, and may change places by the plan, each
 //! one in RAM holds a place for its matrices; all places of a layer are alike. When a router has chosen, each chosen expert without a
-//! place takes one from the expert that was used least, unless that one was used more than itself; experts of the same choice
+//! place takes one from another expert, which the plan's policy names if any (usually the one that was used least, unless it was used more than itself); experts of the same choice
 //! keep theirs, so that a long prompt, which uses nearly all, drives none out. Bytes come to a place from the ring's slots,
 //! while they are computed with. Nothing is allocated after the start.
 
@@ -63,14 +63,14 @@ impl Exchange {
             let whole = experts.iter().all(|units| at_home(units, Tier::Ram) || at_home(units, Tier::Disk));
             let in_ram = experts.iter().filter(|units| at_home(units, Tier::Ram)).count();
             if alike && whole && in_ram > 0 && in_ram < experts.len() {
-                exchange.add(experts, starts);
+                exchange.add(experts, plan.exchange, starts);
             }
         }
         exchange
     }
 
-    fn add(&mut self, experts: Vec<Vec<UnitId>>, starts: &Starts) {
-        let uses = Uses::new(Policy::USUAL, experts.len());
+    fn add(&mut self, experts: Vec<Vec<UnitId>>, policy: Policy, starts: &Starts) {
+        let uses = Uses::new(policy, experts.len());
         let mut layer = Layer { experts: Vec::new(), places: Vec::new(), free: Vec::new(), uses };
         for (index, units) in experts.into_iter().enumerate() {
             for (matrix, id) in units.iter().enumerate() {

@@ -9,21 +9,41 @@ mod replay;
 pub use rates::starts;
 pub(crate) use rates::{HitRates, kept_rates};
 pub use replay::{LayerStart, Replay, Replayed, Tally, replay};
+use serde::{Deserialize, Serialize};
 
 /// Who goes when another one comes.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Policy {
     /// Nobody: places stay as the plan has them.
     Fixed,
     /// The least recently used one.
     Recent,
     /// The least used one, where a use counts half after so many passes through the layer; nobody where the one that comes was used less.
-    Decayed(f32),
+    Decayed(u32),
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self::USUAL
+    }
 }
 
 impl Policy {
-    /// What the tiers do.
-    pub const USUAL: Self = Self::Decayed(64.0);
+    /// What the tiers do where nobody asks for another.
+    pub const USUAL: Self = Self::Decayed(64);
+    /// Those that profiles may ask for.
+    pub const ALL: [Self; 3] = [Self::USUAL, Self::Recent, Self::Fixed];
+
+    /// Its name in profiles.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fixed => "none",
+            Self::Recent => "least_recent",
+            Self::Decayed(_) => "least_used",
+        }
+    }
 }
 
 /// The use of one layer's experts so far, and what follows from it by a policy.
@@ -87,7 +107,7 @@ impl Uses {
     fn worth(&self, expert: usize) -> f32 {
         let Use { count, last } = self.experts[expert];
         match self.policy {
-            Policy::Decayed(half_life) => count * (-((self.pass - last) as f32) / half_life).exp2(),
+            Policy::Decayed(half_life) => count * (-((self.pass - last) as f32) / half_life as f32).exp2(),
             Policy::Fixed | Policy::Recent => last as f32,
         }
     }

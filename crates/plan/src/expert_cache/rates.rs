@@ -40,13 +40,18 @@ pub fn starts(inventory: &Inventory, placements: &[Placement]) -> BTreeMap<u32, 
 pub(crate) struct HitRates(BTreeMap<u32, f64>);
 
 impl HitRates {
-    /// Those that the tiers' policy would have reached over the trace that `counts` come with. None of a layer that no token passed alone.
-    pub(crate) fn new(inventory: &Inventory, placements: &[Placement], counts: Option<&ExpertUse>) -> Self {
+    /// Those that `policy` would have reached over the trace that `counts` come with. None of a layer that no token passed alone.
+    pub(crate) fn new(
+        inventory: &Inventory,
+        placements: &[Placement],
+        policy: Policy,
+        counts: Option<&ExpertUse>,
+    ) -> Self {
         let Some(trace) = counts.map(ExpertUse::trace).filter(|trace| !trace.is_empty()) else {
             return Self::default();
         };
         let rate = |(layer, start)| {
-            let decode = replay(trace, &BTreeMap::from([(layer, start)]), Replay::Policy(Policy::USUAL)).decode;
+            let decode = replay(trace, &BTreeMap::from([(layer, start)]), Replay::Policy(policy)).decode;
             (decode.tokens > 0).then(|| (layer, decode.hit_rate()))
         };
         Self(starts(inventory, placements).into_iter().filter_map(rate).collect())

@@ -200,7 +200,7 @@ mod tests {
     const ALL: [Replay; 6] = [
         Replay::Policy(Policy::Fixed),
         Replay::Policy(Policy::Recent),
-        Replay::Policy(Policy::Decayed(16.0)),
+        Replay::Policy(Policy::Decayed(16)),
         Replay::Policy(Policy::USUAL),
         Replay::MostUsed,
         Replay::Optimal,

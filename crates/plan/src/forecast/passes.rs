@@ -179,7 +179,7 @@ impl<'a> Passes<'a> {
                 |fetch| kept_rates(inventory, (&plan.placements, &plan.blocks), fetch, traffic.counted()),
             ),
             mixtures,
-            hits: HitRates::new(inventory, &plan.placements, traffic.counted()),
+            hits: HitRates::new(inventory, &plan.placements, plan.exchange, traffic.counted()),
             alone,
         }
     }

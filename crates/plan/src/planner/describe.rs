@@ -8,7 +8,7 @@ use super::rules::Wish;
 use super::settings::{Setup, within};
 use crate::blocks::Devices;
 use crate::cost::HostTokens;
-use crate::expert_cache::{HitRates, kept_rates};
+use crate::expert_cache::{HitRates, Policy, kept_rates};
 use crate::profile::{Choice, StreamTo};
 use crate::traffic::Traffic;
 use crate::{Bytes, Device, Fetch, Placement, Plan, Role, Tier, TierPlan, Unit, cost, forecast};
@@ -16,7 +16,8 @@ use crate::{Bytes, Device, Fetch, Placement, Plan, Role, Tier, TierPlan, Unit, c
 pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) -> Plan {
     let placements = placements(planner, &draft);
     let Draft { setup, homes, devices, loads, .. } = draft;
-    let hits = HitRates::new(planner.inventory, &placements, planner.traffic.counted());
+    let exchange = planner.exchange();
+    let hits = HitRates::new(planner.inventory, &placements, exchange, planner.traffic.counted());
     let fetch = setup.fetch.map(|gpu| Fetch {
         gpu,
         experts: planner.fetch_most(),
@@ -75,6 +76,7 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
         cpu_experts: 0,
         fetch,
         foresee,
+        exchange,
         micro_batch: setup.micro_batch,
         logits: planner.profile.logits,
         threads: planner.threads,
@@ -112,7 +114,7 @@ fn placements(planner: &Planner, draft: &Draft) -> Vec<Placement> {
         let prefill = planner.stream_of(&rings, index, *home).map_or(decode, Device::Gpu);
         // A bias is one row, read by itself; what a GPU computes with, or is handed, is where the plan says.
         let open = unit.role == Role::RoutedExpert && unit.rows > 1 && planner.wishes.wish[index] == Wish::Open;
-        let exchanges = open && planner.gpus().is_empty();
+        let exchanges = open && planner.gpus().is_empty() && planner.exchange() != Policy::Fixed;
         Placement { home: *home, decode, prefill, exchanges, reason: reason(planner, index, *home) }
     };
     draft.homes.iter().enumerate().map(placement).collect()

@@ -24,6 +24,7 @@ use rules::Wishes;
 use settings::Fixed;
 
 use crate::cost::{self, Widths};
+use crate::expert_cache::Policy;
 use crate::gpu::{self, Abilities, Obstacles};
 use crate::machine::GPU_CAPABILITY_MIN;
 use crate::profile::{Fault, Origin, Profile, ProfileError, StreamTo};
@@ -294,6 +295,11 @@ impl<'a> Planner<'a> {
         let pays = self.traffic.counted().is_some_and(|counts| counts.foreseen().pays());
         let most = self.profile.decode.foresee_experts.value().copied();
         used.min(most.unwrap_or(if pays { used } else { 0 }))
+    }
+
+    /// Which expert leaves RAM where another one comes: as the profile asks.
+    fn exchange(&self) -> Policy {
+        self.profile.decode.exchange_experts.value().copied().unwrap_or_default()
     }
 
     /// The GPU that chosen experts are copied to in decode, where that may be.

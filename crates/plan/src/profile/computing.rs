@@ -1,9 +1,10 @@
 //! The keys `prefill` and `decode`: how prompts and single tokens are computed.
 
-use super::prove::Prover;
+use super::prove::{Prover, did_you_mean, quoted};
 use super::raw::{RawDecode, RawPrefill};
 use super::{Choice, Decode, Prefill, Profile, ProfileError, StreamTo};
 use crate::Tier;
+use crate::expert_cache::Policy;
 
 pub(super) const MICRO_BATCH_MAX: u32 = 1 << 16;
 /// More experts than a layer of any model has.
@@ -63,6 +64,17 @@ impl Prover<'_> {
             let message = "experts stay on a GPU that were fetched to it, and none are (`fetch_experts: 0`)".to_owned();
             return Err(self.bad(text, message, "leave `fetch_experts` out, or write 1 or more"));
         }
-        Ok(Decode { fetch_experts, keep_experts, stream_layers, foresee_experts })
+        let exchange_experts = match &raw.exchange_experts {
+            Some(text) if text.value != "auto" => {
+                let known = Policy::ALL.into_iter().find(|policy| policy.name() == text.value);
+                let policy = known.ok_or_else(|| {
+                    let message = format!("experts do not change places by {}", quoted(&text.value));
+                    self.bad(text, message, did_you_mean(&text.value, &Policy::ALL.map(Policy::name)))
+                })?;
+                Choice::asked(policy, self.at(text))
+            }
+            _ => Choice::Auto,
+        };
+        Ok(Decode { fetch_experts, keep_experts, stream_layers, foresee_experts, exchange_experts })
     }
 }

@@ -20,6 +20,7 @@ pub(crate) use prove::compile;
 pub use ranges::{NotARange, Range, Ranges};
 pub use write::to_yaml;
 
+use crate::expert_cache::Policy;
 use crate::{Aim, Bytes, KvType, Lengths, Logits, Role, Tier};
 
 /// A value that somebody asked for.
@@ -113,6 +114,8 @@ pub struct Decode {
     pub stream_layers: Choice<u32>,
     /// How many experts on disk are read that the next layer's router will likely choose.
     pub foresee_experts: Choice<u32>,
+    /// Which expert leaves RAM where another one comes from disk.
+    pub exchange_experts: Choice<Policy>,
 }
 
 /// Which layers a rule is about. Units without a layer, such as the embedding, match only [`Layers::Any`].

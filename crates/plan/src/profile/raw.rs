@@ -10,6 +10,8 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_saphyr::Spanned;
 
+use crate::expert_cache::Policy;
+
 /// A scalar with its place.
 pub(super) type Text = Spanned<String>;
 
@@ -166,6 +168,11 @@ pub(super) struct RawDecode {
     #[schemars(schema_with = "auto_or_count")]
     #[serde(default)]
     pub(super) foresee_experts: Option<Text>,
+    /// Which expert leaves its place in RAM to one that was chosen and is on disk: `least_used`, which `auto` is, `least_recent`, or `none`, where those stay
+    /// that the plan put there, by expert statistics the most used ones.
+    #[schemars(schema_with = "exchange")]
+    #[serde(default)]
+    pub(super) exchange_experts: Option<Text>,
 }
 
 /// The tiers in the order in which they are written, with the places of their names.
@@ -215,6 +222,11 @@ fn auto_or_kv_type(generator: &mut SchemaGenerator) -> Schema {
 
 fn auto_or_count(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "anyOf": [{ "const": "auto" }, { "type": "integer", "minimum": 0 }] })
+}
+
+fn exchange(_: &mut SchemaGenerator) -> Schema {
+    let [usual, recent, none] = Policy::ALL.map(Policy::name);
+    json_schema!({ "enum": ["auto", usual, recent, none] })
 }
 
 fn ranges(_: &mut SchemaGenerator) -> Schema {

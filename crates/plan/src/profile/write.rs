@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::Ranges;
+use crate::expert_cache::Policy;
 use crate::{Bytes, Device, Inventory, Plan, Role, Tier, Unit};
 
 /// A profile that gives this plan again: the same homes, cache, ring, micro-batch and threads.
@@ -61,6 +62,9 @@ pub fn to_yaml(plan: &Plan, inventory: &Inventory) -> String {
     }
     if plan.foresee > 0 {
         decode.push(format!("foresee_experts: {}", plan.foresee));
+    }
+    if plan.exchange != Policy::USUAL {
+        decode.push(format!("exchange_experts: {}", plan.exchange.name()));
     }
     if !decode.is_empty() {
         let _ = writeln!(text, "decode: {{ {} }}", decode.join(", "));

@@ -121,7 +121,7 @@ pub(super) fn section(out: &mut String, plan: &Plan, inventory: &Inventory, coun
         Some(counts) => format!("shares as counted over {} tokens", grouped(counts.tokens())),
         None => "each taken to be as likely as any".to_owned(),
     };
-    let found = HitRates::new(inventory, &plan.placements, counted).mean();
+    let found = HitRates::new(inventory, &plan.placements, plan.exchange, counted).mean();
     let uses = |text: String| if counted.is_some() { text } else { String::new() };
     let (of, used) = (grouped(first.of), shape.experts_used);
     let _ = writeln!(out, "\n  {of} experts, of which a token chooses {used} in each layer: {likely}");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kernels::memory::FaultySource;
+use plan::expert_cache::Policy;
 use plan::{Plan, UnitId};
 use tiers::Tiers;
 
@@ -35,6 +36,20 @@ fn pass(tiers: &mut Tiers, chosen: &[u32]) -> Result<Vec<bool>, tiers::TierError
         assert_eq!(bytes, truth(&slice), "unit {unit}");
     }
     Ok(hits)
+}
+
+#[test]
+fn who_makes_room_is_the_plans_policy() {
+    // Used once, where the others were used three times before: by use they pass through, by the most recent use they stay.
+    for (policy, stays) in [(Policy::USUAL, false), (Policy::Recent, true), (Policy::Fixed, false)] {
+        let plan = Plan { exchange: policy, ..exchanging(HALF) };
+        let mut tiers = open(&plan, |file| file).unwrap();
+        for _ in 0..3 {
+            pass(&mut tiers, &[3, 5]).unwrap();
+        }
+        assert_eq!(pass(&mut tiers, &[4, 6]).unwrap(), [false, false]);
+        assert_eq!(pass(&mut tiers, &[4, 6]).unwrap(), [stays, stays], "{policy:?}");
+    }
 }
 
 #[test]

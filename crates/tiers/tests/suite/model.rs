@@ -119,6 +119,7 @@ pub(crate) fn plan(on_disk: OnDisk, slot: u64, slots: u32) -> Plan {
         cpu_experts: 0,
         fetch: None,
         foresee: 0,
+        exchange: plan::expert_cache::Policy::USUAL,
         micro_batch: 1,
         logits: plan::Logits::Every,
         threads: 1,
