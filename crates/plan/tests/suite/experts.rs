@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use plan::expert_cache::Policy;
 use plan::profile::{parse, to_yaml};
 use plan::report::ExpertHome;
 use plan::{
@@ -113,6 +114,31 @@ fn the_experts_with_most_uses_are_nearest_and_ties_go_by_number() {
     assert_eq!(near(2, &counts_of_small()), [1, 3]);
     assert_eq!(near(3, &counts_of_small()), [0, 1, 3]);
     assert_eq!(near(2, &ExpertUse::new(&small())), [0, 1]);
+}
+
+#[test]
+fn a_profile_says_who_makes_room_and_whether_anybody_does() {
+    let (model, counts) = (small(), counts_of_small());
+    let ram = holding(2, &counts).tiers.iter().find(|tier| tier.tier == Tier::Ram).and_then(|tier| tier.ceiling);
+    let kib = ram.expect("a ceiling").0 >> 10;
+    for (asked, policy) in [
+        ("auto", Policy::USUAL),
+        ("least_used", Policy::USUAL),
+        ("least_recent", Policy::Recent),
+        ("none", Policy::Fixed),
+    ] {
+        let text = format!(
+            "version: 1\ntiers: {{ ram: {{ memory: {kib}KiB, threads: 1 }}, disk: {{}} }}\ncontext: {{ tokens: 64 }}\n\
+             prefill: {{ micro_batch: 16 }}\ndecode: {{ exchange_experts: {asked} }}\n"
+        );
+        let plan = with_counts(&model, &text, &common::laptop(), &counts);
+        assert_eq!(plan.exchange, policy, "{asked}");
+        let experts =
+            model.units.iter().zip(&plan.placements).filter(|(unit, _)| unit.rows > 1 && unit.expert.is_some());
+        assert!(experts.into_iter().all(|(_, placement)| placement.exchanges == (asked != "none")), "{asked}");
+        let near = homes(&plan, &model).into_iter().filter(|(_, home)| *home == Tier::Ram);
+        assert_eq!(near.map(|((_, expert), _)| expert).collect::<Vec<_>>(), [1, 3], "{asked}");
+    }
 }
 
 #[test]
