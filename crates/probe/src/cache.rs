@@ -15,7 +15,7 @@ use crate::look::Seen;
 use crate::{CardRates, DriveRates, ProbeError, Spread};
 
 /// Raised when a rate changes its meaning, or the kernels behind it their speed.
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 
 /// What the file holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -212,8 +212,8 @@ mod tests {
         let whole = fs::read_to_string(&path).expect("a file");
         for (from, to, said) in [
             ("", "", ""),
-            ("\"version\": 6", "\"version\": 5", ""),
-            ("\"version\": 6", "\"version\": \"6\"", "it holds no rates: "),
+            ("\"version\": 7", "\"version\": 6", ""),
+            ("\"version\": 7", "\"version\": \"7\"", "it holds no rates: "),
             ("{", "{{", "it holds no rates: "),
             ("\"decode\": 1.0", "\"decode\": -1.0", "its corrections"),
             ("\"decode\": 1.0", "\"decode\": 1e9", "its corrections"),

@@ -268,8 +268,7 @@ impl<'a> Bench<'a> {
             bytes_per_s[place] = matrix / (seconds - FEW_ROWS as f64 * of_row).max(seconds / 2.0);
         }
         let one_thread = alone.unwrap_or(all);
-        // What others of a shared machine drive out of its cache is read from RAM: no cache is slower than that.
-        Product { bytes_per_s, one_thread, short, at_hand: at_hand.max(all), start_s, row_s }
+        Product { bytes_per_s, one_thread, short, at_hand, start_s, row_s }
     }
 
     /// Bytes per second with one column of weights that a cache holds, seconds of a job's start, and seconds of a row beside its bytes.
