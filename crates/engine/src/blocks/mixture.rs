@@ -199,8 +199,9 @@ impl Pass<'_> {
         let quantized = self.scratch.rounded.make(self.pool, x, width, types);
         let x = Input { numbers: x, quantized };
         let halves = [Half::Gate, Half::Up];
-        let mut parts = halves.iter().flat_map(|half| pairs.groups().map(move |(expert, range)| (half, expert, range)));
-        loop {
+        let mut parts =
+            halves.iter().flat_map(|half| pairs.groups().map(move |(expert, range)| (half, expert, range))).peekable();
+        while parts.peek().is_some() {
             // So many at a time that reads go on meanwhile.
             let mut room = self.tiers.read_on();
             let mut jobs = Vec::with_capacity(2 * pairs.groups().len());
@@ -213,9 +214,6 @@ impl Pass<'_> {
                     jobs.push(Job { quant: self.quants.get(slice.unit), weights, rows: f.inner, columns });
                     room = room.saturating_sub(weights.len() as u64);
                 }
-            }
-            if jobs.is_empty() {
-                break;
             }
             matmul_jobs(self.pool, &jobs, width, x, out);
         }
