@@ -7,7 +7,7 @@ mod rates;
 mod replay;
 
 pub use rates::starts;
-pub(crate) use rates::{HitRates, kept_rates};
+pub(crate) use rates::{HitRates, KeptRates};
 pub use replay::{LayerStart, Replay, Replayed, Tally, replay};
 use serde::{Deserialize, Serialize};
 

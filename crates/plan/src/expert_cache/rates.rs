@@ -75,37 +75,58 @@ impl HitRates {
 }
 
 /// By layer, the share of a token's experts away from the GPU that fetches them which it has kept: as the usual policy would have reached with the tokens
-/// of the trace that `counts` come with, one by one. Where there is no trace, those that it keeps are as likely as any.
-pub(crate) fn kept_rates(
-    inventory: &Inventory,
-    (placements, blocks): (&[Placement], &[LayerDevices]),
-    fetch: Fetch,
-    counts: Option<&ExpertUse>,
-) -> Vec<f64> {
-    let mut rates = vec![0.0; blocks.len()];
-    if fetch.kept == 0 {
-        return rates;
-    }
-    // Of layers that the GPU computes, experts away from it.
-    let mut layers: BTreeMap<usize, BTreeSet<u32>> = BTreeMap::new();
-    for (unit, placement) in inventory.units.iter().zip(placements) {
-        let (Role::RoutedExpert, Some(layer), Some(expert)) = (unit.role, unit.layer, unit.expert) else { continue };
-        let computed = blocks.get(layer as usize).map(|block| block.ffn) == Some(Device::Gpu(fetch.gpu));
-        if computed && unit.rows > 1 && !matches!(placement.home, Tier::Gpu(_)) {
-            layers.entry(layer as usize).or_default().insert(expert);
+/// of a trace, one by one. Where there is no trace, those that it keeps are as likely as any.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct KeptRates(Vec<f64>);
+
+impl KeptRates {
+    /// Those of a plan's `fetch`, by the trace that `counts` come with.
+    pub(crate) fn new(
+        inventory: &Inventory,
+        (placements, blocks): (&[Placement], &[LayerDevices]),
+        fetch: Option<Fetch>,
+        counts: Option<&ExpertUse>,
+    ) -> Self {
+        let Some(fetch) = fetch.filter(|fetch| fetch.kept > 0) else { return Self(vec![0.0; blocks.len()]) };
+        let mut rates = vec![0.0; blocks.len()];
+        // Of layers that the GPU computes, experts away from it.
+        let mut layers: BTreeMap<usize, BTreeSet<u32>> = BTreeMap::new();
+        for (unit, placement) in inventory.units.iter().zip(placements) {
+            let (Role::RoutedExpert, Some(layer), Some(expert)) = (unit.role, unit.layer, unit.expert) else {
+                continue;
+            };
+            let computed = blocks.get(layer as usize).map(|block| block.ffn) == Some(Device::Gpu(fetch.gpu));
+            if computed && may_be_kept(unit, placement.home) {
+                layers.entry(layer as usize).or_default().insert(expert);
+            }
         }
+        let each = fetch.kept_by_each(layers.len() as u32) as usize;
+        let trace = counts.map(ExpertUse::trace).filter(|trace| !trace.is_empty());
+        for (layer, away) in layers {
+            let resident = (0..away.len()).map(|expert| expert < each).collect();
+            let start = BTreeMap::from([(layer as u32, LayerStart { resident, expert: Bytes(0) })]);
+            let found = trace
+                .map(|trace| replay(&among(trace, layer as u32, &away), &start, Replay::Policy(Policy::USUAL)).decode);
+            let uniform = (each as f64 / away.len() as f64).min(1.0);
+            rates[layer] = found.filter(|found| found.tokens > 0).map_or(uniform, |found| found.hit_rate());
+        }
+        Self(rates)
     }
-    let each = fetch.kept_by_each(layers.len() as u32) as usize;
-    let trace = counts.map(ExpertUse::trace).filter(|trace| !trace.is_empty());
-    for (layer, away) in layers {
-        let resident = (0..away.len()).map(|expert| expert < each).collect();
-        let start = BTreeMap::from([(layer as u32, LayerStart { resident, expert: Bytes(0) })]);
-        let found =
-            trace.map(|trace| replay(&among(trace, layer as u32, &away), &start, Replay::Policy(Policy::USUAL)).decode);
-        let uniform = (each as f64 / away.len() as f64).min(1.0);
-        rates[layer] = found.filter(|found| found.tokens > 0).map_or(uniform, |found| found.hit_rate());
+
+    /// The share of a layer.
+    pub(crate) fn at(&self, layer: usize) -> f64 {
+        self.0.get(layer).copied().unwrap_or(0.0)
     }
-    rates
+
+    /// The share of what a token reads of this unit that the GPU has kept.
+    pub(crate) fn share(&self, unit: &Unit, home: Tier) -> f64 {
+        unit.layer.filter(|_| may_be_kept(unit, home)).map_or(0.0, |layer| self.at(layer as usize))
+    }
+}
+
+/// Whether a unit is a matrix of an expert that lives outside GPUs.
+const fn may_be_kept(unit: &Unit, home: Tier) -> bool {
+    matches!(unit.role, Role::RoutedExpert) && unit.rows > 1 && !matches!(home, Tier::Gpu(_))
 }
 
 /// What single tokens chose in a layer among these experts, which are numbered anew.

@@ -11,7 +11,7 @@ use super::layers::{Layer, jobs, layers};
 use super::streams::{Coming, Rings};
 use super::terms::{Cost, Term};
 use crate::blocks::{Block, Devices, block_of};
-use crate::expert_cache::{HitRates, kept_rates};
+use crate::expert_cache::{HitRates, KeptRates};
 use crate::traffic::Traffic;
 use crate::{Device, Gpu, Inventory, LayerDevices, Machine, Placement, Plan, QuantType, Role, Tier, Unit};
 
@@ -119,8 +119,8 @@ pub(super) struct Passes<'a> {
     streamed: Devices,
     /// The share of a token's experts outside a GPU's memory that are copied to one.
     fetched: f64,
-    /// By layer, the share of those that the GPU kept from tokens before.
-    kept: Vec<f64>,
+    /// The share of those that the GPU kept from tokens before.
+    kept: KeptRates,
     /// By layer, how its routed experts are stored in and outside a GPU's memory; none for dense layers.
     mixtures: Vec<Option<Experts>>,
     /// How often decode finds experts in RAM that change places.
@@ -174,10 +174,7 @@ impl<'a> Passes<'a> {
             streamed,
             rings: Rings::of(plan, machine),
             fetched: plan.fetch.map_or(0.0, share_of),
-            kept: plan.fetch.map_or_else(
-                || vec![0.0; plan.blocks.len()],
-                |fetch| kept_rates(inventory, (&plan.placements, &plan.blocks), fetch, traffic.counted()),
-            ),
+            kept: KeptRates::new(inventory, (&plan.placements, &plan.blocks), plan.fetch, traffic.counted()),
             mixtures,
             hits: HitRates::new(inventory, &plan.placements, plan.exchange, traffic.counted()),
             alone,
@@ -273,13 +270,6 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// The share of what a token reads of a unit that its GPU has kept.
-    fn kept_of(&self, unit: &Unit, placement: &Placement, pass: Pass) -> f64 {
-        let away = unit.role == Role::RoutedExpert && unit.rows > 1 && !matches!(placement.home, Tier::Gpu(_));
-        let decoded = matches!(pass, Pass::Decode { .. });
-        unit.layer.filter(|_| away && decoded).and_then(|layer| self.kept.get(layer as usize)).copied().unwrap_or(0.0)
-    }
-
     fn gpu(&self, number: u32) -> Option<&'a Gpu> {
         self.machine.gpus.get(number as usize)
     }
@@ -294,7 +284,8 @@ impl<'a> Passes<'a> {
     /// Adds what a unit costs its stage, or several that cost alike and are this work together.
     fn read(&self, stage: &mut Stage, unit: &Unit, placement: &Placement, (pass, work): (Pass, Work)) {
         let (tokens, bytes) = (tokens_of(unit, pass), work.bytes);
-        let kept = self.kept_of(unit, placement, pass);
+        let decode = matches!(pass, Pass::Decode { .. });
+        let kept = if decode { self.kept.share(unit, placement.home) } else { 0.0 };
         stage.disk_bytes += bytes
             * match pass {
                 Pass::Decode { .. } => self.hits.share_on_disk(unit, placement.home) * (1.0 - kept),
@@ -320,7 +311,7 @@ impl<'a> Passes<'a> {
             }
             (_, _, Some(Device::Gpu(number))) if unit.role == Role::RoutedExpert => {
                 let comes = self.plan.fetch.is_some_and(|fetch| fetch.gpu == number);
-                let fetched = if comes && matches!(pass, Pass::Decode { .. }) { self.fetched } else { 0.0 };
+                let fetched = if comes && decode { self.fetched } else { 0.0 };
                 let (left, comes) = ((1.0 - kept) * (1.0 - fetched), (1.0 - kept) * fetched);
                 stage.cpu_beside_s += self.on_cpu(unit, tokens, work) * left;
                 stage.beside_bytes += bytes * left;

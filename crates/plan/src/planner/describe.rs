@@ -8,7 +8,7 @@ use super::rules::Wish;
 use super::settings::{Setup, within};
 use crate::blocks::Devices;
 use crate::cost::HostTokens;
-use crate::expert_cache::{HitRates, Policy, kept_rates};
+use crate::expert_cache::{HitRates, KeptRates, Policy};
 use crate::profile::{Choice, StreamTo};
 use crate::traffic::Traffic;
 use crate::{Bytes, Device, Fetch, Placement, Plan, Role, Tier, TierPlan, Unit, cost, forecast};
@@ -25,18 +25,12 @@ pub(super) fn finish(planner: &Planner, draft: Draft, mut notes: Vec<String>) ->
         kept: planner.keeps(),
         slot: planner.on_card.fetch_slot,
     });
-    let kept = fetch.filter(|fetch| fetch.kept > 0).map(|fetch| {
-        let rates = kept_rates(planner.inventory, (&placements, &devices.layers), fetch, planner.traffic.counted());
-        (Tier::Gpu(fetch.gpu), rates)
-    });
+    let kept = KeptRates::new(planner.inventory, (&placements, &devices.layers), fetch, planner.traffic.counted());
     let mut read = vec![0.0; planner.limits.len()];
     for (unit, home) in planner.inventory.units.iter().zip(&homes) {
         let (bytes, from_disk) = (planner.traffic.read_per_token(unit), hits.share_on_disk(unit, *home));
         let near = if *home == Tier::Disk { Tier::Ram } else { *home };
-        let expert = unit.role == Role::RoutedExpert && unit.rows > 1 && !matches!(home, Tier::Gpu(_));
-        let layer = unit.layer.filter(|_| expert).map(|layer| layer as usize);
-        let (gpu, there) =
-            kept.as_ref().map_or((near, 0.0), |(gpu, rates)| (*gpu, layer.map_or(0.0, |layer| rates[layer])));
+        let (gpu, there) = (fetch.map_or(near, |fetch| Tier::Gpu(fetch.gpu)), kept.share(unit, *home));
         let away = 1.0 - there;
         for (tier, share) in [(Tier::Disk, from_disk * away), (near, (1.0 - from_disk) * away), (gpu, there)] {
             if let Some(place) = planner.limits.iter().position(|limit| limit.tier == tier) {

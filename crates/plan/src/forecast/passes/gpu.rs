@@ -99,7 +99,7 @@ impl Passes<'_> {
                 stage.fetch_s += gpu.kernels.round_s + start_s(away);
                 // The processor asks for all copies before it begins with its own experts.
                 let copies =
-                    PARTS * self.fetched * (1.0 - self.kept[layer]) * f64::from(self.inventory.shape.experts_used);
+                    PARTS * self.fetched * (1.0 - self.kept.at(layer)) * f64::from(self.inventory.shape.experts_used);
                 stage.crossings_s += copies * asking(gpu);
             }
         }
