@@ -106,6 +106,7 @@ mod tests {
             cpu_ops_per_second: 1e9,
             disk_read: rate,
             disk_reads: plan::Reads::USUAL,
+            disk_beside: 1.0,
             gpus: Vec::new(),
             processor: None,
             calibration: Calibration::NONE,

@@ -6,7 +6,8 @@
 //! mixture, routed experts outside a GPU's memory are computed by the processor beside what the GPU has of it. Hence, for decode,
 //!
 //! ```text
-//! seconds per token = Σ stages  max( disk bytes / disk rate , cpu + gpu + max( cpu beside , gpu beside , fetch ) + crossings )
+//! seconds per token = Σ stages  max( disk , cpu + gpu + max( cpu beside , gpu beside , fetch ) + crossings )
+//! disk  =  min( bytes / rate  +  cpu × ( 1 − share ) , bytes / rate / share )      where beside busy cores that share of the drive's rate is left
 //! cpu  =  Σ units product  +  attention  +  vectors      each by what its kernels were measured to do: see [`processor`](crate::processor)
 //! fetch       =  max( copied bytes / link + gpu , (RAM's bytes of both) / ( 1.1 × RAM's rate with all cores ) )
 //! crossings  +=  3 × copied experts × 1.7 × seconds of a launch                    the processor asks for copies before its own experts

@@ -76,6 +76,11 @@ pub fn is_time(seconds: f64) -> bool {
     (0.0..=1e3).contains(&seconds)
 }
 
+/// What a drive gives beside busy cores where nobody measured it: what it gives otherwise.
+const fn undisturbed() -> f64 {
+    1.0
+}
+
 /// Seconds of a crossing where nobody measured them: twice what an H100 takes for 7,168 numbers.
 pub(crate) const CROSSING_S: f64 = 12e-6;
 /// Seconds of a launch where nobody measured them: 2.9 to 3.6 µs on machines with an H100.
@@ -115,6 +120,9 @@ pub struct Machine {
     /// How it is read.
     #[serde(default)]
     pub disk_reads: Reads,
+    /// The share of `disk_read` that is left while all cores compute with weights from RAM: from above 0 to 1.
+    #[serde(default = "undisturbed")]
+    pub disk_beside: f64,
     /// GPUs, by number.
     pub gpus: Vec<Gpu>,
     /// What the processor's kernels were measured to do, one by one; where nobody measured them the two rates above stand for all.

@@ -15,7 +15,7 @@ use crate::look::Seen;
 use crate::{CardRates, DriveRates, ProbeError, Spread};
 
 /// Raised when a rate changes its meaning, or the kernels behind it their speed.
-const VERSION: u32 = 7;
+const VERSION: u32 = 8;
 
 /// What the file holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -62,6 +62,8 @@ pub struct DriveRates {
     /// The reads that gave them.
     #[serde(default)]
     pub reads: Reads,
+    /// The share of it that is left while all cores compute with weights from RAM.
+    pub beside: f64,
 }
 
 impl DriveRates {
@@ -69,6 +71,7 @@ impl DriveRates {
     pub(crate) fn is_sane(&self) -> bool {
         let Reads { at_once, bytes } = self.reads;
         self.read.is_sane() && (1..=1024).contains(&at_once) && (1..=4096).contains(&(bytes.0 >> 12))
+            && (0.01..=1.0).contains(&self.beside)
     }
 }
 
@@ -176,6 +179,7 @@ fn assemble(seen: &Seen, drive: Option<Drive>, rates: Option<&Rates>) -> Machine
         cpu_ops_per_second: rates.map_or(cores * OPS_PER_CORE, |r| r.cpu_ops.median),
         disk_read: rate(disk_measured.map(|rates| &rates.read), disk_estimate(drive)),
         disk_reads: disk_measured.map_or(Reads::USUAL, |rates| rates.reads),
+        disk_beside: disk_measured.map_or(1.0, |rates| rates.beside),
         #[cfg(feature = "cuda")]
         gpus: gpus::gpus(rates),
         #[cfg(not(feature = "cuda"))]

@@ -14,7 +14,8 @@ use crate::busy::Watch;
 use crate::cache::Rates;
 use crate::look::{Drive, Seen};
 use crate::{CardRates, DriveRates, ProbeError, Spread, assemble};
-use crate::{drive, processor, runs};
+use crate::processor::Bench;
+use crate::{drive, runs};
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
@@ -78,9 +79,11 @@ pub fn measure(options: &Options<'_>, now: &mut dyn FnMut(&str)) -> Result<Measu
         now(what);
     };
     now("RAM and processor");
-    let (processor, ram_read, cpu_ops) = processor::measure(&pool, seen.ram_available)?;
+    let mut bench = Bench::new(&pool, seen.ram_available)?;
+    let (processor, ram_read, cpu_ops) = bench.measure()?;
     now("drive");
-    let disk_read = drive::measure(options.path)?;
+    let disk_read = drive::measure(options.path, &mut || bench.one_matrix())?;
+    drop(bench);
 
     let cards = cards(&mut now);
     let ends = begun.iter().skip(1).map(|(_, started)| *started).chain([Instant::now()]);

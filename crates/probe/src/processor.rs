@@ -21,6 +21,8 @@ use crate::{ProbeError, Spread};
 
 /// How often all types of weights are measured, one after the other. Tests ask whether there are figures, not how good they are.
 const ROUNDS: usize = if cfg!(test) { 1 } else { 3 };
+/// Types that hardly a model's weights have, and that are slow: measured once.
+const SELDOM: [QuantType; 2] = [QuantType::F64, QuantType::Q8K];
 /// More than a server's last-level cache holds (480 MiB on the machine that this was found on), several times; less where RAM is short.
 const RAM_BYTES: u64 = 2 << 30;
 /// Sets of weights that are read over and over, to see what a cache makes of them: the first is at hand anywhere.
@@ -46,26 +48,8 @@ const START_ROWS: usize = 64;
 /// Bytes that are numbers near 1 as floats of any width and as scales: processors are slow with subnormal numbers.
 const ORDINARY: [u8; 8] = [0x9a, 0x3e, 0xc5, 0x3f, 0x33, 0x3e, 0x51, 0x3f];
 
-/// Every figure of the processor, and the spreads of the two that people know it by: bytes of weights per second in decode, and operations
-/// per second of a prompt's products.
-pub(crate) fn measure(pool: &Pool, available: Bytes) -> Result<(Processor, Spread, Spread), ProbeError> {
-    let mut bench = Bench::new(pool, available)?;
-    let awake = pool.stay_awake();
-    bench.warm_up();
-    let (Ok(ram), operations) = (steady(|| Ok::<_, Infallible>(bench.reads(pool))), bench.operations());
-    bench.pass = ((ram.median * PASS_S) as usize).clamp(PASS_BYTES_MIN, bench.pass);
-    // Threads that look for work would take the cores of smaller pools: those are measured while they sleep.
-    drop(awake);
-    let (reads, alone) = (bench.threads(ram.median)?, bench.alone()?);
-    let _awake = pool.stay_awake();
-    let mut processor = Processor { reads, again: bench.again(), step_s: step(pool), ..Processor::default() };
-    processor.output_s = bench.beside_s(QUANT, COLUMNS[COLUMNS.len() - 1]);
-    bench.rounds(&mut processor, &alone)?;
-    Ok((processor, ram, operations))
-}
-
 /// Weights that are larger than caches, read on and on.
-struct Bench<'a> {
+pub(crate) struct Bench<'a> {
     pool: &'a Pool,
     weights: Buffer,
     at: usize,
@@ -80,14 +64,43 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn new(pool: &'a Pool, available: Bytes) -> Result<Self, ProbeError> {
+    /// Fills the memory, by all threads: a virtual machine may have to ask its host for it, which took 3 s a GiB where it was found.
+    pub(crate) fn new(pool: &'a Pool, available: Bytes) -> Result<Self, ProbeError> {
         let least = WIDTH * ROWS * 4;
         let mut weights = Buffer::try_new((RAM_BYTES.min(available.0 / 4) as usize).max(least))?;
-        for eight in weights.chunks_exact_mut(ORDINARY.len()) {
-            eight.copy_from_slice(&ORDINARY);
-        }
+        let part = weights.len().div_ceil(pool.threads()).next_multiple_of(ORDINARY.len());
+        std::thread::scope(|scope| {
+            for part in weights.chunks_mut(part) {
+                scope.spawn(|| {
+                    part.chunks_exact_mut(ORDINARY.len()).for_each(|eight| eight.copy_from_slice(&ORDINARY));
+                });
+            }
+        });
         let (pass, set) = (weights.len().min(PASS_BYTES), weights.len());
         Ok(Self { pool, weights, at: 0, set, far: 0, pass, runs: RUNS })
+    }
+
+    /// Every figure of the processor, and the spreads of the two that people know it by: bytes of weights per second in decode, and operations
+    /// per second of a prompt's products.
+    pub(crate) fn measure(&mut self) -> Result<(Processor, Spread, Spread), ProbeError> {
+        let pool = self.pool;
+        let awake = pool.stay_awake();
+        self.warm_up();
+        let (Ok(ram), operations) = (steady(|| Ok::<_, Infallible>(self.reads(pool))), self.operations());
+        self.pass = ((ram.median * PASS_S) as usize).clamp(PASS_BYTES_MIN, self.pass);
+        // Threads that look for work would take the cores of smaller pools: those are measured while they sleep.
+        drop(awake);
+        let (reads, alone) = (self.threads(ram.median)?, self.alone()?);
+        let _awake = pool.stay_awake();
+        let mut processor = Processor { reads, again: self.again(), step_s: step(pool), ..Processor::default() };
+        processor.output_s = self.beside_s(QUANT, COLUMNS[COLUMNS.len() - 1]);
+        self.rounds(&mut processor, &alone)?;
+        Ok((processor, ram, operations))
+    }
+
+    /// Keeps all threads busy with a matrix from RAM, for about as long as a layer's take.
+    pub(crate) fn one_matrix(&mut self) {
+        self.seconds(self.pool, QUANT, (ROWS, WIDTH), 1, 1);
     }
 
     /// Keeps all threads busy for a while.
@@ -227,7 +240,8 @@ impl<'a> Bench<'a> {
         let height = (self.weights.len() / matrix_bytes(quant, 1, WIDTH)).min(rows);
         let matrix = matrix_bytes(quant, height, WIDTH);
         let times = (self.pass / matrix / part).max(1);
-        let seconds = usual(self.runs, || self.seconds(pool, quant, (height, WIDTH), 1, times));
+        // Not once before: these are other bytes each time.
+        let seconds = median((0..self.runs).map(|_| self.seconds(pool, quant, (height, WIDTH), 1, times)));
         (times * matrix) as f64 / seconds
     }
 
@@ -237,10 +251,11 @@ impl<'a> Bench<'a> {
         self.runs = 1;
         let mut products: BTreeMap<QuantType, Vec<Product>> = BTreeMap::new();
         let (mut vectors, mut attention) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             vectors.push(steps::vectors(self.pool)?);
             attention.push(attention_rates(self.pool)?);
-            for quant in QuantType::ALL.iter().copied().filter(|quant| supports(*quant)) {
+            let measured = |quant: &QuantType| supports(*quant) && (round == 0 || !SELDOM.contains(quant));
+            for quant in QuantType::ALL.iter().copied().filter(measured) {
                 let product = self.product(quant, known, alone.get(&quant).copied());
                 products.entry(quant).or_default().push(product);
             }
@@ -340,7 +355,8 @@ mod tests {
     #[test]
     fn every_kernel_has_its_figure() {
         let pool = Pool::new(1, Isa::best()).expect("a pool");
-        let (processor, ram, operations) = measure(&pool, Bytes::ZERO).expect("figures");
+        let mut bench = Bench::new(&pool, Bytes::ZERO).expect("memory");
+        let (processor, ram, operations) = bench.measure().expect("figures");
         assert!(processor.is_sane(), "{processor:?}");
         assert!(processor.products.contains_key(&QUANT) && processor.products.len() > 20, "{processor:?}");
         assert!(processor.vectors.norm_s > 0.0 && processor.step_s > 0.0, "{processor:?}");

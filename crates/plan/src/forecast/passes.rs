@@ -103,6 +103,8 @@ pub(super) struct Passes<'a> {
     /// What RAM gives to all cores and a link together.
     ram_together: f64,
     disk: f64,
+    /// The share of it that is left while the processor computes.
+    disk_beside: f64,
     operations: f64,
     /// The rings of GPUs.
     rings: Rings,
@@ -165,6 +167,7 @@ impl<'a> Passes<'a> {
             ram: (machine.ram_read.rate.0 * share).max(1.0),
             ram_together: ram_together(machine),
             disk: machine.disk_read.rate.0.max(1.0),
+            disk_beside: machine.disk_beside.clamp(0.01, 1.0),
             operations: (machine.cpu_ops_per_second * share).max(1.0),
             comes: comes(plan, inventory),
             layers: layers(inventory),
@@ -238,9 +241,12 @@ impl<'a> Passes<'a> {
         let (cpu_beside, gpu_beside) = (stage.cpu_beside_s * cpu, stage.gpu_beside_s * calibration.gpu);
         let shared = (stage.beside_bytes + stage.fetched_bytes) / self.ram_together;
         let fetch = if stage.fetch_s > 0.0 { stage.fetch_s.max(shared) } else { 0.0 };
-        let disk = self.disk_s(stage);
+        let cpu_s = (stage.weights_s + stage.attention_s + stage.vectors_s) * cpu + cpu_beside;
+        let (disk, left) = (self.disk_s(stage), self.disk_beside);
+        // Slower until the processor is done, or until all is read.
+        let disk = (disk + cpu_s * (1.0 - left)).min(disk / left);
         let mut cost = Cost {
-            cpu_s: (stage.weights_s + stage.attention_s + stage.vectors_s) * cpu + cpu_beside,
+            cpu_s,
             gpu_s: stage.gpu_s * calibration.gpu + gpu_beside,
             disk_s: disk,
             link_s: stage.fetch_s,

@@ -66,6 +66,7 @@ impl Build {
             cpu_ops_per_second: mix.operations(|quant| cores * core(quant, kernels).1),
             disk_read: rate(disk),
             disk_reads: Reads::USUAL,
+            disk_beside: 1.0,
             gpus: self.cards.iter().map(|card| self.gpu(card, &mix)).collect(),
             processor: None,
             calibration: Calibration::NONE,

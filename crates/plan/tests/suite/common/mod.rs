@@ -134,6 +134,7 @@ pub(crate) fn laptop() -> Machine {
         cpu_ops_per_second: 400e9,
         disk_read: rate(3e9),
         disk_reads: plan::Reads::USUAL,
+        disk_beside: 1.0,
         gpus: Vec::new(),
         processor: None,
         calibration: Calibration::NONE,
@@ -151,6 +152,7 @@ pub(crate) fn desktop(ram: Bytes) -> Machine {
         cpu_ops_per_second: 1e12,
         disk_read: rate(6e9),
         disk_reads: plan::Reads::USUAL,
+        disk_beside: 1.0,
         gpus: vec![Gpu {
             name: "NVIDIA GeForce RTX 3060".to_owned(),
             memory_total: Bytes(12 << 30),
