@@ -3,8 +3,8 @@
 
   benches/forecast.py --models FOLDER [--limit-with CG.sh] [--only TEXT] [--json FILE]
 
-Each forecast is made before its run, by rates that were probed just before; the rates of RAM and of prompts' products stand beside it as that probe saw them
-and as the one after the run did, since the rates of a shared machine swing. Where either moved by more than a tenth meanwhile, no forecast could have been right: such a case
+Each forecast is made before its run, by rates that were probed just before; the rates of RAM, of prompts' products and of the drive stand beside it as that probe saw them
+and as the one after the run did, since the rates of a shared machine swing. Where one moved by more than a tenth meanwhile (the drive's in cases with a limit), no forecast could have been right: such a case
 is run again, up to --tries times, and what is left of them is marked and counted apart. Cases with a limit run under `--ram` and, with --limit-with, in a control group of so many bytes and 64 MiB for page
 tables and the kernel: that script is called as `CG.sh BYTES COMMAND...`. Models of names such as llama-1b-Q8_0 are synthetic: any of that shape will
 do, and names that are not in the folder are passed over. PLIMSOLL names another binary than target/release/plimsoll.
@@ -74,7 +74,7 @@ def main():
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="plimsoll-forecast-")
 
     rows, before = [], None
-    print("| model | RAM | test | measured t/s | forecast t/s | off | RAM, products before → after | peak of plan |\n|---|---|---|---|---|---|---|---|")
+    print("| model | RAM | test | measured t/s | forecast t/s | off | RAM, products, drive before → after | peak of plan |\n|---|---|---|---|---|---|---|---|")
     for file, ram, words in CASES:
         model = str(options.models / f"{file}.gguf")
         if not re.search(options.only, f"{file} {ram} {words}") or not os.path.exists(model):
@@ -90,7 +90,7 @@ def main():
             tests, rates = run(bench), [before]
             before = probe(plimsoll, model)
             rates.append(before)
-            steady = all(abs(a / b - 1) <= STEADY for a, b in zip(*rates))
+            steady = all(abs(a / b - 1) <= STEADY for a, b in list(zip(*rates))[: 3 if ram else 2])
             if steady:
                 break
         for test in tests:
@@ -105,9 +105,9 @@ def main():
 
 
 def probe(plimsoll, model):
-    """GB/s of RAM, and giga-operations a second."""
+    """GB/s of RAM, giga-operations a second, and GB/s of the drive."""
     seen = run([plimsoll, "probe", "--force", "--json", "-m", model])
-    return [seen["ram_read"]["median"] / 1e9, seen["cpu_ops"]["median"] / 1e9]
+    return [seen[what]["median"] / 1e9 for what in ("ram_read", "cpu_ops", "disk_read")]
 
 
 def line(test):
@@ -119,7 +119,7 @@ def line(test):
     off = f"{test['forecast_ts'] / test['avg_ts'] - 1:+.0%}" + ("" if test["steady"] else " (rates moved)")
     return (
         f"| {file} | {f'{ram} MiB' if ram else 'all'} | {kind} | {test['avg_ts']:.2f} ± {test['stddev_ts']:.2f} | {test['forecast_ts']:.2f} | {off} "
-        f"| {before[0]:.1f}, {before[1]:.0f} → {after[0]:.1f}, {after[1]:.0f} | {peak} |"
+        f"| {before[0]:.1f}, {before[1]:.0f}, {before[2]:.2f} → {after[0]:.1f}, {after[1]:.0f}, {after[2]:.2f} | {peak} |"
     )
 
 

@@ -14,9 +14,24 @@ type Result<T> = std::result::Result<T, EngineError>;
 
 /// Refuses logits that are infinite or no numbers.
 pub(crate) fn check_finite(logits: &[f32], position: usize) -> Result<()> {
-    // By runs, within which nothing stops early: there are a quarter of a million for each token.
-    let finite = |run: &[f32]| run.iter().fold(true, |finite, logit| finite & logit.is_finite());
-    if logits.chunks(1024).all(finite) { Ok(()) } else { Err(EngineError::NotFinite { position }) }
+    if logits.chunks(RUN).all(is_finite) { Ok(()) } else { Err(EngineError::NotFinite { position }) }
+}
+
+/// Copies logits, and refuses them where they are infinite or no numbers.
+pub(crate) fn copy_finite(logits: &[f32], to: &mut [f32], position: usize) -> Result<()> {
+    let mut runs = logits.chunks(RUN).zip(to.chunks_mut(RUN));
+    let whole = runs.all(|(run, to)| {
+        to.copy_from_slice(run);
+        is_finite(run)
+    });
+    if whole { Ok(()) } else { Err(EngineError::NotFinite { position }) }
+}
+
+/// Logits that are looked at together, within which nothing stops early: there are a quarter of a million for each token.
+const RUN: usize = 1024;
+
+fn is_finite(run: &[f32]) -> bool {
+    run.iter().fold(true, |finite, logit| finite & logit.is_finite())
 }
 
 /// Refuses activations that the plan has no room for, or that the system will not give: candle would abort.

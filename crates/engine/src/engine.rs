@@ -10,7 +10,7 @@ use plan::{Bytes, ExpertUse, Plan};
 use tiers::Tiers;
 
 use crate::blocks::{Pass, Quants};
-use crate::check::{check, check_activations, check_finite, check_route};
+use crate::check::{check, check_activations, check_finite, copy_finite, check_route};
 use crate::devices::Devices;
 use crate::experts::{ExpertRecord, Trace};
 use crate::lookahead::{After, Lookahead};
@@ -339,8 +339,7 @@ impl Engine {
     fn take_logits(&mut self, session: &Session, row: usize) -> Result<()> {
         let mut logits = std::mem::take(&mut self.logits);
         let outcome = self.at(session.position(), 1).logits(row, 1, &mut |numbers| {
-            logits.copy_from_slice(numbers);
-            check_finite(numbers, session.position() - 1)
+            copy_finite(numbers, &mut logits, session.position() - 1)
         });
         self.logits = logits;
         outcome

@@ -192,7 +192,7 @@ mod tests {
     fn rates_are_found_again_on_the_same_machine_only() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut rates = Rates::new(&seen("A"), spread(4e10), spread(1e11), processor());
-        rates.drives.insert("259:3".into(), DriveRates { read: spread(3e9), reads: Reads::USUAL });
+        rates.drives.insert("259:3".into(), DriveRates { read: spread(3e9), reads: Reads::USUAL, beside: 0.9 });
         let path = rates.save(folder.path(), &seen("A")).expect("saved");
         assert_eq!(Rates::load(folder.path(), &seen("A")), Some(rates));
         assert_eq!(Rates::load(folder.path(), &seen("B")), None);
@@ -212,8 +212,8 @@ mod tests {
         let whole = fs::read_to_string(&path).expect("a file");
         for (from, to, said) in [
             ("", "", ""),
-            ("\"version\": 7", "\"version\": 6", ""),
-            ("\"version\": 7", "\"version\": \"7\"", "it holds no rates: "),
+            ("\"version\": 8", "\"version\": 7", ""),
+            ("\"version\": 8", "\"version\": \"8\"", "it holds no rates: "),
             ("{", "{{", "it holds no rates: "),
             ("\"decode\": 1.0", "\"decode\": -1.0", "its corrections"),
             ("\"decode\": 1.0", "\"decode\": 1e9", "its corrections"),

@@ -241,7 +241,7 @@ mod tests {
         assert_eq!((before.ram_read.rate, before.cpu_ops_per_second), (BytesPerSecond(7e10), 5e11));
 
         let reads = Reads { at_once: 4, bytes: Bytes(1 << 20) };
-        rates.drives.insert(here.expect("a drive").key(), DriveRates { read: spread(6e9), reads });
+        rates.drives.insert(here.expect("a drive").key(), DriveRates { read: spread(6e9), reads, beside: 1.0 });
         let after = assemble(&seen, here, Some(&rates));
         assert_eq!(after.disk_read, Rate { rate: BytesPerSecond(6e9), source: Source::Measured });
         assert_eq!((before.disk_reads, after.disk_reads), (Reads::USUAL, reads));

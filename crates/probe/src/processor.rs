@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use kernels::cpu::{Activations, Columns, Input, Job, Pool, matmul_jobs, supports};
 use kernels::memory::Buffer;
-use plan::processor::{COLUMNS, Processor, Product, SHORT_JOB};
+use plan::processor::{COLUMNS, LONG_JOB, Processor, Product, SHORT_JOB};
 use plan::{Bytes, QuantType};
 
 use self::steps::{attention_rates, step};
@@ -149,10 +149,11 @@ impl<'a> Bench<'a> {
 
     /// Bytes per second of weights that meet one column, by this pool.
     fn reads(&mut self, pool: &Pool) -> Spread {
-        let matrix = matrix_bytes(QUANT, ROWS, WIDTH);
+        let rows = self.fitting(QUANT, LONG_JOB / WIDTH);
+        let matrix = matrix_bytes(QUANT, rows, WIDTH);
         let times = (self.pass / matrix).max(1);
         rate((times * matrix) as f64, || {
-            self.seconds(pool, QUANT, (ROWS, WIDTH), 1, times);
+            self.seconds(pool, QUANT, (rows, WIDTH), 1, times);
         })
     }
 
@@ -234,10 +235,14 @@ impl<'a> Bench<'a> {
         Ok(types.map(|quant| (quant, self.one_column(&pool, quant, ROWS, 16))).collect())
     }
 
+    /// So many rows, or fewer where RAM is short and numbers are wide.
+    fn fitting(&self, quant: QuantType, rows: usize) -> usize {
+        (self.weights.len() / matrix_bytes(quant, 1, WIDTH)).min(rows)
+    }
+
     /// Bytes per second of matrices of so many rows, or of as many as RAM has room for, that meet one column; a `part` of what is usually read.
     fn one_column(&mut self, pool: &Pool, quant: QuantType, rows: usize, part: usize) -> f64 {
-        // Where RAM is short a matrix of wide numbers has fewer rows.
-        let height = (self.weights.len() / matrix_bytes(quant, 1, WIDTH)).min(rows);
+        let height = self.fitting(quant, rows);
         let matrix = matrix_bytes(quant, height, WIDTH);
         let times = (self.pass / matrix / part).max(1);
         // Not once before: these are other bytes each time.
@@ -270,7 +275,7 @@ impl<'a> Bench<'a> {
     fn product(&mut self, quant: QuantType, known: &Processor, alone: Option<f64>) -> Product {
         let pool = self.pool;
         let (at_hand, start_s, row_s) = self.at_hand(quant);
-        let all = self.one_column(pool, quant, ROWS, 1);
+        let all = self.one_column(pool, quant, LONG_JOB / WIDTH, 1);
         let short = self.one_column(pool, quant, SHORT_JOB / WIDTH, 4).min(all);
         let mut bytes_per_s = [all; COLUMNS.len()];
         for (place, columns) in COLUMNS.into_iter().enumerate().skip(1) {

@@ -212,6 +212,7 @@ impl<'a> Passes<'a> {
             self.vectors(stage, layer, pass);
             self.launch(stage, layer, pass);
         }
+        self.logits(&mut stages[layers]);
         self.cross(&mut stages, pass);
         stages
     }

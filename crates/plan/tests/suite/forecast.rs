@@ -79,6 +79,19 @@ fn disk_hides_the_processor_inside_a_layer_and_not_across_layers() {
 }
 
 #[test]
+fn a_drive_is_slower_while_the_processor_computes() {
+    let decode = |disk: f64| {
+        let disk_read = Rate { rate: BytesPerSecond(disk), source: Source::Measured };
+        let machine = Machine { disk_read, disk_beside: 0.5, ..machine() };
+        forecast("placement: [{ role: dense_ffn, layers: 1, home: disk }]", &machine).0.decode_tokens_per_s
+    };
+    // While layer 1 is computed, half as many bytes come as else: the rest of its 10 ms takes as much longer as half of that.
+    near(decode(0.4e9), 1.0 / (LAYER_S + 0.010 + LAYER_S / 2.0 + 0.001_001));
+    // What takes 1 ms alone takes 2 ms, and is there before the layer is computed.
+    near(decode(4e9), 1.0 / (2.0 * LAYER_S + 0.001_001));
+}
+
+#[test]
 fn a_prompt_is_bound_by_operations_and_makes_logits_once() {
     let (forecast, _) = forecast("prefill: { micro_batch: 100 }", &machine());
     // A layer: 2 matrices × 100 tokens × 2e6 operations, and attention's 2000 × 100²; the output for one token,

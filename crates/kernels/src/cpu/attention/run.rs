@@ -16,8 +16,8 @@ type Scores = [Lanes; BLOCK / LANES];
 /// What a task works in, on its stack: 100 KiB at most, of which only what the tile needs is touched.
 pub(super) struct Room {
     block: Block,
-    scores: [Scores; TILE_QUERIES],
-    states: [State; TILE_QUERIES],
+    scores: [MaybeUninit<Scores>; TILE_QUERIES],
+    states: [MaybeUninit<State>; TILE_QUERIES],
     gathered: [MaybeUninit<Lanes>; TILE_NUMBERS / LANES],
 }
 
@@ -61,8 +61,8 @@ impl Room {
     pub(super) fn new() -> Self {
         Self {
             block: Block::ZEROS,
-            scores: [[[0.0; LANES]; BLOCK / LANES]; TILE_QUERIES],
-            states: [State::START; TILE_QUERIES],
+            scores: [MaybeUninit::uninit(); TILE_QUERIES],
+            states: [MaybeUninit::uninit(); TILE_QUERIES],
             gathered: [MaybeUninit::uninit(); TILE_NUMBERS / LANES],
         }
     }
@@ -72,9 +72,8 @@ impl Room {
     pub(super) fn gather<S: Simd>(&mut self, s: S, tile: &Tile, queries: &[Query], run: usize) -> Gathered<'_> {
         let vectors = tile.job.values.len().div_ceil(LANES);
         let values = filled(&mut self.gathered, queries.len() * vectors, [0.0; LANES]);
-        let states = &mut self.states[..queries.len()];
-        let scores = &mut self.scores[..queries.len()];
-        states.fill(State::START);
+        let states = filled(&mut self.states, queries.len(), State::START);
+        let scores = filled(&mut self.scores, queries.len(), [[0.0; LANES]; BLOCK / LANES]);
         let end = tile.range().end.min(run + RUN);
         for block in (run..end).step_by(BLOCK) {
             let mut any = 0;

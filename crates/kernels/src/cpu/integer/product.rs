@@ -80,15 +80,17 @@ impl<F: Finish> Task<'_, F> {
 
     /// Few columns times the first `16 · each` rows, of which each lane goes through `each`.
     fn streams(&self, layout: Layout, each: usize) {
+        if each == 0 {
+            return;
+        }
         let columns = self.columns.len();
         let mut panels = [Unpacked::ZERO];
-        let mut room = [[Column([0.0; ROWS])]; STREAM_SUMS];
+        let mut room = [const { MaybeUninit::uninit() }; STREAM_SUMS];
         let mut products = [0.0; STREAM_SUMS];
         let most = STREAM_SUMS / columns.max(1);
         for first in (0..each).step_by(most) {
             let count = most.min(each - first);
-            let sums = &mut room[..count * columns];
-            sums.fill([Column([0.0; ROWS])]);
+            let sums = filled(&mut room, count * columns, [Column([0.0; ROWS])]);
             let first = self.rows.start + first;
             for (index, sums) in sums.chunks_exact_mut(columns).enumerate() {
                 let lanes = [Lanes { first: first + index, apart: each, count: ROWS }];
@@ -107,6 +109,10 @@ impl<F: Finish> Task<'_, F> {
 
     /// `P` panels at a time, and as many such sets side by side as there is room for their sums.
     fn panels<const P: usize>(&self, layout: Layout, rows: Range<usize>, room: &mut [MaybeUninit<[Sums; P]>]) {
+        // Room is not cleared for nothing: small matrices have a thousand tasks a token.
+        if rows.is_empty() {
+            return;
+        }
         let mut panels = [const { Unpacked::ZERO }; P];
         let columns = self.columns.len();
         // How many blocks of the columns are taken at a time.

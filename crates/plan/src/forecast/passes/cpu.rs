@@ -71,6 +71,13 @@ impl Passes<'_> {
         }
     }
 
+    /// Adds what the last token's logits take after the product, wherever that was: they are copied and checked, and one of them is chosen.
+    pub(super) fn logits(&self, stage: &mut Stage) {
+        let Some(processor) = &self.machine.processor else { return };
+        let passes = Numbers { add: 2.0 * f64::from(self.inventory.shape.vocabulary), ..Numbers::default() };
+        stage.vectors_s += self.numbers(processor, &passes, 1);
+    }
+
     fn numbers(&self, processor: &Processor, numbers: &Numbers, tokens: u32) -> f64 {
         let (v, threads) = (&processor.vectors, self.plan.threads);
         // One token's numbers are too few to share out.
