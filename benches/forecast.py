@@ -3,7 +3,8 @@
 
   benches/forecast.py --models FOLDER [--limit-with CG.sh] [--only TEXT] [--json FILE]
 
-Each forecast is made before its run, by rates that were probed just before; the rates of RAM, of prompts' products and of the drive stand beside it as that probe saw them
+Measured is the median of the repetitions, beside it their range. Of mixtures under a limit a run with other tokens counts first which experts are chosen, and its counts are
+what is planned and forecast with. Each forecast is made before its run, by rates that were probed just before; the rates of RAM, of prompts' products and of the drive stand beside it as that probe saw them
 and as the one after the run did, since the rates of a shared machine swing. Where one moved by more than a tenth meanwhile (the drive's in cases with a limit), no forecast could have been right: such a case
 is run again, up to --tries times, and what is left of them is marked and counted apart. Cases with a limit run under `--ram` and, with --limit-with, in a control group of so many bytes and 64 MiB for page
 tables and the kernel: that script is called as `CG.sh BYTES COMMAND...`. Models of names such as llama-1b-Q8_0 are synthetic: any of that shape will
@@ -65,7 +66,7 @@ def main():
     parser.add_argument("--models", required=True, type=pathlib.Path)
     parser.add_argument("--limit-with", help="a script that runs a command in a control group of so many bytes")
     parser.add_argument("--only", default="", help="cases whose line matches this, a regular expression")
-    parser.add_argument("-r", "--repetitions", type=int, default=3)
+    parser.add_argument("-r", "--repetitions", type=int, default=5)
     parser.add_argument("--tries", type=int, default=3, help="how often a case is run at most while the machine's rates move")
     parser.add_argument("--json", help="write every case here")
     options = parser.parse_args()
@@ -84,6 +85,7 @@ def main():
             bench += ["--ram", f"{ram}MiB"]
             if options.limit_with:
                 bench = [options.limit_with, str((ram + SPARE) * MIB), *bench]
+            bench += counted(plimsoll, model)
         for _ in range(options.tries):
             # The probe after a run is the one before the next.
             before = before or probe(plimsoll, model)
@@ -97,7 +99,7 @@ def main():
             rows.append({**test, "case": [file, ram, words], "rates": rates, "steady": steady})
             print(line(rows[-1]), flush=True)
     for what, some in [("rates that held", [r for r in rows if r["steady"]]), ("all", rows)]:
-        off = [abs(test["forecast_ts"] / test["avg_ts"] - 1) for test in some]
+        off = [abs(test["forecast_ts"] / seen(test) - 1) for test in some]
         if off:
             print(f"\n{what}: median {statistics.median(off):.1%}, worst {max(off):.1%} of {len(off)}")
     if options.json:
@@ -110,15 +112,35 @@ def probe(plimsoll, model):
     return [seen[what]["median"] / 1e9 for what in ("ram_read", "cpu_ops", "disk_read")]
 
 
+def counted(plimsoll, model):
+    """Words for what experts other tokens chose; none of a dense model."""
+    if not run([plimsoll, "inspect", "-m", model, "--json"])["shape"]["experts"]:
+        return []
+    counts = os.path.join(os.environ["XDG_CACHE_HOME"], pathlib.Path(model).stem + ".counts")
+    if not os.path.exists(counts):
+        words = ["--raw", "--json", "--temp", "1", "--seed", "5", "-n", "96", "-p", "The quick brown fox", "--trace"]
+        run([plimsoll, "run", "-m", model, *words, "--expert-stats", counts])
+    return ["--expert-stats", counts]
+
+
+def seen(test):
+    return statistics.median(samples(test))
+
+
+def samples(test):
+    """Tokens a second of each repetition."""
+    return [(test["n_prompt"] or test["n_gen"]) * 1e9 / ns for ns in test["samples_ns"]]
+
+
 def line(test):
     (file, ram, _), (before, after) = test["case"], test["rates"]
     kind = f"pp{test['n_prompt']}" if test["n_prompt"] else f"tg{test['n_gen']}"
     kind += f" @ {test['n_depth']}" if test["n_depth"] else ""
     held = next(tier for tier in test["tiers"] if tier["name"] == "ram")
     peak = f"{held['peak_bytes'] / MIB:.0f} of {held['planned_bytes'] / MIB:.0f} MiB"
-    off = f"{test['forecast_ts'] / test['avg_ts'] - 1:+.0%}" + ("" if test["steady"] else " (rates moved)")
+    off = f"{test['forecast_ts'] / seen(test) - 1:+.0%}" + ("" if test["steady"] else " (rates moved)")
     return (
-        f"| {file} | {f'{ram} MiB' if ram else 'all'} | {kind} | {test['avg_ts']:.2f} ± {test['stddev_ts']:.2f} | {test['forecast_ts']:.2f} | {off} "
+        f"| {file} | {f'{ram} MiB' if ram else 'all'} | {kind} | {seen(test):.2f} ({min(samples(test)):.2f}–{max(samples(test)):.2f}) | {test['forecast_ts']:.2f} | {off} "
         f"| {before[0]:.1f}, {before[1]:.0f}, {before[2]:.2f} → {after[0]:.1f}, {after[1]:.0f}, {after[2]:.2f} | {peak} |"
     )
 

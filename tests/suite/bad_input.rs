@@ -131,6 +131,7 @@ fn wrong_flags_and_files_have_their_exit_codes() {
         (&["frobnicate"], 2, "frobnicate"),
         (&["run"], 2, "--model"),
         (&["run", "-m", model, "-p", "x", "--ram", "12 parsecs"], 2, "12 parsecs"),
+        (&["run", "-m", model, "-p", "x", "--ram", "-4GiB"], 2, "\"-4GiB\" is not a size"),
         (&["run", "-m", model, "-p", "x", "--temp", "hot"], 2, "hot"),
         (&["run", "-m", model, "-p", "x", "-n", "-7"], 2, "-7"),
         (&["run", "-m", model, "-p", "x", "--top-p", "2"], 2, "top-p"),

@@ -33,11 +33,11 @@ pub struct PlacementArgs {
     pub profile: Option<PathBuf>,
 
     /// The line for RAM, such as 16GiB: plimsoll never uses more
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub ram: Option<Bytes>,
 
     /// The line for each GPU's memory, such as 11.5GiB
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub gpu_mem: Option<Bytes>,
 
     /// What the command makes logits for: it says so itself

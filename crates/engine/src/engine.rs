@@ -10,7 +10,7 @@ use plan::{Bytes, ExpertUse, Plan};
 use tiers::Tiers;
 
 use crate::blocks::{Pass, Quants};
-use crate::check::{check, check_activations, check_finite, copy_finite, check_route};
+use crate::check::{check, check_activations, check_finite, check_route, copy_finite};
 use crate::devices::Devices;
 use crate::experts::{ExpertRecord, Trace};
 use crate::lookahead::{After, Lookahead};
@@ -338,9 +338,9 @@ impl Engine {
     /// Copies the logits of one token of the last pass out, and refuses them where they are not finite.
     fn take_logits(&mut self, session: &Session, row: usize) -> Result<()> {
         let mut logits = std::mem::take(&mut self.logits);
-        let outcome = self.at(session.position(), 1).logits(row, 1, &mut |numbers| {
-            copy_finite(numbers, &mut logits, session.position() - 1)
-        });
+        let outcome = self
+            .at(session.position(), 1)
+            .logits(row, 1, &mut |numbers| copy_finite(numbers, &mut logits, session.position() - 1));
         self.logits = logits;
         outcome
     }

@@ -31,7 +31,7 @@ use crate::machine::{is_rate, is_time};
 /// The numbers of columns that products are measured with.
 pub const COLUMNS: [u32; 7] = [1, 2, 4, 8, 16, 64, 256];
 
-/// Weights of a short job and of a long one, by which products with one column are measured: 512 rows of 4096, and 32,768. Large models' jobs are as long
+/// Weights of a short job and of a long one, by which products with one column are measured: 2048 rows of 1024, and 32,768 of 4096. Large models' jobs are as long
 /// as that: on 16 cores one of 4096 rows takes 0.14 ms, half of which is its start, and what a long one takes cannot be told from it.
 pub const SHORT_JOB: usize = 512 * 4096;
 /// The long one.

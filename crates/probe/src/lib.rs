@@ -70,7 +70,9 @@ impl DriveRates {
     /// Whether they are such as a drive may have.
     pub(crate) fn is_sane(&self) -> bool {
         let Reads { at_once, bytes } = self.reads;
-        self.read.is_sane() && (1..=1024).contains(&at_once) && (1..=4096).contains(&(bytes.0 >> 12))
+        self.read.is_sane()
+            && (1..=1024).contains(&at_once)
+            && (1..=4096).contains(&(bytes.0 >> 12))
             && (0.01..=1.0).contains(&self.beside)
     }
 }

@@ -13,8 +13,8 @@ use plan::{Machine, QuantType};
 use crate::busy::Watch;
 use crate::cache::Rates;
 use crate::look::{Drive, Seen};
-use crate::{CardRates, DriveRates, ProbeError, Spread, assemble};
 use crate::processor::Bench;
+use crate::{CardRates, DriveRates, ProbeError, Spread, assemble};
 use crate::{drive, runs};
 
 /// What to measure.

@@ -20,7 +20,7 @@ use crate::measure::{QUANT, ROWS, RUNS, WIDTH, matrix_bytes, rate, steady};
 use crate::{ProbeError, Spread};
 
 /// How often all types of weights are measured, one after the other. Tests ask whether there are figures, not how good they are.
-const ROUNDS: usize = if cfg!(test) { 1 } else { 3 };
+const ROUNDS: usize = if cfg!(test) { 1 } else { 5 };
 /// Types that hardly a model's weights have, and that are slow: measured once.
 const SELDOM: [QuantType; 2] = [QuantType::F64, QuantType::Q8K];
 /// More than a server's last-level cache holds (480 MiB on the machine that this was found on), several times; less where RAM is short.
@@ -39,6 +39,8 @@ const PASS_BYTES: usize = 512 << 20;
 const WARM_UP: Duration = Duration::from_secs(2);
 /// Rows of a matrix that meets several columns, and of one that meets one.
 const FEW_ROWS: usize = 1024;
+/// Numbers of a short job's rows.
+const NARROW: usize = 1024;
 /// A short row, by which what a row costs is told from what its bytes cost.
 const SHORT: usize = 512;
 /// What any last-level cache holds of weights, and rows of a job so short that its start shows.
@@ -149,7 +151,7 @@ impl<'a> Bench<'a> {
 
     /// Bytes per second of weights that meet one column, by this pool.
     fn reads(&mut self, pool: &Pool) -> Spread {
-        let rows = self.fitting(QUANT, LONG_JOB / WIDTH);
+        let rows = self.fitting(QUANT, (LONG_JOB / WIDTH, WIDTH));
         let matrix = matrix_bytes(QUANT, rows, WIDTH);
         let times = (self.pass / matrix).max(1);
         rate((times * matrix) as f64, || {
@@ -232,21 +234,21 @@ impl<'a> Bench<'a> {
         }
         let pool = Pool::new(1, self.pool.isa()).map_err(ProbeError::Threads)?;
         let types = QuantType::ALL.iter().copied().filter(|quant| supports(*quant));
-        Ok(types.map(|quant| (quant, self.one_column(&pool, quant, ROWS, 16))).collect())
+        Ok(types.map(|quant| (quant, self.one_column(&pool, quant, (ROWS, WIDTH), 16))).collect())
     }
 
     /// So many rows, or fewer where RAM is short and numbers are wide.
-    fn fitting(&self, quant: QuantType, rows: usize) -> usize {
-        (self.weights.len() / matrix_bytes(quant, 1, WIDTH)).min(rows)
+    fn fitting(&self, quant: QuantType, (rows, width): (usize, usize)) -> usize {
+        (self.weights.len() / matrix_bytes(quant, 1, width)).min(rows)
     }
 
     /// Bytes per second of matrices of so many rows, or of as many as RAM has room for, that meet one column; a `part` of what is usually read.
-    fn one_column(&mut self, pool: &Pool, quant: QuantType, rows: usize, part: usize) -> f64 {
-        let height = self.fitting(quant, rows);
-        let matrix = matrix_bytes(quant, height, WIDTH);
-        let times = (self.pass / matrix / part).max(1);
+    fn one_column(&mut self, pool: &Pool, quant: QuantType, (rows, width): (usize, usize), part: usize) -> f64 {
+        let height = self.fitting(quant, (rows, width));
+        let matrix = matrix_bytes(quant, height, width);
+        let times = (self.pass / part / matrix).max(1);
         // Not once before: these are other bytes each time.
-        let seconds = median((0..self.runs).map(|_| self.seconds(pool, quant, (height, WIDTH), 1, times)));
+        let seconds = median((0..self.runs).map(|_| self.seconds(pool, quant, (height, width), 1, times)));
         (times * matrix) as f64 / seconds
     }
 
@@ -275,14 +277,17 @@ impl<'a> Bench<'a> {
     fn product(&mut self, quant: QuantType, known: &Processor, alone: Option<f64>) -> Product {
         let pool = self.pool;
         let (at_hand, start_s, row_s) = self.at_hand(quant);
-        let all = self.one_column(pool, quant, LONG_JOB / WIDTH, 1);
-        let short = self.one_column(pool, quant, SHORT_JOB / WIDTH, 4).min(all);
+        // As long as RAM's rate takes for a pass, for types that are slow to unpack too.
+        let most = alone.map_or(f64::INFINITY, |rate| rate * pool.threads() as f64 * PASS_S);
+        let part = (self.pass as f64 / most).max(1.0) as usize;
+        let all = self.one_column(pool, quant, (LONG_JOB / WIDTH, WIDTH), part);
+        // Jobs are short where rows are: an expert's of 1024 numbers.
+        let short = self.one_column(pool, quant, (SHORT_JOB / NARROW, NARROW), 2 * part).min(all);
         let mut bytes_per_s = [all; COLUMNS.len()];
         for (place, columns) in COLUMNS.into_iter().enumerate().skip(1) {
             let matrix = matrix_bytes(quant, FEW_ROWS, WIDTH) as f64;
             let times = if columns <= 16 { 4 } else { 1 };
-            let seconds =
-                usual(self.runs, || self.seconds(pool, quant, (FEW_ROWS, WIDTH), columns, times)) / times as f64;
+            let seconds = self.seconds(pool, quant, (FEW_ROWS, WIDTH), columns, times) / times as f64;
             let of_row = (f64::from(columns) * known.output_s).max(row_s);
             // What a row costs is a difference of two measurements: it is never most of it.
             bytes_per_s[place] = matrix / (seconds - FEW_ROWS as f64 * of_row).max(seconds / 2.0);
