@@ -66,6 +66,7 @@ pub(crate) fn machine() -> Machine {
         cpu_ops_per_second: 1e11,
         disk_read: rate(2.0),
         disk_reads: plan::Reads::USUAL,
+        disk_beside: 1.0,
         gpus: Vec::new(),
         processor: None,
         calibration: Calibration::NONE,

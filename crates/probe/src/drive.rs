@@ -23,8 +23,10 @@ const TRIED: [Reads; 4] = [Reads::USUAL, reads(8, 512), reads(4, 1024), reads(32
 const BETTER: f64 = 1.05;
 /// Bytes of one measurement.
 const TURN: u64 = 256 << 20;
-/// A slow drive is not read for longer than this at a time.
-const TURN_TIME: Duration = Duration::from_secs(1);
+/// A slow drive is not read for longer than this at a time: there are 34 turns.
+const TURN_TIME: Duration = Duration::from_millis(250);
+/// The least that is said to be left of a drive.
+pub(crate) const SHARE_LEAST: f64 = 0.01;
 /// Bytes of a temporary file.
 const FILE: u64 = 512 << 20;
 const BLOCK: u64 = 2 << 20;
@@ -87,7 +89,7 @@ impl Read {
             beside.push(self.turn(&mut queue, Some(compute))?);
         }
         let share = spread(beside).median / spread(alone.clone()).median;
-        Ok((alone, share.min(1.0)))
+        Ok((alone, share.clamp(SHARE_LEAST, 1.0)))
     }
 
     /// Bytes per second of one turn, each time of another part where the file is long enough.
@@ -177,7 +179,7 @@ mod tests {
         let rates = measure(&path, &mut || computed += 1).expect("rates");
         assert!(rates.is_sane() && rates.read.runs == RUNS_SHOWN as u32 && TRIED.contains(&rates.reads), "{rates:?}");
         assert!(computed >= RUNS_SHOWN, "{computed}");
-        let mut measure = |path: &Path| measure(path, &mut || ()).expect_err("nothing to read").to_string();
+        let measure = |path: &Path| measure(path, &mut || ()).expect_err("nothing to read").to_string();
         assert!(measure(&folder.path().join("absent")).contains("absent"));
         fs::write(&path, "").expect("a file");
         assert!(measure(&path).contains("empty"));

@@ -73,7 +73,7 @@ impl DriveRates {
         self.read.is_sane()
             && (1..=1024).contains(&at_once)
             && (1..=4096).contains(&(bytes.0 >> 12))
-            && (0.01..=1.0).contains(&self.beside)
+            && (drive::SHARE_LEAST..=1.0).contains(&self.beside)
     }
 }
 

@@ -63,7 +63,7 @@ impl Measured {
 /// The most that others may have of the processors' time while rates are measured that are kept.
 const OTHERS_MOST: f64 = 0.1;
 
-/// Measures RAM, processor, drive and GPUs, in ten to twenty seconds and one for each GPU, and keeps the rates unless others used the machine. `now` hears what is being measured.
+/// Measures RAM, processor, drive and GPUs, in twenty to thirty seconds and one for each GPU, and keeps the rates unless others used the machine. `now` hears what is being measured.
 ///
 /// # Errors
 /// [`ProbeError`] where memory or threads are refused, the drive fails, or the cache cannot be written.
