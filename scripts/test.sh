@@ -3,11 +3,14 @@
 #   PLIMSOLL_FIXTURES  folder of the oracle fixtures; tests that need it are skipped without it
 #   PLIMSOLL_MODELS    folder of the small real models (target/models); fetched where they are missing
 #   PLIMSOLL_GPU       set where there is a card: the engine's tests on it run too
+#   PROPTEST_RNG_SEED  which cases property tests draw (1)
 #   PLIMSOLL_THOROUGH  set to let each read of a run fail in turn, which takes some ten minutes
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PLIMSOLL_MODELS=${PLIMSOLL_MODELS:-$PWD/target/models}
 export PLIMSOLL_MODELS
+# Property tests draw the same cases each time, so that a change is judged by what it changed; another number draws others.
+export PROPTEST_RNG_SEED=${PROPTEST_RNG_SEED:-1}
 
 models() {
   for model in smollm2 gemma3-270m; do
